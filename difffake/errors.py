@@ -1,0 +1,91 @@
+"""One root for every error that a user can meet; each carries a hint that says what to do.
+
+Leaves also inherit the builtin that fits, so that callers who know nothing of DiffFake can catch them.
+Every leaf has its own ``exit_code``: the command line returns it, scripts can tell the cases apart.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DiffFakeError(Exception):
+    """What went wrong (``str(error)``) and what to do about it (``error.hint``)."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class MediaNotFoundError(DiffFakeError, FileNotFoundError):
+    """A path or URL that does not exist or cannot be opened."""
+
+    exit_code = 10
+
+
+class MediaEmptyError(DiffFakeError, ValueError):
+    """A file of zero bytes, or a video without a single frame."""
+
+    exit_code = 11
+
+
+class MediaFormatError(DiffFakeError, ValueError):
+    """Bytes that are no image and no video, whatever the file is called."""
+
+    exit_code = 12
+
+
+class MediaTruncatedError(DiffFakeError, ValueError):
+    """A video that breaks off before anything could be decoded, or in the middle."""
+
+    exit_code = 13
+
+
+class NoVideoError(DiffFakeError, ValueError):
+    """A container that holds sound, subtitles or data, but no picture."""
+
+    exit_code = 14
+
+
+class MediaEncryptedError(DiffFakeError, ValueError):
+    """A video that is encrypted (DRM)."""
+
+    exit_code = 15
+
+
+class LimitExceededError(DiffFakeError, ValueError):
+    """Decoded size, duration or count beyond a bound from the settings."""
+
+    exit_code = 16
+
+
+class NoFaceError(DiffFakeError, ValueError):
+    """A video or image in which no face was found that can be scored."""
+
+    exit_code = 17
+
+
+class BundleError(DiffFakeError, ValueError):
+    """A model bundle that is missing, damaged, or does not fit this version."""
+
+    exit_code = 20
+
+
+class EngineError(DiffFakeError, RuntimeError):
+    """A compiled network that cannot be loaded or run on this host."""
+
+    exit_code = 21
+
+
+class DataError(DiffFakeError, ValueError):
+    """Training or evaluation data that is missing, too small, or not in the expected layout."""
+
+    exit_code = 22
+
+
+class MissingExtraError(DiffFakeError, ImportError):
+    """A feature whose optional packages are not installed."""
+
+    exit_code = 23

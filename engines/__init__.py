@@ -1,0 +1,1 @@
+"""Runs a compiled network: faces in, embeddings out. Knows nothing of video, streams or scores."""
