@@ -1,0 +1,107 @@
+"""ONNX Runtime on the CPU: the exact default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnxruntime as ort
+
+from difffake.errors import EngineError
+from engines.contract import U8, Embeddings, EngineSpec, check_faces
+
+INPUT = "faces"
+OUTPUTS = ("embedding", "logit")
+
+
+class OnnxEngine:
+    """Runs the fp32 ONNX file of an extractor with ONNX Runtime.
+
+    Args:
+        path: the ONNX file: input ``faces (B, 3, side, side) uint8``, outputs ``embedding (B, D) float32`` and
+            ``logit (B,) float32``, B dynamic.
+        threads: threads inside one run; 0 lets the runtime take every core.
+        max_batch: longer batches are split, which bounds the memory of a run.
+
+    Raises:
+        EngineError: the file is no such network, or the runtime cannot load it.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0, max_batch: int = 32) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # A worker waits for frames most of the time: spinning threads would take the cores from the decoder.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime raises a dozen private classes; all mean "cannot load"
+            raise EngineError(
+                f"ONNX Runtime cannot load {path.name}: {_first_line(error)}",
+                hint="the file is damaged or needs a newer onnxruntime; install the bundle again",
+            ) from error
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        shape = inputs[0].shape
+        if (
+            [i.name for i in inputs] != [INPUT]
+            or tuple(o.name for o in outputs) != OUTPUTS
+            or inputs[0].type != "tensor(uint8)"
+            or len(shape) != 4
+            or not isinstance(shape[2], int)
+            or shape[2] != shape[3]
+            or not isinstance(outputs[0].shape[1], int)
+        ):
+            raise EngineError(
+                f"{path.name} is no extractor: it needs the input faces (B,3,S,S) uint8 and outputs {OUTPUTS}",
+                hint="export the checkpoint again with `difffake export`",
+            )
+        self._session: ort.InferenceSession | None = session
+        self._spec = EngineSpec(
+            side_px=shape[2],
+            dim=outputs[0].shape[1],
+            max_batch=max_batch,
+            backend=f"onnxruntime {ort.__version__} CPU",
+        )
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Shapes and limits of this engine."""
+        return self._spec
+
+    def infer(self, faces: U8) -> Embeddings:
+        """Embed faces ``(B, 3, side, side) uint8`` RGB; see `engines.contract.Engine.infer`."""
+        if self._session is None:
+            raise EngineError("this engine is closed", hint="keep the engine open while frames arrive")
+        check_faces(faces, self._spec)
+        embedding = np.empty((len(faces), self._spec.dim), np.float32)
+        logit = np.empty(len(faces), np.float32)
+        for start in range(0, len(faces), self._spec.max_batch):
+            part = slice(start, start + self._spec.max_batch)
+            try:
+                embedding[part], logit[part] = self._session.run(
+                    list(OUTPUTS), {INPUT: np.ascontiguousarray(faces[part])}
+                )
+            except Exception as error:
+                raise EngineError(
+                    f"ONNX Runtime failed on a batch of {len(faces[part])}: {_first_line(error)}",
+                    hint="try a smaller batch; if it stays, report it with the model id",
+                ) from error
+        return Embeddings(embedding=embedding, logit=logit)
+
+    def close(self) -> None:
+        """Release the session's memory."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
