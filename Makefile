@@ -1,0 +1,41 @@
+# Daily acts. Each makes what it needs: the environment in .venv, the packages, the clips.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench docs clean
+
+help: ## list the daily acts
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/base: pyproject.toml scripts/venv.sh
+	@scripts/venv.sh "$(PYTHON)" demo
+	@touch $@
+
+.venv/dev: .venv/base
+	@scripts/venv.sh "$(PYTHON)" demo,test
+	@touch $@
+
+demo: .venv/base ## scan a real clip and a manipulated copy of it; reports in demo-output/
+	@$(BIN)/difffake demo --out demo-output
+
+test: .venv/dev ## run every test that needs no GPU
+	@$(BIN)/python -m pytest -m "not gpu"
+
+lint: .venv/dev ## formatting, lint rules, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: .venv/dev ## rewrite the code in the house format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: .venv/dev ## measure; results in benchmarks/results/
+	@scripts/bench.sh $(BIN)
+
+docs: .venv/dev ## rewrite the pages and pictures that are made from code
+	@scripts/docs.sh $(BIN)
+
+clean: ## remove what the other acts made
+	rm -rf .venv .cache demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,290 @@
+"""A model bundle on disk: everything that turns a face into evidence, each file hashed in the manifest.
+
+=========================  =============================================================================
+``manifest.json``          what this is, what it was trained on, which score answers which question
+``extractor.onnx``         f: face -> embedding and logit
+``density.safetensors``    the Gaussian mixtures, by name
+``calibration.safetensors``  score -> p-value under held-out real footage, by score
+``projection.safetensors`` optional: a linear map of the embedding before differences and density
+=========================  =============================================================================
+
+Only formats that cannot carry code: JSON, ONNX and safetensors. Every size is bounded before a byte is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from difffake.calibration import Calibration
+from difffake.density import GaussianMixture
+from difffake.differential import Combination
+from difffake.errors import BundleError, DiffFakeError
+
+FORMAT = 1
+EXTRACTOR = "extractor.onnx"
+DENSITY = "density.safetensors"
+CALIBRATION = "calibration.safetensors"
+PROJECTION = "projection.safetensors"
+MANIFEST = "manifest.json"
+
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 30
+_REINSTALL = "install the bundle again, or write it again with `difffake fit`"
+
+F32 = npt.NDArray[np.float32]
+
+
+class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one named score is computed.
+
+    ``kind``: ``logit`` (f's own), ``density`` (minus log density of the embedding), ``differential`` (minus mean log
+    density of its differences to the anchor), ``distance`` (mean Euclidean distance to the anchor).
+    ``anchor``: ``none``, ``self`` (frames of the same clip) or ``given`` (frames known to be the genuine person).
+    ``density``: which mixture of the bundle; ``minus_anchor_mean``: subtract the anchor's own mean score.
+    """
+
+    evidence: Literal["artifact", "anchor", "identity"]
+    kind: Literal["logit", "density", "differential", "distance"]
+    anchor: Literal["none", "self", "given"] = "none"
+    density: str | None = None
+    combination: Combination = Combination.SIGNED
+    l2: bool = False
+    minus_anchor_mean: bool = False
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the bundle: its SHA-256 (hex) and its size."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a bundle is; see the module's docstring."""
+
+    format: int
+    name: str
+    backbone: str
+    side_px: int
+    dim: int
+    eye_distance: float
+    normalisation: str
+    scores: dict[str, ScoreSpec]
+    evidence: dict[str, str]
+    files: dict[str, FileEntry]
+    created: str
+    git_revision: str
+    licence: str
+    training: dict[str, Any]
+
+    @property
+    def model_id(self) -> str:
+        """Name and a digest of all files: two models with one id give the same scores."""
+        digest = hashlib.sha256()
+        for name, entry in sorted(self.files.items()):
+            digest.update(f"{name}:{entry.sha256}\n".encode())
+        return f"{self.name}-{digest.hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A linear map of the embedding: ``(e - mean) @ matrix``; ``mean (D,)``, ``matrix (D, P)`` float32."""
+
+    mean: F32
+    matrix: F32
+
+    def __call__(self, embedding: F32) -> F32:
+        """Map ``(..., D)`` to ``(..., P)``."""
+        return (embedding - self.mean) @ self.matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle in memory, checked. ``path`` is where its extractor lies."""
+
+    path: Path
+    manifest: Manifest
+    densities: dict[str, GaussianMixture]
+    calibrations: dict[str, Calibration]
+    projection: Projection | None = None
+
+    @property
+    def engine_path(self) -> Path:
+        """The extractor's ONNX file."""
+        return self.path / EXTRACTOR
+
+    @property
+    def model_id(self) -> str:
+        """Name and digest, as every verdict carries it."""
+        return self.manifest.model_id
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Bundle:
+        """Read a bundle and check all of it; None loads the one that is shipped.
+
+        Raises:
+            BundleError: missing, damaged, made for another version, or not consistent in itself.
+        """
+        path = default_bundle_path() if path is None else path
+        manifest = _read_manifest(path)
+        contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items()}
+        try:
+            densities = {
+                name: GaussianMixture.from_arrays(arrays)
+                for name, arrays in _split(_tensors(contents, DENSITY)).items()
+            }
+            calibrations = {
+                name: Calibration.from_arrays(arrays)
+                for name, arrays in _split(_tensors(contents, CALIBRATION)).items()
+            }
+        except DiffFakeError as error:
+            raise BundleError(f"bundle {path.name}: {error}", hint=_REINSTALL) from error
+        projection = None
+        if PROJECTION in contents:
+            arrays = _tensors(contents, PROJECTION)
+            projection = _checked_projection(arrays, manifest.dim)
+        bundle = cls(path, manifest, densities, calibrations, projection)
+        bundle._check()
+        return bundle
+
+    def _check(self) -> None:
+        dim = self.manifest.dim if self.projection is None else self.projection.matrix.shape[1]
+        for name, mixture in self.densities.items():
+            if mixture.means.shape[1] != dim:
+                raise BundleError(
+                    f"bundle {self.path.name}: density {name} has {mixture.means.shape[1]} dimensions, not {dim}",
+                    hint=_REINSTALL,
+                )
+        for name, spec in self.manifest.scores.items():
+            if spec.kind in ("density", "differential") and spec.density not in self.densities:
+                raise BundleError(
+                    f"bundle {self.path.name}: score {name} needs the density {spec.density}", hint=_REINSTALL
+                )
+        for evidence, score in self.manifest.evidence.items():
+            if score not in self.manifest.scores or score not in self.calibrations:
+                raise BundleError(
+                    f"bundle {self.path.name}: evidence {evidence} names {score}, which is not there or not calibrated",
+                    hint=_REINSTALL,
+                )
+
+
+def default_bundle_path() -> Path:
+    """Where the shipped bundle lies: a folder inside the installed package."""
+    return Path(str(resources.files("difffake"))) / "models" / "default"
+
+
+def save_bundle(
+    path: Path,
+    *,
+    extractor: bytes,
+    densities: Mapping[str, GaussianMixture],
+    calibrations: Mapping[str, Calibration],
+    projection: Projection | None = None,
+    **fields: Any,  # noqa: ANN401 - the manifest's remaining fields, checked by Manifest
+) -> Bundle:
+    """Write a bundle into the folder ``path`` and read it back through all checks.
+
+    ``fields`` are Manifest's, except ``format`` and ``files``.
+    """
+    contents = {
+        EXTRACTOR: extractor,
+        DENSITY: save_tensors(_join({name: m.to_arrays() for name, m in densities.items()})),
+        CALIBRATION: save_tensors(_join({name: c.to_arrays() for name, c in calibrations.items()})),
+    }
+    if projection is not None:
+        contents[PROJECTION] = save_tensors({"mean": projection.mean, "matrix": projection.matrix})
+    files = {
+        name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        for name, data in contents.items()
+    }
+    manifest = msgspec.convert({"format": FORMAT, "files": files, **fields}, Manifest)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, data in contents.items():
+        (path / name).write_bytes(data)
+    (path / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    return Bundle.load(path)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError(
+            f"no model bundle at {path}",
+            hint=f"give the folder that holds {MANIFEST}, or leave --bundle out for the shipped model",
+        )
+    if file.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"bundle {path.name}: {MANIFEST} is over 1 MiB", hint=_REINSTALL)
+    data = file.read_bytes()
+    try:
+        version = msgspec.json.decode(data, type=dict[str, Any]).get("format")
+        if version != FORMAT:
+            raise BundleError(
+                f"bundle {path.name} has format {version}, this version reads {FORMAT}",
+                hint="upgrade difffake, or take a bundle made for this version",
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"bundle {path.name}: {MANIFEST} is damaged: {error}", hint=_REINSTALL) from error
+    required = {EXTRACTOR, DENSITY, CALIBRATION}
+    known = required | {PROJECTION}
+    if not required <= set(manifest.files) <= known:
+        raise BundleError(
+            f"bundle {path.name} lists the files {sorted(manifest.files)}, not {sorted(required)}",
+            hint=_REINSTALL,
+        )
+    return manifest
+
+
+def _read_checked(file: Path, entry: FileEntry) -> bytes:
+    if not file.is_file():
+        raise BundleError(f"bundle file {file.name} is missing", hint=_REINSTALL)
+    size = file.stat().st_size
+    if size != entry.size_bytes or size > _MAX_FILE_BYTES:
+        raise BundleError(
+            f"bundle file {file.name} has {size} bytes, the manifest says {entry.size_bytes}", hint=_REINSTALL
+        )
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(
+            f"bundle file {file.name} is damaged: its SHA-256 is not the manifest's", hint=_REINSTALL
+        )
+    return data
+
+
+def _tensors(contents: Mapping[str, bytes], name: str) -> dict[str, npt.NDArray[Any]]:
+    try:
+        tensors: dict[str, npt.NDArray[Any]] = load_tensors(contents[name])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"bundle file {name} is no safetensors file: {error}", hint=_REINSTALL) from error
+    return tensors
+
+
+def _checked_projection(arrays: Mapping[str, npt.NDArray[Any]], dim: int) -> Projection:
+    mean, matrix = arrays.get("mean"), arrays.get("matrix")
+    if mean is None or matrix is None or mean.shape != (dim,) or matrix.ndim != 2 or matrix.shape[0] != dim:
+        raise BundleError(f"bundle file {PROJECTION} does not fit embeddings of {dim}", hint=_REINSTALL)
+    return Projection(mean.astype(np.float32), matrix.astype(np.float32))
+
+
+def _join(groups: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    return {f"{name}/{key}": np.ascontiguousarray(a) for name, g in groups.items() for key, a in g.items()}
+
+
+def _split(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, dict[str, npt.NDArray[Any]]]:
+    groups: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for full, array in tensors.items():
+        name, _, key = full.partition("/")
+        groups.setdefault(name, {})[key] = array
+    return groups

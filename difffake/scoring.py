@@ -1,0 +1,126 @@
+"""Embeddings and an anchor -> every named score of a bundle -> p-values. Higher is more suspicious, always.
+
+The names and what they mean stand in ``docs/architecture.md``; how each is computed stands in the bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from difffake.anchor import AnchorPool, choose_self_anchor
+from difffake.bundle import Bundle, ScoreSpec
+from difffake.differential import differential_log_density
+from difffake.errors import BundleError
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+#: K, the embeddings in an anchor (Stamnas & Sanchez 2025 take 8 of 40 frames).
+ANCHOR_SIZE = 8
+
+
+class Scorer:
+    """Computes the scores that a bundle defines.
+
+    >>> scorer = Scorer(bundle)                                                  # doctest: +SKIP
+    >>> scores = scorer.score(embedding, logit, time_s, anchor=None)             # doctest: +SKIP
+    >>> scorer.p_value("logit", scores["logit"])                                 # doctest: +SKIP
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._specs = bundle.manifest.scores
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every score that the bundle defines."""
+        return tuple(self._specs)
+
+    def spec(self, name: str) -> ScoreSpec:
+        """How the score is computed and which evidence it is."""
+        return self._specs[name]
+
+    def score(
+        self, embedding: F32, logit: F32, time_s: F64, anchor: AnchorPool | None = None
+    ) -> dict[str, F64]:
+        """Score the faces of one person in one clip.
+
+        Args:
+            embedding: ``(N, D) float32``, in order of time.
+            logit: ``(N,) float32``.
+            time_s: ``(N,)`` seconds.
+            anchor: embeddings known to be the genuine person of this stream, for the scores that ask for it.
+
+        Returns:
+            name -> ``(N,) float64``. Scores against a given anchor are absent without one. Self-anchored scores are
+            NaN where the clip has fewer than two faces. A face that is itself in the self-anchor is compared with
+            the other anchor faces only, so that it does not vouch for itself.
+        """
+        features = self._project(embedding)
+        chosen = choose_self_anchor(time_s, features, logit, k=ANCHOR_SIZE, protocol="spread")
+        scores: dict[str, F64] = {}
+        for name, spec in self._specs.items():
+            if spec.anchor == "none":
+                scores[name] = self._alone(spec, features, logit)
+            elif spec.anchor == "self":
+                scores[name] = self._against_self(spec, features, logit, chosen)
+            elif anchor is not None:
+                pool = self._project(anchor.embeddings)
+                scores[name] = self._against(spec, features, logit, pool, anchor.logits)
+        return scores
+
+    def p_value(self, name: str, scores: F64) -> F64:
+        """How often real footage scores at least this high, ``(N,)`` in (0, 1]; NaN stays NaN.
+
+        The calibration is that of single frames. The mean over a window varies less between real clips than a frame
+        does, so for windows the p-value errs to the side of caution.
+
+        Raises:
+            BundleError: the bundle holds no calibration for this score.
+        """
+        if name not in self._bundle.calibrations:
+            raise BundleError(
+                f"the bundle has no calibration for {name}",
+                hint=f"calibrated: {', '.join(sorted(self._bundle.calibrations))}",
+            )
+        values = np.asarray(scores, np.float64)
+        known = ~np.isnan(values)
+        p = np.full(values.shape, np.nan)
+        p[known] = self._bundle.calibrations[name].p_value(values[known])
+        return p
+
+    def _project(self, embedding: F32) -> F32:
+        return embedding if self._bundle.projection is None else self._bundle.projection(embedding)
+
+    def _alone(self, spec: ScoreSpec, features: F32, logit: F32) -> F64:
+        if spec.kind == "logit":
+            return logit.astype(np.float64)
+        return -self._bundle.densities[str(spec.density)].log_density(features).astype(np.float64)
+
+    def _against(self, spec: ScoreSpec, features: F32, logit: F32, pool: F32, pool_logit: F32) -> F64:
+        if spec.kind in ("logit", "density"):
+            own = self._alone(spec, features, logit)
+            return own - self._alone(spec, pool, pool_logit).mean() if spec.minus_anchor_mean else own
+        if spec.kind == "distance":
+            return distances(features, pool).mean(axis=1).astype(np.float64)
+        mixture = self._bundle.densities[str(spec.density)]
+        return -differential_log_density(mixture, features, pool, spec.combination, spec.l2).astype(np.float64)
+
+    def _against_self(self, spec: ScoreSpec, features: F32, logit: F32, chosen: I64 | None) -> F64:
+        if chosen is None or len(chosen) < 2:
+            return np.full(len(features), np.nan)
+        scores = self._against(spec, features, logit, features[chosen], logit[chosen])
+        for row in chosen:
+            others = chosen[chosen != row]
+            scores[row] = self._against(
+                spec, features[row : row + 1], logit[row : row + 1], features[others], logit[others]
+            )[0]
+        return scores
+
+
+def distances(features: F32, pool: F32) -> F32:
+    """Euclidean distances ``(N, K)`` between rows of ``(N, D)`` and ``(K, D)``."""
+    squared = (features**2).sum(1)[:, None] + (pool**2).sum(1)[None] - 2 * features @ pool.T
+    return np.sqrt(np.maximum(squared, 0))
