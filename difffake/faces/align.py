@@ -1,0 +1,152 @@
+"""Five-point similarity alignment: every face upright, centred, and at one scale.
+
+The closed form is Umeyama's (1991, IEEE TPAMI 13(4), "Least-squares estimation of transformation parameters
+between two point patterns") in two dimensions without reflection, where it needs no SVD: with points as
+complex numbers the best similarity is ``z -> s z + t`` with ``s = <z - mean, w - mean> / |z - mean|^2``.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from difffake.faces.contract import F32, U8
+
+CROP_SIDE_PX = 224
+#: Distance between the eyes as a share of the crop's side.
+EYE_DISTANCE = 0.28
+#: The largest side a crop may have; bounds the memory that a caller's number can ask for.
+MAX_SIDE_PX = 2048
+
+#: Landmarks in units of the eye distance, relative to the crop's centre. The eyes are 0.36 above the centre
+#: (0.40 of the height at `EYE_DISTANCE`), so that chin and forehead are in. Proportions: frontal faces.
+_SHAPE = np.array([[-0.5, -0.36], [0.5, -0.36], [0.0, 0.22], [-0.41, 0.76], [0.41, 0.76]])
+
+
+def template(side_px: int = CROP_SIDE_PX, *, eye_distance: float = EYE_DISTANCE) -> F32:
+    """Return where the five landmarks land in a crop: ``(5, 2) float32``, ``x, y`` in pixels.
+
+    The template scales about the crop's centre, so ``template(288, eye_distance=0.28 * 224 / 288)`` is the
+    crop of ``template(224, eye_distance=0.28)`` with a margin of 32 px around it, pixel for pixel.
+
+    Args:
+        side_px: side of the square crop.
+        eye_distance: distance between the eyes as a share of the side.
+
+    Raises:
+        ValueError: the side is not in 1..`MAX_SIDE_PX`, or the eye distance not in (0, 1).
+
+    >>> template().round(1).tolist()[:2]
+    [[80.1, 88.9], [142.9, 88.9]]
+    """
+    if not 1 <= side_px <= MAX_SIDE_PX:
+        raise ValueError(f"side_px must be 1 to {MAX_SIDE_PX}, not {side_px}")
+    if not 0 < eye_distance < 1:
+        raise ValueError(f"eye_distance is a share of the side between 0 and 1, not {eye_distance}")
+    # Pixel centres lie at whole numbers: the centre of the crop is at (side - 1) / 2.
+    return (_SHAPE * (eye_distance * side_px) + (side_px - 1) / 2).astype(np.float32)
+
+
+def similarity(source: npt.NDArray[np.floating], target: npt.NDArray[np.floating]) -> F32:
+    """Fit rotation, uniform scale and shift that take ``source`` to ``target`` with least squares.
+
+    Args:
+        source: points ``(N, P, 2)``, P >= 2.
+        target: points ``(P, 2)`` or ``(N, P, 2)``.
+
+    Returns:
+        ``(N, 2, 3) float32`` matrices for column vectors ``(x, y, 1)``. A degenerate row (all source points
+        equal) gives a matrix of NaN.
+    """
+    z = np.asarray(source, np.float64)
+    w = np.broadcast_to(np.asarray(target, np.float64), z.shape)
+    z_mean, w_mean = z.mean(axis=-2), w.mean(axis=-2)
+    dz, dw = z - z_mean[:, None], w - w_mean[:, None]
+    power = (dz**2).sum(axis=(-2, -1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cos = np.where(power > 0, (dz * dw).sum(axis=(-2, -1)) / power, np.nan)
+        sin = (dz[..., 0] * dw[..., 1] - dz[..., 1] * dw[..., 0]).sum(axis=-1) / power
+    matrix = np.empty((len(z), 2, 3))
+    matrix[:, 0, 0], matrix[:, 0, 1] = cos, -sin
+    matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos
+    matrix[:, :, 2] = w_mean - np.einsum("nij,nj->ni", matrix[:, :, :2], z_mean)
+    return matrix.astype(np.float32)
+
+
+def to_crop(landmarks_px: F32, matrices: F32) -> F32:
+    """Take image points into their crops: ``(N, P, 2)`` and ``(N, 2, 3)`` give ``(N, P, 2) float32``."""
+    moved = np.einsum("nij,npj->npi", matrices[:, :, :2], landmarks_px) + matrices[:, None, :, 2]
+    return np.asarray(moved, np.float32)
+
+
+def align(
+    image: U8, landmarks_px: F32, *, side_px: int = CROP_SIDE_PX, eye_distance: float = EYE_DISTANCE
+) -> tuple[U8, F32]:
+    """Cut every face out of an image, aligned to `template`.
+
+    Large faces are averaged down (area interpolation by a power of two, then 2x2 samples a pixel), so that no
+    detail aliases; small ones are interpolated linearly. Beyond the picture's border lies its mirror image.
+
+    Args:
+        image: RGB ``(H, W, 3) uint8``.
+        landmarks_px: ``(N, 5, 2) float32`` in the image's pixels.
+        side_px: side of the crops.
+        eye_distance: distance between the eyes as a share of the side.
+
+    Returns:
+        Crops ``(N, side_px, side_px, 3) uint8`` and matrices ``(N, 2, 3) float32`` that take image pixels to
+        crop pixels.
+
+    Raises:
+        ValueError: the image is no ``(H, W, 3) uint8``, or landmarks are not finite or all in one place.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    points = np.asarray(landmarks_px, np.float32)
+    if points.ndim != 3 or points.shape[1:] != (5, 2):
+        raise ValueError(f"landmarks are (N, 5, 2), not {points.shape}")
+    matrices = similarity(points, template(side_px, eye_distance=eye_distance))
+    if not np.isfinite(matrices).all():
+        raise ValueError("landmarks must be finite and not all in one place")
+    crops = np.empty((len(points), side_px, side_px, 3), np.uint8)
+    scales = np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
+    levels = np.clip(np.floor(-np.log2(np.maximum(scales, 1e-6)) + 1e-6), 0, 6).astype(int)
+    for crop, matrix, level in zip(crops, matrices, levels, strict=True):
+        _warp(image, matrix, int(level), crop)
+    return crops, matrices
+
+
+def _warp(image: U8, matrix: F32, level: int, out: U8) -> None:
+    """Warp one crop into ``out``, reading only what it covers of the image, shrunk by ``2**level``."""
+    side = out.shape[0]
+    step = 1 << level
+    border = cv2.BORDER_REFLECT_101
+    # The crop's corners in the image bound what the warp reads.
+    to_image = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
+    edge = np.array([[-1, -1], [side, -1], [-1, side], [side, side]], np.float64)
+    corners = edge @ to_image[:, :2].T + to_image[:, 2]
+    low = np.floor(corners.min(axis=0)).astype(int) - 2 * step
+    high = np.ceil(corners.max(axis=0)).astype(int) + 2 * step
+    limit = np.array([image.shape[1], image.shape[0]])
+    low, high = np.clip(low, 0, limit - 1), np.clip(high, 1, limit)
+    high = np.maximum(high, low + 1)
+    region = image[low[1] : high[1], low[0] : high[0]]
+    if level:
+        # Whole blocks only: a shrink by exactly `step` keeps the geometry simple.
+        pad_y, pad_x = (-region.shape[0]) % step, (-region.shape[1]) % step
+        whole = cv2.copyMakeBorder(region, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE)
+        size = whole.shape[1] // step, whole.shape[0] // step
+        region = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # Pixel i of the shrunk region has its centre at low + i * step + (step - 1) / 2 of the image.
+    local = np.asarray(matrix, np.float64).copy()
+    local[:, 2] += local[:, :2] @ (low + (step - 1) / 2)
+    local[:, :2] *= step
+    if np.hypot(local[0, 0], local[1, 0]) >= 1:
+        cv2.warpAffine(region, local, (side, side), dst=out, flags=cv2.INTER_LINEAR, borderMode=border)
+        return
+    # Still shrinking, by less than two: sample at twice the side and average 2x2 (centres at 2 x + 1/2).
+    local = 2 * local
+    local[:, 2] += 0.5
+    twice = cv2.warpAffine(region, local, (2 * side, 2 * side), flags=cv2.INTER_LINEAR, borderMode=border)
+    cv2.resize(twice, (side, side), dst=out, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,244 @@
+"""CenterFace on ONNX Runtime: boxes and five landmarks from one small fully convolutional network.
+
+Source: Y. Xu, W. Yan, H. Sun, G. Yang, J. Luo, "CenterFace: Joint Face Detection and Alignment Using Face as
+Point" (2019, arXiv:1911.03599). Weights: MIT, see ``weights/CENTERFACE.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from difffake.errors import BundleError, EngineError
+from difffake.faces.contract import F32, U8, Faces
+
+WEIGHTS = Path(__file__).parent / "weights" / "centerface.onnx"
+WEIGHTS_SHA256 = "ea634fa7c2178272ef07851b17d6d8c52dc29867f378204c8ad1928e779507ed"
+
+#: Pixels of the network's input per cell of its output.
+STRIDE = 4
+#: The network halves its input five times and adds the levels up again: sides must be multiples of this.
+MULTIPLE = 32
+#: Small pictures are enlarged to the analysis side, but by no more than this: more shows nothing new.
+MAX_ENLARGE = 2.0
+#: Boxes of one face overlap its best one by more than this (intersection over union).
+NMS_IOU = 0.3
+#: Peaks looked at per image before overlaps are removed; bounds the work that one picture can cause.
+MAX_PEAKS = 2000
+#: Pixels in one run of the network; bounds its memory (about 150 bytes a pixel).
+MAX_RUN_PIXELS = 4 * 1024 * 1024
+
+
+class CenterFace:
+    """Finds faces with CenterFace; implements `difffake.faces.contract.FaceDetector`.
+
+    Images that come to the same analysis size share runs of the network.
+
+    Args:
+        analysis_side_px: long side at which pictures are analysed, 64 to 4096, rounded down to a multiple
+            of 32. Larger pictures are averaged down to it, smaller ones enlarged, at most by `MAX_ENLARGE`.
+        threshold: least confidence of a face, 0 to 1.
+        threads: threads inside one run; 0 lets the runtime take every core.
+        max_faces: most faces per picture; the most confident are kept.
+        max_batch: most images in one run.
+        weights: another copy of the weights; the same file is expected.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        BundleError: the weights are missing or damaged.
+        EngineError: the runtime cannot load them.
+
+    >>> CenterFace(threads=1).detect([np.zeros((90, 160, 3), np.uint8)])[0].confidence.tolist()
+    []
+    """
+
+    def __init__(
+        self,
+        analysis_side_px: int = 640,
+        threshold: float = 0.5,
+        threads: int = 0,
+        *,
+        max_faces: int = 32,
+        max_batch: int = 16,
+        weights: Path = WEIGHTS,
+    ) -> None:
+        if not 64 <= analysis_side_px <= 4096:
+            raise ValueError(f"analysis_side_px must be 64 to 4096, not {analysis_side_px}")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold must lie between 0 and 1, not {threshold}")
+        if max_faces < 1 or max_batch < 1 or threads < 0:
+            raise ValueError("max_faces and max_batch must be at least 1, threads at least 0")
+        self.analysis_side_px = analysis_side_px // MULTIPLE * MULTIPLE
+        self.threshold = threshold
+        self.max_faces = max_faces
+        self.max_batch = max_batch
+        self._session = _load(weights, threads)
+
+    def detect(self, images: Sequence[U8]) -> list[Faces]:
+        """Find the faces of each RGB image ``(H, W, 3) uint8``; coordinates in its own pixels, best first.
+
+        Raises:
+            ValueError: an image is not ``(H, W, 3) uint8``.
+            EngineError: the network failed.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                raise ValueError(f"image {index} is {image.shape} {image.dtype}, not (H, W, 3) uint8")
+            groups.setdefault(self._padded_size(image), []).append(index)
+        found = [Faces.empty()] * len(images)
+        for (height, width), members in groups.items():
+            batch = max(1, min(self.max_batch, MAX_RUN_PIXELS // (height * width)))
+            for start in range(0, len(members), batch):
+                part = members[start : start + batch]
+                canvases = np.zeros((len(part), height, width, 3), np.uint8)
+                scales = [self._fill(canvas, images[i]) for canvas, i in zip(canvases, part, strict=True)]
+                maps = self._run(canvases)
+                for row, (i, scale) in enumerate(zip(part, scales, strict=True)):
+                    found[i] = decode(
+                        *(m[row] for m in maps),
+                        scale_xy=scale,
+                        threshold=self.threshold,
+                        max_faces=self.max_faces,
+                    )
+        return found
+
+    def _inner_size(self, image: U8) -> tuple[int, int]:
+        height, width = image.shape[:2]
+        factor = min(self.analysis_side_px / max(height, width), MAX_ENLARGE)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    def _padded_size(self, image: U8) -> tuple[int, int]:
+        height, width = self._inner_size(image)
+        return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+
+    def _fill(self, canvas: U8, image: U8) -> tuple[float, float]:
+        """Scale an image into the canvas's top left corner; return image pixels per canvas pixel, x and y."""
+        height, width = self._inner_size(image)
+        shrink = height < image.shape[0] or width < image.shape[1]
+        canvas[:height, :width] = cv2.resize(
+            image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+        )
+        return image.shape[1] / width, image.shape[0] / height
+
+    def _run(self, canvases: U8) -> list[F32]:
+        planes = np.ascontiguousarray(canvases.transpose(0, 3, 1, 2), np.float32)
+        try:
+            return list(self._session.run(["heatmap", "scale", "offset", "landmarks"], {"images": planes}))
+        except Exception as error:  # the runtime raises a dozen private classes
+            raise EngineError(
+                f"the face detector failed on a batch of {planes.shape}: {_first_line(error)}",
+                hint="lower the analysis size or the batch; if it stays, report it",
+            ) from error
+
+
+def decode(
+    heatmap: F32,
+    scale: F32,
+    offset: F32,
+    landmarks: F32,
+    *,
+    scale_xy: tuple[float, float] = (1.0, 1.0),
+    threshold: float = 0.5,
+    max_faces: int = 32,
+) -> Faces:
+    """Turn CenterFace's output maps of one image into faces (sections 3.1 and 3.2 of the paper).
+
+    A cell of the heatmap is the probability that a face's centre lies in it. Per cell, ``offset`` (y, x)
+    shifts the centre within the cell, ``exp(scale)`` (height, width) in cells is the size of the box, and
+    ``landmarks`` are five ``(y, x)`` in units of the box from its upper left corner.
+
+    Args:
+        heatmap: ``(1, h, w) float32``, 0 to 1.
+        scale: ``(2, h, w) float32``, natural logarithm of height and width in cells of `STRIDE` pixels.
+        offset: ``(2, h, w) float32``, cells.
+        landmarks: ``(10, h, w) float32``, shares of the box.
+        scale_xy: image pixels per network pixel.
+        threshold: least heatmap value.
+        max_faces: most faces to return.
+    """
+    peak = heatmap[0]
+    rows, columns = np.nonzero(peak >= threshold)
+    if len(rows) == 0:
+        return Faces.empty()
+    confidence = peak[rows, columns]
+    best = np.argsort(-confidence, kind="stable")[:MAX_PEAKS]
+    rows, columns, confidence = rows[best], columns[best], confidence[best]
+    # A wild exponent is a broken prediction: e^12 cells are wider than any picture.
+    height, width = np.exp(np.clip(scale[:, rows, columns], -12, 12)) * STRIDE
+    y = (rows + offset[0, rows, columns] + 0.5) * STRIDE - height / 2
+    x = (columns + offset[1, rows, columns] + 0.5) * STRIDE - width / 2
+    boxes = np.stack([x, y, x + width, y + height], axis=1)
+    shares = landmarks[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
+    points = shares * np.stack([width, height], axis=1)[:, None] + boxes[:, None, :2]
+    # Network pixel p covers [p, p + 1); pixel coordinates are those of centres.
+    ratio = np.asarray(scale_xy)
+    boxes = (boxes * np.tile(ratio, 2)).astype(np.float32)
+    points = (points * ratio - 0.5).astype(np.float32)
+    sound = np.flatnonzero(_plausible(boxes, points))
+    kept = sound[non_maximum_suppression(boxes[sound], NMS_IOU)][:max_faces]
+    return Faces(boxes[kept], points[kept], confidence[kept].astype(np.float32))
+
+
+def non_maximum_suppression(boxes_px: F32, iou: float) -> npt.NDArray[np.intp]:
+    """Return the indices of the boxes ``(N, 4)``, best first, that overlap no better one by over ``iou``."""
+    area = (boxes_px[:, 2] - boxes_px[:, 0]) * (boxes_px[:, 3] - boxes_px[:, 1])
+    open_ = np.arange(len(boxes_px))
+    kept: list[int] = []
+    while len(open_):
+        first, rest = open_[0], open_[1:]
+        kept.append(int(first))
+        low = np.maximum(boxes_px[first, :2], boxes_px[rest, :2])
+        high = np.minimum(boxes_px[first, 2:], boxes_px[rest, 2:])
+        shared = np.prod(np.maximum(high - low, 0), axis=1)
+        open_ = rest[shared <= iou * (area[first] + area[rest] - shared)]
+    return np.array(kept, np.intp)
+
+
+def _plausible(boxes: F32, points: F32) -> npt.NDArray[np.bool_]:
+    """Tell faces from broken predictions: finite, with a size, eyes apart, and landmarks about the box."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    eyes = np.hypot(*(points[:, 1] - points[:, 0]).T)
+    relative = (points - boxes[:, None, :2]) / np.maximum(size, 1e-6)[:, None]
+    # Profiles have their eyes close together; below 2 % of the width no crop can be aligned to them.
+    return np.asarray(
+        np.isfinite(boxes).all(axis=1)
+        & np.isfinite(points).all(axis=(1, 2))
+        & (size > 1).all(axis=1)
+        & (eyes > 0.02 * size[:, 0])
+        & ((relative > -0.5) & (relative < 1.5)).all(axis=(1, 2))
+    )
+
+
+def _load(weights: Path, threads: int) -> ort.InferenceSession:
+    hint = "install difffake again; in a source tree run `python scripts/make_centerface.py`"
+    try:
+        data = weights.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"cannot read the face detector's weights {weights.name}: {error.strerror}", hint=hint
+        ) from error
+    if hashlib.sha256(data).hexdigest() != WEIGHTS_SHA256:
+        raise BundleError(f"the face detector's weights {weights.name} are damaged (sha256)", hint=hint)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Detection waits for frames most of the time: spinning threads would take the cores from the decoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(
+            f"ONNX Runtime cannot load the face detector: {_first_line(error)}",
+            hint="a newer onnxruntime is needed: pip install -U onnxruntime",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
