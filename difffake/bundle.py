@@ -107,7 +107,8 @@ class Projection:
 
     def __call__(self, embedding: F32) -> F32:
         """Map ``(..., D)`` to ``(..., P)``."""
-        return (embedding - self.mean) @ self.matrix
+        projected: F32 = np.matmul(embedding - self.mean, self.matrix)
+        return projected
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ def save_bundle(
     densities: Mapping[str, GaussianMixture],
     calibrations: Mapping[str, Calibration],
     projection: Projection | None = None,
-    **fields: Any,  # noqa: ANN401 - the manifest's remaining fields, checked by Manifest
+    **fields: Any,
 ) -> Bundle:
     """Write a bundle into the folder ``path`` and read it back through all checks.
 
@@ -257,9 +258,7 @@ def _read_checked(file: Path, entry: FileEntry) -> bytes:
         )
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleError(
-            f"bundle file {file.name} is damaged: its SHA-256 is not the manifest's", hint=_REINSTALL
-        )
+        raise BundleError(f"bundle file {file.name} is damaged: its SHA-256 is not the manifest's", hint=_REINSTALL)
     return data
 
 
@@ -279,7 +278,7 @@ def _checked_projection(arrays: Mapping[str, npt.NDArray[Any]], dim: int) -> Pro
 
 
 def _join(groups: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    return {f"{name}/{key}": np.ascontiguousarray(a) for name, g in groups.items() for key, a in g.items()}
+    return {f"{name}/{key}": np.asarray(a, order="C") for name, g in groups.items() for key, a in g.items()}
 
 
 def _split(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, dict[str, npt.NDArray[Any]]]:

@@ -42,9 +42,7 @@ class Scorer:
         """How the score is computed and which evidence it is."""
         return self._specs[name]
 
-    def score(
-        self, embedding: F32, logit: F32, time_s: F64, anchor: AnchorPool | None = None
-    ) -> dict[str, F64]:
+    def score(self, embedding: F32, logit: F32, time_s: F64, anchor: AnchorPool | None = None) -> dict[str, F64]:
         """Score the faces of one person in one clip.
 
         Args:
@@ -104,7 +102,7 @@ class Scorer:
             own = self._alone(spec, features, logit)
             return own - self._alone(spec, pool, pool_logit).mean() if spec.minus_anchor_mean else own
         if spec.kind == "distance":
-            return distances(features, pool).mean(axis=1).astype(np.float64)
+            return np.asarray(distances(features, pool).mean(axis=1), np.float64)
         mixture = self._bundle.densities[str(spec.density)]
         return -differential_log_density(mixture, features, pool, spec.combination, spec.l2).astype(np.float64)
 
@@ -123,4 +121,4 @@ class Scorer:
 def distances(features: F32, pool: F32) -> F32:
     """Euclidean distances ``(N, K)`` between rows of ``(N, D)`` and ``(K, D)``."""
     squared = (features**2).sum(1)[:, None] + (pool**2).sum(1)[None] - 2 * features @ pool.T
-    return np.sqrt(np.maximum(squared, 0))
+    return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float32)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import DIM, SCORES, write_tiny_bundle
+
+from difffake.bundle import Bundle, Projection, save_bundle
+from difffake.errors import BundleError
+
+
+@pytest.fixture
+def folder(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    file = folder / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_reads_back_what_was_written(tiny_bundle: Bundle) -> None:
+    again = Bundle.load(tiny_bundle.path)
+    assert again.manifest == tiny_bundle.manifest
+    x = np.random.default_rng(1).normal(size=(5, DIM))
+    for name, mixture in tiny_bundle.densities.items():
+        np.testing.assert_array_equal(again.densities[name].log_density(x), mixture.log_density(x))
+    np.testing.assert_array_equal(
+        again.calibrations["logit"].p_value([0.0, 9.0]), tiny_bundle.calibrations["logit"].p_value([0.0, 9.0])
+    )
+
+
+def test_model_id_names_the_content_and_not_the_place(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    assert Bundle.load(folder).model_id == tiny_bundle.model_id
+    assert write_tiny_bundle(tmp_path / "other", seed=1).model_id != tiny_bundle.model_id
+
+
+@pytest.mark.parametrize("name", ["extractor.onnx", "density.safetensors", "calibration.safetensors"])
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+def test_one_flipped_bit_is_refused(folder: Path, name: str, where: float) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[int(where * (len(data) - 1))] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name} is damaged") as caught:
+        Bundle.load(folder)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["extractor.onnx", "density.safetensors", "calibration.safetensors"])
+def test_a_missing_or_shortened_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    with pytest.raises(BundleError, match=f"{name} has"):
+        Bundle.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        Bundle.load(folder)
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no model bundle"):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"surprise": 1}, "damaged"),
+        ({"dim": "many"}, "damaged"),
+        ({"dim": DIM + 1}, "dimensions"),
+        ({"files": {"../../etc/passwd": {"sha256": "", "size_bytes": 1}}}, "lists the files"),
+        ({"evidence": {"artifact": "nothing"}}, "evidence artifact"),
+        (
+            {"scores": SCORES | {"density": {"evidence": "artifact", "kind": "density", "density": "x"}}},
+            "needs",
+        ),
+    ],
+)
+def test_an_inconsistent_manifest_is_refused(folder: Path, changes: dict[str, object], message: str) -> None:
+    edit_manifest(folder, **changes)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"{" * 100_000, b" " * (2 << 20)])
+def test_a_manifest_of_rubbish_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError):
+        Bundle.load(folder)
+
+
+def test_a_projection_travels_with_the_bundle(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    projection = Projection(rng.normal(size=DIM).astype("f4"), rng.normal(size=(DIM, DIM)).astype("f4"))
+    fields = {
+        name: getattr(tiny_bundle.manifest, name)
+        for name in tiny_bundle.manifest.__struct_fields__
+        if name not in ("format", "files")
+    }
+    bundle = save_bundle(
+        tmp_path / "projected",
+        extractor=tiny_bundle.engine_path.read_bytes(),
+        densities=tiny_bundle.densities,
+        calibrations=tiny_bundle.calibrations,
+        projection=projection,
+        **fields,
+    )
+    assert bundle.projection is not None
+    x = rng.normal(size=(3, DIM)).astype("f4")
+    np.testing.assert_array_equal(bundle.projection(x), projection(x))

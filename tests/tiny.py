@@ -1,0 +1,101 @@
+"""A bundle small enough for tests: the real formats and the real runtime, with a network of one matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from difffake.bundle import Bundle, save_bundle
+from difffake.calibration import Calibration
+from difffake.density import fit_density
+from difffake.differential import Combination, differences
+
+SIDE_PX = 224
+DIM = 16
+
+
+def tiny_extractor(seed: int = 0, dim: int = DIM) -> bytes:
+    """An ONNX extractor: mean colour of a 4 x 4 grid, times a random matrix."""
+    rng = np.random.default_rng(seed)
+    weights = (rng.normal(size=(48, dim)) / 100).astype(np.float32)
+    head = rng.normal(size=(dim, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["faces"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("AveragePool", ["pixels"], ["grid"], kernel_shape=[56, 56], strides=[56, 56]),
+        helper.make_node("Flatten", ["grid"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["embedding"]),
+        helper.make_node("MatMul", ["embedding", "head"], ["column"]),
+        helper.make_node("Squeeze", ["column", "axis"], ["logit"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("faces", TensorProto.UINT8, ["B", 3, SIDE_PX, SIDE_PX])],
+        [
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["B", dim]),
+            helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["B"]),
+        ],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(head, "head"),
+            numpy_helper.from_array(np.array([1], np.int64), "axis"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+SCORES = {
+    "logit": {"evidence": "artifact", "kind": "logit"},
+    "density": {"evidence": "artifact", "kind": "density", "density": "single"},
+    "differential_self": {
+        "evidence": "artifact",
+        "kind": "differential",
+        "anchor": "self",
+        "density": "square_l2",
+        "combination": "square",
+        "l2": True,
+    },
+    "signed_anchor": {"evidence": "anchor", "kind": "differential", "anchor": "given", "density": "signed"},
+    "logit_minus_anchor": {
+        "evidence": "anchor",
+        "kind": "logit",
+        "anchor": "given",
+        "minus_anchor_mean": True,
+    },
+}
+
+
+def write_tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
+    """Write a consistent bundle; its densities and calibrations are fitted on random embeddings."""
+    rng = np.random.default_rng(seed)
+    embeddings = rng.normal(size=(400, DIM))
+    square = differences(embeddings[:200], embeddings[200:201], Combination.SQUARE, l2=True)[:, 0]
+    values, people = rng.normal(size=400), np.arange(400) % 40
+    calibration = Calibration.fit(values, people)
+    return save_bundle(
+        folder,
+        extractor=tiny_extractor(seed),
+        densities={
+            "single": fit_density(embeddings, seed=seed),
+            "square_l2": fit_density(square, seed=seed),
+            "signed": fit_density(embeddings[:200] - embeddings[200:], seed=seed),
+        },
+        calibrations=dict.fromkeys(SCORES, calibration),
+        name="tiny",
+        backbone="one matrix",
+        side_px=SIDE_PX,
+        dim=DIM,
+        eye_distance=0.28,
+        normalisation="inside the graph",
+        scores=SCORES,
+        evidence={"artifact": "logit", "anchor": "signed_anchor"},
+        created="2026-01-01T00:00:00+00:00",
+        git_revision="unknown",
+        licence="Apache-2.0",
+        training={"data": "random numbers"},
+    )
