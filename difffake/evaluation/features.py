@@ -1,0 +1,219 @@
+"""Embeddings of benchmark videos, kept on disk: the slow part is done once per file, model and recompression.
+
+Scores, windows and intervals are computed from these in seconds, so that a protocol can be changed or a
+bundle's densities refitted without decoding anything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from difffake.evaluation.layouts import IMAGE_SUFFIXES, Item, Region
+from difffake.evaluation.recompress import Recompression, recompress
+from difffake.video import Frame, Limits, open_video
+
+FORMAT = 1
+SEAM_PX = 4  # dropped on both sides of the cut between two halves
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+class Observed(Protocol):
+    """Aligned arrays, one row a face: what ``Detector.observe`` returns, as far as it is used here."""
+
+    @property
+    def time_s(self) -> F64: ...
+    @property
+    def track(self) -> I64: ...
+    @property
+    def embedding(self) -> F32: ...
+    @property
+    def logit(self) -> F32: ...
+
+
+class Observer(Protocol):
+    """Finds and embeds faces: a ``difffake.Detector``."""
+
+    def observe(self, frames: Iterable[Frame]) -> Observed: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which pictures are looked at: ``fps`` a second, the first ``max_frames``, after which encode."""
+
+    fps: float = 4.0
+    max_frames: int = 400
+    recompression: Recompression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Scored faces of one item, rows in order of time.
+
+    ``time_s (N,) float64``, ``track (N,) int64``, ``embedding (N, D) float32``, ``logit (N,) float32``;
+    ``frames`` pictures were looked at and ``faces`` faces found, of which N were good enough to be embedded.
+    """
+
+    time_s: F64
+    track: I64
+    embedding: F32
+    logit: F32
+    frames: int
+    faces: int
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    def only(self, keep: NDArray[Any]) -> Features:
+        """The rows of a mask or index."""
+        return replace(
+            self,
+            time_s=self.time_s[keep],
+            track=self.track[keep],
+            embedding=self.embedding[keep],
+            logit=self.logit[keep],
+        )
+
+
+class FeatureStore:
+    """Computes an item's features, or reads them from ``folder``.
+
+    The key is all that can change them: the file's content, the region, the sampling, the recompression and
+    the model. A cache file that cannot be read is computed again.
+    """
+
+    def __init__(self, folder: Path, observer: Observer, model_id: str, sampling: Sampling) -> None:
+        self._folder, self._observer = folder, observer
+        self._model_id, self._sampling = model_id, sampling
+        self.computed = 0
+
+    def features(self, item: Item) -> Features:
+        """Raises `DiffFakeError` where the file cannot be read."""
+        digest = _sha256(item.path)
+        cached = self._folder / "features" / f"{self._key(item, digest)}.npz"
+        features = _read(cached)
+        if features is None:
+            features = self._compute(item, digest)
+            _write(cached, features)
+            self.computed += 1
+        return features
+
+    def _key(self, item: Item, digest: str) -> str:
+        parts = {
+            "format": FORMAT,
+            "file": digest,
+            "region": item.region,
+            "fps": self._sampling.fps,
+            "max_frames": self._sampling.max_frames,
+            "recompression": None if self._sampling.recompression is None else str(self._sampling.recompression),
+            "model": self._model_id,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _compute(self, item: Item, digest: str) -> Features:
+        looked_at = _Counted(_frames(self._source(item, digest), self._sampling, item.region))
+        seen = self._observer.observe(looked_at)
+        everything = Features(
+            np.asarray(seen.time_s, np.float64),
+            np.asarray(seen.track, np.int64),
+            np.asarray(seen.embedding, np.float32),
+            np.asarray(seen.logit, np.float32),
+            looked_at.count,
+            len(seen.time_s),
+        )
+        # A face that the quality gate refused has no embedding.
+        good = np.isfinite(everything.logit) & np.isfinite(everything.embedding).all(axis=1)
+        rows = np.flatnonzero(good)
+        return everything.only(rows[np.argsort(everything.time_s[rows], kind="stable")])
+
+    def _source(self, item: Item, digest: str) -> Path:
+        recompression = self._sampling.recompression
+        if recompression is None or item.path.suffix.lower() in IMAGE_SUFFIXES:
+            return item.path
+        encoded = self._folder / "recompressed" / f"{digest}-{recompression}.mp4"
+        return encoded if encoded.is_file() else recompress(item.path, encoded, recompression)
+
+
+class _Counted:
+    """Passes frames on and counts them."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        self._frames, self.count = frames, 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._frames:
+            self.count += 1
+            yield frame
+
+
+def _frames(path: Path, sampling: Sampling, region: Region | None) -> Iterator[Frame]:
+    with open_video(path, fps=sampling.fps, limits=Limits()) as video:
+        for count, frame in enumerate(video, 1):
+            yield frame if region is None else replace(frame, image=half(frame.image, region))
+            if count >= sampling.max_frames:
+                return
+
+
+def half(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
+    """The left or right half of ``(H, W, 3) uint8``, cut at W // 2, without the 4 px beside the cut."""
+    cut = image.shape[1] // 2
+    part = image[:, : cut - SEAM_PX] if region is Region.LEFT else image[:, cut + SEAM_PX :]
+    return np.ascontiguousarray(part)
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, _size: int, _mtime_ns: int) -> str:
+    # The two halves of a file follow each other: remembered, a file is hashed once.
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, features: Features) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {field.name: np.asarray(getattr(features, field.name)) for field in fields(Features)}
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Features | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            found = Features(
+                data["time_s"],
+                data["track"],
+                data["embedding"],
+                data["logit"],
+                int(data["frames"]),
+                int(data["faces"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
+    rows = len(found.time_s)
+    fits = found.track.shape == found.logit.shape == (rows,) and found.embedding.shape[:1] == (rows,)
+    return found if fits and found.embedding.ndim == 2 else None

@@ -1,0 +1,117 @@
+"""Encode a video again, as a platform or an encoder on the way would: what is left of a score after that?
+
+The whole picture goes through one encode. For side-by-side material that means that the real and the
+manipulated half get the same bits, and that compression cannot give the answer away.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+
+from difffake.errors import DataError, LimitExceededError
+from difffake.video import Limits, open_video
+
+TIME_BASE = Fraction(1, 90_000)
+MAX_CRF = 51
+DEFAULT_FPS = 25.0  # for rate control only, where a file does not tell its rate
+
+
+class Codec(StrEnum):
+    """What to encode with."""
+
+    H264 = "h264"
+    H265 = "h265"
+
+
+_ENCODERS = {Codec.H264: "libx264", Codec.H265: "libx265"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recompression:
+    """Codec, constant rate factor (0 best .. 51 worst) and encoder preset."""
+
+    codec: Codec = Codec.H264
+    crf: int = 23
+    preset: str = "veryfast"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crf <= MAX_CRF:
+            raise DataError(f"a CRF of {self.crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
+
+    def __str__(self) -> str:
+        return f"{self.codec.value}-crf{self.crf}-{self.preset}"
+
+
+DEFAULT_RECOMPRESSION = Recompression()
+
+
+def recompress(
+    path: Path, out: Path, recompression: Recompression = DEFAULT_RECOMPRESSION, limits: Limits | None = None
+) -> Path:
+    """Encode the video ``path`` into the MP4 file ``out``; size, frame times and number of frames stay.
+
+    What is encoded is what a scan would see: upright, deinterlaced, 8 bits. An odd width or height loses its
+    last column or row, since 4:2:0 has none. ``out`` appears whole or not at all.
+
+    Raises:
+        DiffFakeError: the source cannot be read (as ``open_video`` says).
+        DataError: the encoder is missing or refuses.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        part = Path(folder) / "part.mp4"
+        try:
+            _encode(path, part, recompression, Limits() if limits is None else limits)
+        except av.FFmpegError as error:
+            raise DataError(
+                f"{path.name} cannot be encoded as {recompression}: {error.strerror}",
+                hint="check the preset, and that this PyAV build has the encoder",
+            ) from None
+        part.replace(out)
+    return out
+
+
+def _encode(path: Path, out: Path, recompression: Recompression, limits: Limits) -> None:
+    with open_video(path, fps=None, limits=limits) as video, av.open(str(out), "w") as container:
+        stream: VideoStream | None = None
+        size = (0, 0)
+        for frame in video:
+            even = (frame.image.shape[0] // 2 * 2, frame.image.shape[1] // 2 * 2)
+            if stream is None:
+                size = even
+                stream = _open_stream(container, recompression, size, video.info.fps)
+            if size != even:
+                raise LimitExceededError(
+                    f"{path.name} changes its picture size midway", hint="evaluate it without --crf"
+                )
+            image = np.ascontiguousarray(frame.image[: size[0], : size[1]])
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+            picture.pts, picture.time_base = round(frame.pts_s / TIME_BASE), TIME_BASE
+            container.mux(stream.encode(picture))
+        if stream is not None:
+            container.mux(stream.encode())
+
+
+def _open_stream(
+    container: OutputContainer, recompression: Recompression, size: tuple[int, int], fps: float | None
+) -> VideoStream:
+    options = {"crf": str(recompression.crf), "preset": recompression.preset}
+    if recompression.codec is Codec.H265:
+        options["x265-params"] = "log-level=error"  # x265 writes to stderr by itself
+    rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
+    stream = container.add_stream(_ENCODERS[recompression.codec], rate=rate, options=options)
+    if not isinstance(stream, VideoStream):
+        raise DataError(f"{recompression.codec} is no video encoder here", hint="install the PyAV wheel from PyPI")
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = TIME_BASE
+    return stream
