@@ -3,6 +3,7 @@
 from difffake.faces.align import CROP_SIDE_PX, EYE_DISTANCE, align, template, to_crop
 from difffake.faces.centerface import CenterFace
 from difffake.faces.contract import LANDMARKS, FaceDetector, Faces
+from difffake.faces.quality import Limits, Quality, Reason, assess
 
 __all__ = [
     "CROP_SIDE_PX",
@@ -11,7 +12,11 @@ __all__ = [
     "CenterFace",
     "FaceDetector",
     "Faces",
+    "Limits",
+    "Quality",
+    "Reason",
     "align",
+    "assess",
     "template",
     "to_crop",
 ]

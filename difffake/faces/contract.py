@@ -58,9 +58,7 @@ class Faces:
     @staticmethod
     def empty() -> Faces:
         """No face: arrays of length 0 with the right shapes."""
-        return Faces(
-            np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros((0,), np.float32)
-        )
+        return Faces(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros((0,), np.float32))
 
 
 class FaceDetector(Protocol):
