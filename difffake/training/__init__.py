@@ -1,0 +1,1 @@
+"""Training: crops from pictures and clips, people split apart, the loop, its curves (extra: ``train``)."""
