@@ -1,7 +1,8 @@
 """Density of real footage: a Gaussian mixture, fitted with scikit-learn, evaluated by our own NumPy.
 
-A worker scores with NumPy alone. The log density of diagonal components is one matrix product for all of
-them; full components use the stacked Cholesky factors of the precisions.
+A worker scores with NumPy alone. Diagonal components cost two thin matrix products for all of them together
+(squares and values; joining both into one product costs a copy and measured slower), full ones a product with
+their stacked Cholesky factors.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ F64 = NDArray[np.float64]
 MAX_COMPONENTS = 64
 MAX_DIM = 8192
 MAX_FACTOR_ELEMENTS = 1 << 26
-# A row count that keeps the work area of a diagonal mixture inside a core's cache, and a full one bounded.
-_CHUNK_BYTES = 1 << 20
+# Work areas: a diagonal mixture is bound by memory and wants to stay in a core's cache, a full one is not.
+_CHUNK_BYTES = 1 << 18
 _CHUNK_BYTES_FULL = 1 << 25
 _MIN_ROWS_PER_COMPONENT = 5
+_LOWEST = -3e38  # about the lowest float32
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 log = logging.getLogger(__name__)
@@ -62,10 +64,13 @@ def as_rows(x: ArrayLike, *, name: str = "x", dim: int | None = None) -> Floats:
 
 def log_sum_exp(terms: Floats) -> Floats:
     """Log of the sum of exponentials over the last axis, ``(..., K) -> (...)``; all -inf gives -inf."""
-    top = terms.max(axis=-1, keepdims=True)
-    top[np.isneginf(top)] = 0.0
+    top: Floats = np.maximum.reduce(terms, axis=-1, keepdims=True)
+    np.maximum(top, _LOWEST, out=top)  # -inf minus -inf would be NaN
+    shares = np.subtract(terms, top)
+    np.exp(shares, out=shares)
+    total: Floats = np.add.reduce(shares, axis=-1)
     with np.errstate(divide="ignore"):  # log(0) is the -inf that is meant
-        total: Floats = np.log(np.exp(terms - top).sum(axis=-1))
+        np.log(total, out=total)
     total += top[..., 0]
     return total
 
@@ -162,17 +167,15 @@ class GaussianMixture:
         """
         rows = as_rows(x, dim=self.dim)
         operands = self._operands32 if rows.dtype == np.float32 else self._operands64
-        evaluate = _diag_log_density if self.covariance is Covariance.DIAG else _full_log_density
-        width = 2 * self.dim if self.covariance is Covariance.DIAG else (self.components + 1) * self.dim
-        budget = _CHUNK_BYTES if self.covariance is Covariance.DIAG else _CHUNK_BYTES_FULL
-        step = max(16, budget // (width * rows.itemsize))
         with np.errstate(over="ignore", invalid="ignore"):
-            if len(rows) <= step:
-                return evaluate(rows, operands)
-            out = np.empty(len(rows), rows.dtype)
-            for start in range(0, len(rows), step):
-                out[start : start + step] = evaluate(rows[start : start + step], operands)
-        return out
+            if operands.squares is None:
+                terms = _full_distances(rows, operands)
+            else:
+                terms = _diag_distances(rows, operands, operands.squares)
+            squared_distances(terms, rows)
+        terms *= -0.5
+        terms += operands.log_constants
+        return log_sum_exp(terms) if self.components > 1 else terms[:, 0]
 
     @cached_property
     def _operands64(self) -> _Operands:
@@ -280,56 +283,68 @@ def sklearn_module(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Operands:
-    """What a product needs, in one dtype: diagonal ``matrix (2D, K)``, full ``matrix (D, K * D)``."""
+    """What the products need, in one dtype; ``squares`` is None for full components."""
 
     centre: Floats  # (D,)
-    matrix: Floats
+    squares: Floats | None  # (D, K)
+    linear: Floats  # (D, K) for diagonal, (D, K * D) for full components
     offsets: Floats  # (K,) for diagonal, (K * D,) for full components
     log_constants: Floats  # (K,)
 
 
 def _operands(mixture: GaussianMixture, dtype: np.dtype[Any]) -> _Operands:
-    centre = mixture.centre.astype(dtype)
-    # The means move by the rounded centre, so that rounding it costs nothing.
-    means = mixture.means - centre.astype(np.float64)
     factors = mixture.precisions_cholesky
-    with np.errstate(over="ignore", under="ignore"):
+    squares = None
+    # A mixture from a file may be finite and still overflow here; its densities are -inf then.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        centre = mixture.centre.astype(dtype)
+        # The means move by the rounded centre, so that rounding it costs nothing.
+        means = mixture.means - centre.astype(np.float64)
         if factors.ndim == 2:
             precisions = np.square(factors)
-            matrix = np.concatenate([precisions, -2.0 * means * precisions], axis=1).T
+            squares = np.ascontiguousarray(precisions.T, dtype)
+            linear = -2.0 * (means * precisions).T
             offsets = (precisions * np.square(means)).sum(axis=1)
         else:
-            matrix = factors.transpose(1, 0, 2).reshape(mixture.dim, -1)
+            linear = factors.transpose(1, 0, 2).reshape(mixture.dim, -1)
             offsets = np.einsum("kd,kde->ke", means, factors).ravel()
         return _Operands(
             centre,
-            np.ascontiguousarray(matrix, dtype),
+            squares,
+            np.ascontiguousarray(linear, dtype),
             offsets.astype(dtype),
             mixture.log_constants.astype(dtype),
         )
 
 
-def _diag_log_density(rows: Floats, operands: _Operands) -> Floats:
+def _diag_distances(rows: Floats, operands: _Operands, squares: Floats) -> Floats:
+    """Squared Mahalanobis distances ``(N, K)``, as expanded squares around the centre."""
     count, dim = rows.shape
-    powers = np.empty((count, 2 * dim), rows.dtype)
-    centred = np.subtract(rows, operands.centre, out=powers[:, dim:])
-    np.multiply(centred, centred, out=powers[:, :dim])
-    distances = powers @ operands.matrix
+    step = min(count, max(16, _CHUNK_BYTES // (dim * rows.itemsize)))
+    distances = np.empty((count, len(operands.offsets)), rows.dtype)
+    work = np.empty((step, dim), rows.dtype)
+    for start in range(0, count, step or 1):
+        chunk, out = rows[start : start + step], distances[start : start + step]
+        centred = np.subtract(chunk, operands.centre, out=work[: len(chunk)])
+        np.matmul(centred, operands.linear, out=out)
+        np.multiply(centred, centred, out=centred)
+        out += centred @ squares
     distances += operands.offsets
-    return _mix(squared_distances(distances, rows), operands.log_constants)
+    return distances
 
 
-def _full_log_density(rows: Floats, operands: _Operands) -> Floats:
-    whitened = (rows - operands.centre) @ operands.matrix
-    whitened -= operands.offsets
-    parts = whitened.reshape(len(rows), len(operands.log_constants), rows.shape[1])
-    return _mix(squared_distances(np.einsum("nkd,nkd->nk", parts, parts), rows), operands.log_constants)
-
-
-def _mix(distances: Floats, log_constants: Floats) -> Floats:
-    distances *= -0.5
-    distances += log_constants
-    return log_sum_exp(distances) if distances.shape[1] > 1 else distances[:, 0]
+def _full_distances(rows: Floats, operands: _Operands) -> Floats:
+    """Squared Mahalanobis distances ``(N, K)``, from rows whitened by every component at once."""
+    count, dim = rows.shape
+    components = len(operands.log_constants)
+    step = max(16, _CHUNK_BYTES_FULL // ((components + 1) * dim * rows.itemsize))
+    distances = np.empty((count, components), rows.dtype)
+    for start in range(0, count, step):
+        whitened = (rows[start : start + step] - operands.centre) @ operands.linear
+        whitened -= operands.offsets
+        parts = whitened.reshape(-1, components, dim)
+        np.einsum("nkd,nkd->nk", parts, parts, out=distances[start : start + step])
+    return distances
 
 
 def _shrunk_factors(covariances: F64, shrinkage: float) -> F64:

@@ -39,27 +39,23 @@ class Combination(StrEnum):
     CUBE = "cube"
 
 
-def differences(
-    embeddings: ArrayLike, anchors: ArrayLike, combination: Combination | str, l2: bool = False
-) -> Floats:
+def differences(embeddings: ArrayLike, anchors: ArrayLike, combination: Combination | str, l2: bool = False) -> Floats:
     """Every embedding against every anchor: ``(N, D), (K, D) -> (N, K, D)`` in the dtype of the embeddings.
 
     ``l2`` scales each combined difference to length 1; a difference of zero stays zero. The published method
     is ``SQUARE`` with ``l2``. Raises `DataError` for shapes that do not fit.
     """
     rows, pool = _rows_and_anchors(embeddings, anchors)
-    return _combine(rows[:, None, :] - pool, Combination(combination), l2)
+    return _combine(rows[:, None, :], pool, Combination(combination), l2)
 
 
-def pair_differences(
-    embeddings: ArrayLike, pairs: I64, combination: Combination | str, l2: bool = False
-) -> Floats:
+def pair_differences(embeddings: ArrayLike, pairs: I64, combination: Combination | str, l2: bool = False) -> Floats:
     """First minus second row of each pair, combined: ``(N, D), (M, 2) -> (M, D)``.
 
     With `natural_pairs` this is what a differential density is fitted on.
     """
     rows = as_rows(embeddings, name="embeddings")
-    return _combine(rows[pairs[:, 0]] - rows[pairs[:, 1]], Combination(combination), l2)
+    return _combine(rows[pairs[:, 0]], rows[pairs[:, 1]], Combination(combination), l2)
 
 
 def differential_log_density(
@@ -73,7 +69,7 @@ def differential_log_density(
 
     Memory is bounded: rows are worked off in chunks, and signed differences under diagonal components are
     never formed (equal to the plain way within 1e-6 relative in float64). Raises `DataError` for shapes that
-    do not fit and for NaN or infinity.
+    do not fit, for NaN or infinity, and for differences that overflow when squared or cubed.
     """
     combination = Combination(combination)
     rows, pool = _rows_and_anchors(embeddings, anchors)
@@ -89,7 +85,7 @@ def differential_log_density(
     out = np.empty(len(rows), rows.dtype)
     step = max(1, _CHUNK_BYTES // (pool.size * rows.itemsize))
     for start in range(0, len(rows), step):
-        changes = _combine(rows[start : start + step, None, :] - pool, combination, l2)
+        changes = _combine(rows[start : start + step, None, :], pool, combination, l2)
         density = mixture.log_density(changes.reshape(-1, mixture.dim))
         out[start : start + step] = density.reshape(-1, len(pool)).mean(axis=1)
     return out
@@ -132,9 +128,7 @@ def natural_pairs(
     return rng.permuted(pairs, axis=1)
 
 
-def minus_anchor_mean(
-    values: ArrayLike, anchor_values: ArrayLike, *, scale_floor: float | None = None
-) -> Floats:
+def minus_anchor_mean(values: ArrayLike, anchor_values: ArrayLike, *, scale_floor: float | None = None) -> Floats:
     """Values without the stream's own offset: ``(N,)`` minus the mean of ``(K,)`` anchor values.
 
     With ``scale_floor`` the result is also divided by the anchor's spread, 1.4826 times its median absolute
@@ -164,20 +158,23 @@ def _rows_and_anchors(embeddings: ArrayLike, anchors: ArrayLike) -> tuple[Floats
     return rows, pool
 
 
-def _combine(change: Floats, combination: Combination, l2: bool) -> Floats:
-    """Combine a fresh array of differences in place."""
-    if combination is Combination.ABS:
-        np.abs(change, out=change)
-    elif combination is Combination.SQUARE:
-        np.square(change, out=change)
-    elif combination is Combination.CUBE:
-        np.multiply(change, np.square(change), out=change)
-    if l2:
-        # Lengths of the largest-entry-scaled difference: squares of tiny changes would underflow to 0.
-        largest = np.abs(change).max(axis=-1, keepdims=True, initial=0.0)
-        np.divide(change, largest, out=change, where=largest > 0)
-        length = np.sqrt(np.einsum("...d,...d->...", change, change))[..., None]
-        np.divide(change, length, out=change, where=length > 0)
+def _combine(left: Floats, right: Floats, combination: Combination, l2: bool) -> Floats:
+    """Combine ``left - right``; what overflows becomes infinity, without a warning."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        change: Floats = left - right
+        if l2:
+            # Direction does not depend on scale: with the largest entry at 1 no square or cube gets lost.
+            largest = np.abs(change).max(axis=-1, keepdims=True, initial=0.0)
+            np.divide(change, largest, out=change, where=largest > 0)
+        if combination is Combination.ABS:
+            np.abs(change, out=change)
+        elif combination is Combination.SQUARE:
+            np.square(change, out=change)
+        elif combination is Combination.CUBE:
+            np.multiply(change, np.square(change), out=change)
+        if l2:
+            length = np.sqrt(np.einsum("...d,...d->...", change, change))[..., None]
+            np.divide(change, length, out=change, where=length > 0)
     return change
 
 
@@ -189,18 +186,18 @@ def _signed_diagonal(mixture: GaussianMixture, rows: Floats, pool: Floats) -> Fl
     Everything is centred on the mean of the shifted components, against cancellation.
     """
     dtype, (anchors, dim), components = rows.dtype, pool.shape, mixture.components
-    precisions = np.square(mixture.precisions_cholesky)
-    shifted = pool.astype(np.float64)[:, None, :] + mixture.means
-    centre = (mixture.centre + pool.mean(axis=0, dtype=np.float64)).astype(dtype)
-    shifted -= centre.astype(np.float64)
-    weighted = shifted * precisions
-    offsets = np.einsum("kmd,kmd->km", shifted, weighted).astype(dtype)
-    squares_matrix = np.ascontiguousarray(precisions.T, dtype)
-    linear_matrix = np.ascontiguousarray(-2.0 * weighted.reshape(-1, dim).T, dtype)
-    constants = mixture.log_constants.astype(dtype)
     out = np.empty(len(rows), dtype)
     step = max(16, _CHUNK_BYTES // ((2 * dim + anchors * components) * rows.itemsize))
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # huge values end as -inf
+        precisions = np.square(mixture.precisions_cholesky)
+        shifted = pool.astype(np.float64)[:, None, :] + mixture.means
+        centre = (mixture.centre + pool.mean(axis=0, dtype=np.float64)).astype(dtype)
+        shifted -= centre.astype(np.float64)
+        weighted = shifted * precisions
+        offsets = np.einsum("kmd,kmd->km", shifted, weighted).astype(dtype)
+        squares_matrix = np.ascontiguousarray(precisions.T, dtype)
+        linear_matrix = np.ascontiguousarray(-2.0 * weighted.reshape(-1, dim).T, dtype)
+        constants = mixture.log_constants.astype(dtype)
         for start in range(0, len(rows), step):
             chunk = rows[start : start + step]
             centred = chunk - centre

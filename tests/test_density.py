@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture as Reference
 
 from difffake.density import Covariance, GaussianMixture, fit_density, log_sum_exp
+from difffake.differential import differential_log_density
 from difffake.errors import DataError, MissingExtraError
 
 
@@ -37,9 +38,7 @@ def reference(mixture: GaussianMixture) -> Reference:
 
 
 def rows_of(mixture: GaussianMixture, rng: np.random.Generator, count: int) -> np.ndarray:
-    return mixture.means[rng.integers(mixture.components, size=count)] + rng.normal(
-        0.0, 1.5, (count, mixture.dim)
-    )
+    return mixture.means[rng.integers(mixture.components, size=count)] + rng.normal(0.0, 1.5, (count, mixture.dim))
 
 
 @pytest.mark.parametrize("covariance", ["diag", "full"])
@@ -127,6 +126,17 @@ def test_huge_rows_are_impossible_without_warnings(covariance: str, dtype: type[
     assert values[3] < values[2]
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (1, 2, 2)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_absurd_but_finite_mixture_is_harmless(shape: tuple[int, ...], dtype: type[np.floating]) -> None:
+    factors = np.full(shape, 1e200) * (np.eye(2) if len(shape) == 3 else 1.0)
+    mixture = GaussianMixture(np.ones(1), np.full((1, 2), 1e300), factors)
+    assert np.isneginf(mixture.log_density(np.ones((2, 2), dtype))).all()
+    assert np.isneginf(
+        differential_log_density(mixture, np.ones((2, 2), dtype), np.zeros((1, 2), dtype), "signed")
+    ).all()
+
+
 @pytest.mark.parametrize("covariance", ["diag", "full"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_are_refused(covariance: str, bad: float) -> None:
@@ -179,9 +189,7 @@ def test_fit_equals_scikit_learn_without_shrinkage(covariance: str) -> None:
     ours = fit_density(rows, components=2, covariance=covariance, seed=0, reg=1e-9)
     theirs = Reference(2, covariance_type=covariance, random_state=0, max_iter=200).fit(rows)
 
-    np.testing.assert_allclose(
-        np.sort(ours.log_density(rows)), np.sort(theirs.score_samples(rows)), rtol=1e-2
-    )
+    np.testing.assert_allclose(np.sort(ours.log_density(rows)), np.sort(theirs.score_samples(rows)), rtol=1e-2)
 
 
 @pytest.mark.parametrize("covariance", ["diag", "full"])

@@ -43,17 +43,28 @@ def test_combinations_by_hand(dtype: type[np.floating]) -> None:
         assert got.dtype == dtype
         np.testing.assert_allclose(got, values)
         lengths = np.linalg.norm(values, axis=2, keepdims=True)
-        np.testing.assert_allclose(
-            differences(embeddings, anchors, combination, l2=True), values / lengths, rtol=1e-6
-        )
+        np.testing.assert_allclose(differences(embeddings, anchors, combination, l2=True), values / lengths, rtol=1e-6)
 
 
 @pytest.mark.parametrize("combination", list(Combination))
 def test_l2_of_tiny_and_zero_changes(combination: Combination) -> None:
-    embeddings = np.array([[1e-12, 2e-12, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    embeddings = np.array([[1e-20, 2e-20, 0.0], [0.0, 0.0, 0.0]], np.float32)
     unit = differences(embeddings, np.zeros((1, 3), np.float32), combination, l2=True)
     assert np.linalg.norm(unit[0, 0]) == pytest.approx(1.0, rel=1e-5)
     np.testing.assert_array_equal(unit[1, 0], 0.0)
+
+
+@pytest.mark.parametrize("combination", list(Combination))
+def test_huge_changes_keep_their_direction_or_are_refused_without_warnings(combination: Combination) -> None:
+    mixture = mixture_of(np.random.default_rng(3), 2, 2)
+    embeddings, anchors = np.full((1, 2), 1e20, np.float32), np.full((1, 2), -1e20, np.float32)
+    unit = differences(embeddings, anchors, combination, l2=True)
+    np.testing.assert_allclose(unit, np.sqrt(0.5), rtol=1e-6)
+    if combination in (Combination.SQUARE, Combination.CUBE):
+        with pytest.raises(DataError, match="infinity"):
+            differential_log_density(mixture, embeddings, anchors, combination)
+    else:
+        assert np.isneginf(differential_log_density(mixture, embeddings, anchors, combination)).all()
 
 
 def test_inputs_are_left_alone() -> None:
@@ -102,9 +113,7 @@ def test_many_rows_are_worked_off_in_chunks(combination: str) -> None:
     whole = differential_log_density(mixture, embeddings, pool, combination)
 
     assert whole.dtype == np.float32
-    parts = [
-        differential_log_density(mixture, embeddings[i : i + 1], pool, combination) for i in (0, 2047, 4999)
-    ]
+    parts = [differential_log_density(mixture, embeddings[i : i + 1], pool, combination) for i in (0, 2047, 4999)]
     np.testing.assert_allclose(whole[[0, 2047, 4999]], np.concatenate(parts), rtol=1e-5)
 
 
@@ -115,9 +124,7 @@ def test_float32_signed_stays_within_a_milli_nat() -> None:
 
     ours = differential_log_density(mixture, embeddings, pool, "signed")
 
-    exact = differential_log_density(
-        mixture, embeddings.astype(np.float64), pool.astype(np.float64), "signed"
-    )
+    exact = differential_log_density(mixture, embeddings.astype(np.float64), pool.astype(np.float64), "signed")
     np.testing.assert_allclose(ours, exact, atol=1.3e-3, rtol=1e-6)
 
 
@@ -151,9 +158,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     limit=st.integers(1, 40),
     with_clips=st.booleans(),
 )
-def test_natural_pairs_keep_their_promises(
-    seed: int, count: int, gap: float, limit: int, with_clips: bool
-) -> None:
+def test_natural_pairs_keep_their_promises(seed: int, count: int, gap: float, limit: int, with_clips: bool) -> None:
     rng = np.random.default_rng(seed)
     times = np.round(rng.uniform(0, 10, count), 1)
     people, clips = rng.integers(0, 4, count), rng.integers(0, 3, count)
@@ -177,8 +182,7 @@ def test_natural_pairs_keep_their_promises(
     for person in range(4):
         allowed = sum(
             people[i] == people[j] == person
-            and times[max(i, j, key=lambda n: (times[n], n))]
-            >= times[min(i, j, key=lambda n: (times[n], n))] + gap
+            and times[max(i, j, key=lambda n: (times[n], n))] >= times[min(i, j, key=lambda n: (times[n], n))] + gap
             and (not with_clips or clips[i] == clips[j])
             for i in range(count)
             for j in range(i)
