@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from difffake.evaluation.layouts import IMAGE_SUFFIXES, Item, Region
 from difffake.evaluation.recompress import Recompression, recompress
-from difffake.video import Frame, Limits, open_video
+from difffake.video import Frame, open_video
 
 FORMAT = 1
 SEAM_PX = 4  # dropped on both sides of the cut between two halves
@@ -144,8 +144,12 @@ class FeatureStore:
         recompression = self._sampling.recompression
         if recompression is None or item.path.suffix.lower() in IMAGE_SUFFIXES:
             return item.path
-        encoded = self._folder / "recompressed" / f"{digest}-{recompression}.mp4"
-        return encoded if encoded.is_file() else recompress(item.path, encoded, recompression)
+        # No more is encoded than is looked at; the second on top lets the encoder look ahead.
+        stop_s = self._sampling.max_frames / self._sampling.fps + 1.0
+        encoded = self._folder / "recompressed" / f"{digest}-{recompression}-{stop_s:g}s.mp4"
+        if not encoded.is_file():
+            recompress(item.path, encoded, recompression, stop_s=stop_s)
+        return encoded
 
 
 class _Counted:
@@ -161,7 +165,7 @@ class _Counted:
 
 
 def _frames(path: Path, sampling: Sampling, region: Region | None) -> Iterator[Frame]:
-    with open_video(path, fps=sampling.fps, limits=Limits()) as video:
+    with open_video(path, fps=sampling.fps) as video:
         for count, frame in enumerate(video, 1):
             yield frame if region is None else replace(frame, image=half(frame.image, region))
             if count >= sampling.max_frames:
@@ -203,7 +207,8 @@ def _read(path: Path) -> Features | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             found = Features(
                 data["time_s"],
                 data["track"],

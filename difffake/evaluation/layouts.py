@@ -304,8 +304,9 @@ def _ffiw(reader: _Reader) -> None:
 def _side_by_side(reader: _Reader) -> None:
     for path in reader.files(reader.root):
         try:
-            with open_video(path, fps=None) as video:
-                width, height = video.info.width, video.info.height
+            # The picture, not the header: metadata may turn it by 90 degrees.
+            with open_video(path) as video:
+                height, width = next(iter(video)).image.shape[:2]
         except DiffFakeError as error:
             reader.skipped[f"unreadable ({type(error).__name__})"] += 1
             continue

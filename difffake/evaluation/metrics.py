@@ -20,29 +20,46 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Roc:
-    """False- and true-positive rates, (B, T + 1) float64 each, for B weightings and T distinct thresholds.
+    """How many real (``false_alarms``) and fake rows (``hits``) lie at or above each of T distinct thresholds.
 
-    The first column is (0, 0), the last (1, 1). A weighting that leaves a class empty gives NaN.
+    (B, T + 1) float64 each, for B weightings, from the highest threshold down; the first column is 0, the last the
+    whole class. A weighting that leaves a class empty gives NaN rates.
     """
 
-    fpr: F64
-    tpr: F64
+    false_alarms: F64
+    hits: F64
+
+    @property
+    def fpr(self) -> F64:
+        """(B, T + 1) false-positive rates, 0 to 1."""
+        return _rates(self.false_alarms)
+
+    @property
+    def tpr(self) -> F64:
+        """(B, T + 1) true-positive rates, 0 to 1."""
+        return _rates(self.hits)
 
     def auc(self) -> F64:
-        """(B,) area by trapezoids: the Mann-Whitney statistic with ties counted one half."""
-        mean_tpr: F64 = self.tpr[:, 1:] + self.tpr[:, :-1]
-        area: F64 = np.einsum("bt,bt->b", np.diff(self.fpr, axis=1), mean_tpr) / 2.0
-        return area
+        """(B,) area by trapezoids: the Mann-Whitney statistic with ties counted one half.
+
+        Counted in whole rows and divided once, so that a perfect score gives 1, not nearly 1.
+        """
+        mean_hits: F64 = self.hits[:, 1:] + self.hits[:, :-1]
+        area: F64 = np.einsum("bt,bt->b", np.diff(self.false_alarms, axis=1), mean_hits)
+        with np.errstate(invalid="ignore"):
+            share: F64 = area / (2.0 * self.false_alarms[:, -1] * self.hits[:, -1])
+        return share
 
     def eer(self) -> F64:
         """(B,) rate where false positives equal false negatives, linear between neighbouring points."""
-        excess = self.fpr - (1.0 - self.tpr)  # rises from -1 to 1
+        fpr = self.fpr
+        excess = fpr - (1.0 - self.tpr)  # rises from -1 to 1
         right = np.argmax(excess >= 0.0, axis=1)
         rows = np.arange(len(excess))
         low, high = excess[rows, right - 1], excess[rows, right]
         share = low / (low - high)
-        left_fpr = self.fpr[rows, right - 1]
-        rate: F64 = left_fpr + share * (self.fpr[rows, right] - left_fpr)
+        left_fpr = fpr[rows, right - 1]
+        rate: F64 = left_fpr + share * (fpr[rows, right] - left_fpr)
         return rate
 
     def tpr_at(self, fpr: float) -> F64:
@@ -79,13 +96,17 @@ def roc(labels: ArrayLike, scores: ArrayLike, weights: NDArray[Any] | None = Non
     ones = np.ones((1, len(truth))) if weights is None else np.asarray(weights, dtype=np.float64)
     ordered = ones[:, order]
     fake = truth[order] == 1
-    with np.errstate(invalid="ignore"):  # an empty class is 0 / 0 and stays NaN
-        return Roc(_rates(ordered * ~fake, last_of_tie), _rates(ordered * fake, last_of_tie))
+    return Roc(_counts(ordered * ~fake, last_of_tie), _counts(ordered * fake, last_of_tie))
 
 
-def _rates(weights: F64, columns: NDArray[np.intp]) -> F64:
+def _counts(weights: F64, columns: NDArray[np.intp]) -> F64:
     counts = np.cumsum(weights, axis=1)[:, columns]
-    rates: F64 = np.concatenate([np.zeros((len(counts), 1)), counts], axis=1) / counts[:, -1:]
+    return np.concatenate([np.zeros((len(counts), 1)), counts], axis=1)
+
+
+def _rates(counts: F64) -> F64:
+    with np.errstate(invalid="ignore"):  # an empty class is 0 / 0 and stays NaN
+        rates: F64 = counts / counts[:, -1:]
     return rates
 
 

@@ -55,12 +55,18 @@ DEFAULT_RECOMPRESSION = Recompression()
 
 
 def recompress(
-    path: Path, out: Path, recompression: Recompression = DEFAULT_RECOMPRESSION, limits: Limits | None = None
+    path: Path,
+    out: Path,
+    recompression: Recompression = DEFAULT_RECOMPRESSION,
+    *,
+    stop_s: float | None = None,
+    limits: Limits | None = None,
 ) -> Path:
     """Encode the video ``path`` into the MP4 file ``out``; size, frame times and number of frames stay.
 
     What is encoded is what a scan would see: upright, deinterlaced, 8 bits. An odd width or height loses its
-    last column or row, since 4:2:0 has none. ``out`` appears whole or not at all.
+    last column or row, since 4:2:0 has none. ``out`` appears whole or not at all; ``stop_s`` encodes no more
+    than that many seconds of the beginning.
 
     Raises:
         DiffFakeError: the source cannot be read (as ``open_video`` says).
@@ -70,7 +76,7 @@ def recompress(
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         part = Path(folder) / "part.mp4"
         try:
-            _encode(path, part, recompression, Limits() if limits is None else limits)
+            _encode(path, part, recompression, stop_s, limits)
         except av.FFmpegError as error:
             raise DataError(
                 f"{path.name} cannot be encoded as {recompression}: {error.strerror}",
@@ -80,8 +86,8 @@ def recompress(
     return out
 
 
-def _encode(path: Path, out: Path, recompression: Recompression, limits: Limits) -> None:
-    with open_video(path, fps=None, limits=limits) as video, av.open(str(out), "w") as container:
+def _encode(path: Path, out: Path, recompression: Recompression, stop_s: float | None, limits: Limits | None) -> None:
+    with open_video(path, limits=limits, stop_s=stop_s) as video, av.open(str(out), "w") as container:
         stream: VideoStream | None = None
         size = (0, 0)
         for frame in video:

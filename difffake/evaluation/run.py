@@ -160,7 +160,7 @@ def _judge(
 ) -> EvaluationReport:
     resampling = Resampling(settings.draws, settings.seed)
     rows = {level: _rows(collected, scorer, level) for level in Level}
-    scored = [name for name in scorer.names if not np.isnan(rows[Level.FRAME].scores[name]).all()]
+    scored = [name for name in scorer.names if _has_both(rows[Level.FRAME], name)]
     videos = rows[Level.VIDEO]
     return EvaluationReport(
         settings=settings,
@@ -183,6 +183,10 @@ def _judge(
         anchored_pairs=_anchored_pairs(collected),
         notes=(*listing.notes, *_notes(settings, scorer, scored)),
     )
+
+
+def _has_both(rows: _Rows, name: str) -> bool:
+    return len(np.unique(rows.label[~np.isnan(rows.scores[name])])) == 2
 
 
 def _rows(collected: _Collected, scorer: ScoreSource, level: Level) -> _Rows:
@@ -226,11 +230,11 @@ def _notes(settings: EvaluationSettings, scorer: ScoreSource, scored: list[str])
         why = (
             "nobody knows which of several people is the one of the anchor"
             if settings.judged_by is Subject.MOST_SUSPICIOUS
-            else "no genuine video of the same stream gave an anchor"
+            else "the fakes have no genuine video of the same stream to take an anchor from"
         )
         notes.append(f"Left out: {', '.join(anchored)}: {why}.")
     if rest := [name for name in unscored if name not in anchored]:
-        notes.append(f"Left out: {', '.join(rest)}: no clip had enough faces for a self-anchor.")
+        notes.append(f"Left out: {', '.join(rest)}: too few clips had enough faces for a self-anchor.")
     if settings.judged_by is Subject.MOST_SUSPICIOUS:
         notes.append("Each moment is judged by its most suspicious face: one of several people may be manipulated.")
     return notes
