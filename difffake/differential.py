@@ -120,9 +120,12 @@ def natural_pairs(
             f"no pairs with min_gap_s={min_gap_s}, max_pairs_per_group={max_pairs_per_group}",
             hint="use a gap of 0 or more and at least one pair per person",
         )
+    _, person, counts = np.unique(people, return_inverse=True, return_counts=True)
+    by_person = np.split(np.argsort(person, kind="stable"), np.cumsum(counts)[:-1])
     drawn = [
-        _draw_pairs(np.flatnonzero(people == person), times, inside, rng, min_gap_s, max_pairs_per_group)
-        for person in np.unique(people)
+        _draw_pairs(members, times, inside, rng, min_gap_s, max_pairs_per_group)
+        for members in by_person
+        if len(members) > 1
     ]
     pairs = np.concatenate([np.empty((0, 2), np.int64), *drawn])
     return rng.permuted(pairs, axis=1)
