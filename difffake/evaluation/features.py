@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from difffake.errors import MediaNotFoundError
 from difffake.evaluation.layouts import IMAGE_SUFFIXES, Item, Region
 from difffake.evaluation.recompress import Recompression, recompress
 from difffake.video import Frame, open_video
@@ -180,8 +181,13 @@ def half(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
 
 
 def _sha256(path: Path) -> str:
-    stat = path.stat()
-    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+    try:
+        stat = path.stat()
+        return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise MediaNotFoundError(
+            f"{path.name} cannot be read: {error.strerror}", hint="check that it is still there and readable"
+        ) from None
 
 
 @lru_cache(maxsize=64)

@@ -22,6 +22,7 @@ from difffake.video import Limits, open_video
 
 TIME_BASE = Fraction(1, 90_000)
 MAX_CRF = 51
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 DEFAULT_FPS = 25.0  # for rate control only, where a file does not tell its rate
 
 
@@ -46,6 +47,8 @@ class Recompression:
     def __post_init__(self) -> None:
         if not 0 <= self.crf <= MAX_CRF:
             raise DataError(f"a CRF of {self.crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
+        if self.preset not in PRESETS:
+            raise DataError(f"no preset {self.preset[:40]!r}", hint=f"choose one of {', '.join(PRESETS)}")
 
     def __str__(self) -> str:
         return f"{self.codec.value}-crf{self.crf}-{self.preset}"
@@ -80,7 +83,7 @@ def recompress(
         except av.FFmpegError as error:
             raise DataError(
                 f"{path.name} cannot be encoded as {recompression}: {error.strerror}",
-                hint="check the preset, and that this PyAV build has the encoder",
+                hint="give a picture of at least 64 x 64 px, and a PyAV that has this encoder",
             ) from None
         part.replace(out)
     return out

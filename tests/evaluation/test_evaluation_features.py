@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from difffake.errors import DiffFakeError
+from difffake.errors import DiffFakeError, MediaNotFoundError
 from difffake.evaluation import FAKE, REAL, Item, Recompression, Region
 from difffake.evaluation.features import FeatureStore, Sampling, half
 
@@ -133,6 +133,12 @@ def test_the_seam_is_dropped(width: int) -> None:
         assert part.max() == 0
         assert part.shape[1] in (60, 61)
         assert part.flags.c_contiguous
+
+
+def test_a_file_that_has_gone(tmp_path: Path, item: Item, detector: Any) -> None:
+    item.path.unlink()
+    with pytest.raises(MediaNotFoundError, match=r"a\.mp4 cannot be read"):
+        store(tmp_path, detector).features(item)
 
 
 def test_a_file_that_is_no_video(tmp_path: Path, detector: Any) -> None:

@@ -88,10 +88,15 @@ def test_a_crf_that_does_not_exist(crf: int) -> None:
         Recompression(crf=crf)
 
 
+def test_a_preset_that_does_not_exist() -> None:
+    with pytest.raises(DataError, match="no preset"):
+        Recompression(preset="../../x")
+
+
 def test_what_cannot_be_encoded_leaves_no_file(tmp_path: Path, write_video: WriteVideo) -> None:
-    source = write_video(tmp_path / "a.mp4", COLOURS[:2])
+    source = write_video(tmp_path / "a.mp4", COLOURS[:2], size=(8, 8))
     with pytest.raises(DataError, match="cannot be encoded"):
-        recompress(source, tmp_path / "out.mp4", Recompression(preset="no-such-preset"))
+        recompress(source, tmp_path / "out.mp4", Recompression(Codec.H265))
     text = tmp_path / "text.mp4"
     text.write_text("hello " * 100)
     with pytest.raises(DiffFakeError):
