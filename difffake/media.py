@@ -1,0 +1,78 @@
+"""What a file or address is, before any of it is decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import av.container
+import av.video.stream
+
+from difffake.errors import MediaEmptyError, MediaNotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What the header says. ``width`` and ``height`` are as coded; ``rotation`` in degrees counter-clockwise is
+    known only after the first frame. ``fps`` and ``duration_s`` are ``None`` where unknown."""
+
+    kind: str  # "video", "image", "live"
+    container: str
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    duration_s: float | None
+    pixel_format: str
+    interlaced: bool
+    rotation: int = 0
+
+
+def check_readable(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise MediaNotFoundError(f"{path}: {reason(error)}", hint="check the path and its spelling") from error
+    if not path.is_file():
+        raise MediaNotFoundError(f"{path}: not a regular file", hint="give a video or image file")
+    if status.st_size == 0:
+        raise MediaEmptyError(f"{path.name}: the file is empty (0 bytes)", hint="copy or download it again")
+    if not os.access(path, os.R_OK):
+        raise MediaNotFoundError(f"{path.name}: no right to read it", hint="check its permissions")
+
+
+def describe(container: av.container.InputContainer, stream: av.video.stream.VideoStream, *, live: bool) -> VideoInfo:
+    context = stream.codec_context
+    rate = stream.average_rate or stream.guessed_rate
+    return VideoInfo(
+        kind="live" if live else "video",
+        container=container.format.name,
+        codec=context.name,
+        width=context.width,
+        height=context.height,
+        fps=float(rate) if rate and 0 < rate <= 1000 else None,
+        duration_s=None if live else _duration_s(container, stream),
+        pixel_format=context.pix_fmt or "unknown",
+        interlaced=False,
+    )
+
+
+def _duration_s(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
+    """Length of the picture; the container's own, which sound may stretch, only where nothing else is known."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+def reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0][:120].lower()
+
+
+def without_secrets(url: str) -> str:
+    """The address for messages and reports: no user, no password, no query."""
+    return re.sub(r"//[^/@]*@", "//", url).split("?")[0]

@@ -1,0 +1,114 @@
+"""Still images as one-frame videos: recognised by their first bytes, measured from their header, then decoded."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from difffake.errors import MediaFormatError, MediaTruncatedError
+
+U8 = npt.NDArray[np.uint8]
+
+#: A start-of-frame segment of a JPEG lies behind its metadata, which may hold a thumbnail: read this much.
+_HEADER_BYTES = 1 << 20
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_DAMAGED_HINT = "open it in an image viewer, save it again, or fetch it again from its source"
+
+
+@dataclass(frozen=True, slots=True)
+class StillHeader:
+    """What the header of an image says: codec ``"jpeg" | "png" | "webp"``, and the size before EXIF rotation."""
+
+    codec: str
+    width_px: int
+    height_px: int
+
+
+def read_still_header(path: Path) -> StillHeader | None:
+    """Recognise a JPEG, PNG or WebP by content; ``None`` for everything else.
+
+    Raises:
+        MediaTruncatedError: an image by its first bytes, but it ends within its header.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        codec, size = "png", _png_size(head)
+    elif head.startswith(b"\xff\xd8\xff"):
+        codec, size = "jpeg", _jpeg_size(head)
+    elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        codec, size = "webp", _webp_size(head)
+    else:
+        return None
+    if size is None:
+        raise MediaTruncatedError(f"{path.name}: the {codec.upper()} ends within its header", hint=_DAMAGED_HINT)
+    return StillHeader(codec, *size)
+
+
+def decode_still(path: Path, header: StillHeader) -> U8:
+    """Decode an image to RGB ``(H, W, 3) uint8``, upright by its EXIF orientation; more bits become 8.
+
+    Raises:
+        MediaTruncatedError: the file ends before the image does.
+        MediaFormatError: the image is damaged.
+    """
+    data = path.read_bytes()
+    if not _is_complete(data, header.codec):
+        raise MediaTruncatedError(f"{path.name}: the {header.codec.upper()} breaks off", hint=_DAMAGED_HINT)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise MediaFormatError(f"{path.name}: the {header.codec.upper()} is damaged", hint=_DAMAGED_HINT)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _is_complete(data: bytes, codec: str) -> bool:
+    # Decoders fill what is missing with grey and print to stderr, so the end is looked for first. Cameras and
+    # messengers append bytes after the end marker: it need not be last.
+    if codec == "png":
+        return b"IEND" in data
+    if codec == "jpeg":
+        return b"\xff\xd9" in data[max(data.rfind(b"\xff\xda"), 0) :]
+    return len(data) >= int.from_bytes(data[4:8], "little") + 8
+
+
+def _png_size(head: bytes) -> tuple[int, int] | None:
+    return struct.unpack_from(">II", head, 16) if len(head) >= 24 else None
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    at = 2
+    while at + 9 <= len(head):
+        if head[at] != 0xFF:
+            return None
+        marker = head[at + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", head, at + 5)
+            return width, height
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return None
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    if len(head) < 30:
+        return None
+    kind = head[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", head, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None

@@ -1,0 +1,375 @@
+"""Frames out of files, images and live addresses: in order, upright, in 8-bit RGB, at a chosen rate, within limits.
+
+Everything that a file can do wrong ends in one of the errors of `difffake.errors`, or, where part of it could be
+decoded, in a line of `VideoSource.warnings`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import av.container
+import av.error
+import av.logging
+import av.stream
+import av.video.stream
+import numpy as np
+import numpy.typing as npt
+
+from difffake.clock import SampleClock
+from difffake.errors import (
+    DiffFakeError,
+    LimitExceededError,
+    MediaEmptyError,
+    MediaEncryptedError,
+    MediaFormatError,
+    MediaNotFoundError,
+    MediaTruncatedError,
+    NoVideoError,
+)
+from difffake.media import VideoInfo, check_readable, describe, reason, without_secrets
+from difffake.picture import Deinterlacer, rotation_deg, to_rgb
+from difffake.stills import StillHeader, decode_still, read_still_header
+
+U8 = npt.NDArray[np.uint8]
+
+# FFmpeg prints its own account of broken files to stderr; ours is the error or the warning.
+av.logging.set_level(None)
+
+_LIVE_SCHEMES = frozenset({"http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
+_URL = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_LOCAL_PROTOCOLS = "file,crypto,data"
+_OPEN_TIMEOUT_S, _READ_TIMEOUT_S = 15.0, 15.0
+_TS_PACKET = 188
+_MAX_LOST = 10_000
+_MAX_DECODE_THREADS = 4
+_NO_DRM_HINT = "DiffFake opens no DRM: scan the decrypted source"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what comes from outside; beyond them `LimitExceededError` is raised, or reading stops with a warning.
+
+    Args:
+        max_width_px, max_height_px, max_pixels: of a decoded picture, checked in the header and at every frame.
+        max_duration_s: a file whose header says more is refused; a live source is left at this age.
+        max_frames: frames yielded.
+    """
+
+    max_width_px: int = 12_288
+    max_height_px: int = 12_288
+    max_pixels: int = 8192 * 8192
+    max_duration_s: float = 6 * 3600.0
+    max_frames: int = 250_000
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture: ``index`` counts decoded frames of the stream (not the yielded ones), ``pts_s`` seconds from
+    the start of the file, ``image`` upright RGB ``(H, W, 3) uint8``, C-contiguous."""
+
+    index: int
+    pts_s: float
+    image: U8
+
+
+def open_video(
+    source: str | Path,
+    *,
+    fps: float | None = None,
+    limits: Limits | None = None,
+    stop_s: float | None = None,
+) -> VideoSource:
+    """Open a file, a still image or a live address.
+
+    Args:
+        source: a path, or an address with one of the schemes http(s), rtmp(s), rtp, rtsp(s), srt, tcp, udp.
+        fps: frames yielded per second of video, taken by timestamp; ``None`` yields all of them.
+        limits: `Limits()` if not given.
+        stop_s: read no further than this many seconds.
+
+    Raises:
+        MediaNotFoundError: no such file, or the address does not answer.
+        MediaEmptyError: a file of zero bytes, or without a frame.
+        MediaFormatError: neither image nor video.
+        MediaTruncatedError: it breaks off before anything can be decoded.
+        NoVideoError: no picture in it (cover art is none).
+        MediaEncryptedError: encrypted.
+        LimitExceededError: larger or longer than ``limits``.
+
+    The last five may also be raised while iterating.
+
+    >>> with open_video("clip.mp4", fps=5) as video:      # doctest: +SKIP
+    ...     for frame in video:
+    ...         print(frame.pts_s, frame.image.shape)
+    """
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps must be positive, not {fps}")
+    return VideoSource(source, fps, limits or Limits(), stop_s)
+
+
+class VideoSource:
+    """Frames of one source, read once; use as a context manager. Made by `open_video`.
+
+    Attributes:
+        info: what the header says.
+        warnings: ``"code: what happened"``, complete when the iteration has ended.
+        lost_s: times of sampled frames that could not be decoded, seconds.
+        decode_errors: how many frames or packets could not be decoded.
+    """
+
+    def __init__(self, source: str | Path, fps: float | None, limits: Limits, stop_s: float | None) -> None:
+        self.warnings: list[str] = []
+        self.lost_s: list[float] = []
+        self.decode_errors = 0
+        self._limits, self._stop_s = limits, stop_s
+        self._container: av.container.InputContainer | None = None
+        self._still: tuple[Path, StillHeader] | None = None
+        self._yielded = 0
+        scheme = _URL.match(str(source))
+        if scheme and scheme[1].lower() != "file":
+            self._path: Path | None = None
+            self.name = without_secrets(str(source))
+            self._open_live(str(source), scheme[1].lower())
+        else:
+            self._path = Path(str(source).removeprefix("file://"))
+            self.name = self._path.name or str(self._path)
+            self._open_file(self._path)
+        self._clock = SampleClock(fps, 1 / (self.info.fps or 25.0), self._container_start_s())
+
+    info: VideoInfo
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release file, decoder and connection."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the sampled frames in display order; see `open_video` for what may be raised."""
+        if self._still is not None:
+            yield Frame(0, 0.0, decode_still(*self._still))
+        elif self._container is not None:
+            yield from self._frames(self._container)
+
+    # opening
+
+    def _open_live(self, url: str, scheme: str) -> None:
+        if scheme not in _LIVE_SCHEMES:
+            raise MediaNotFoundError(
+                f"{self.name}: cannot open {scheme} addresses", hint=f"use one of {', '.join(sorted(_LIVE_SCHEMES))}"
+            )
+        options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
+        try:
+            container = av.open(url, mode="r", options=options, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if isinstance(error, av.error.InvalidDataError):
+                raise MediaFormatError(f"{self.name}: no video at this address", hint="check the address") from error
+            raise MediaNotFoundError(
+                f"{self.name}: the address does not answer ({reason(error)})",
+                hint="check the address, the network and the access rights",
+            ) from error
+        self._begin(container, live=True)
+
+    def _open_file(self, path: Path) -> None:
+        check_readable(path)
+        self._still_header(path)
+        if self._still is not None:
+            return
+        # `file:` keeps a file whose name looks like a protocol a file; the list keeps playlists from the network.
+        options = {"protocol_whitelist": _LOCAL_PROTOCOLS, "max_pixels": str(self._limits.max_pixels)}
+        try:
+            container = av.open(f"file:{path}", mode="r", options=options, metadata_errors="replace")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._unreadable(path) from error
+        self._begin(container, live=False)
+
+    def _still_header(self, path: Path) -> None:
+        header = read_still_header(path)
+        if header is None:
+            return
+        self._check_size(header.width_px, header.height_px)
+        self._still = path, header
+        self.info = VideoInfo(
+            "image", header.codec, header.codec, header.width_px, header.height_px, None, None, "rgb24", False
+        )
+
+    def _unreadable(self, path: Path) -> DiffFakeError:
+        with path.open("rb") as file:
+            head = file.read(16)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head.startswith(b"\x1aE\xdf\xa3"):
+            return MediaTruncatedError(
+                f"{self.name}: the video breaks off before its index",
+                hint="copy or download it again; a recording that was cut off can sometimes be repaired with untrunc",
+            )
+        return MediaFormatError(
+            f"{self.name}: neither a video nor an image, whatever its name says",
+            hint="give a video (mp4, mov, mkv, webm, ts, avi ...) or an image (jpg, png, webp)",
+        )
+
+    def _begin(self, container: av.container.InputContainer, *, live: bool) -> None:
+        self._container = container
+        try:
+            stream = self._choose_stream(container)
+            self._check_size(stream.codec_context.width, stream.codec_context.height)
+            self.info = describe(container, stream, live=live)
+            duration = self.info.duration_s or 0.0
+            if not live and duration > self._limits.max_duration_s and self._stop_s is None:
+                raise LimitExceededError(
+                    f"{self.name}: {duration:.0f} s long, over the limit of {self._limits.max_duration_s:.0f} s",
+                    hint="scan the beginning with --duration, cut it, or raise the limit max_duration_s",
+                )
+        except DiffFakeError:
+            self.close()
+            raise
+        self._stream = stream
+        self._aspect = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+
+    def _choose_stream(self, container: av.container.InputContainer) -> av.video.stream.VideoStream:
+        pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not pictures:
+            kinds = sorted({s.type for s in container.streams if s.type != "video"})
+            raise NoVideoError(
+                f"{self.name}: no video in it" + (f", only {' and '.join(kinds)}" if kinds else ""),
+                hint="give the file that holds the picture",
+            )
+        usable = [s for s in pictures if s.codec_context is not None]
+        if not usable:
+            raise MediaFormatError(
+                f"{self.name}: no decoder for this kind of video", hint="convert it to H.264, H.265, VP9 or AV1"
+            )
+        for stream in usable:
+            if "enc_key_id" in stream.metadata:
+                raise MediaEncryptedError(f"{self.name}: the video is encrypted", hint=_NO_DRM_HINT)
+        default = av.stream.Disposition.default
+        best = max(
+            usable, key=lambda s: (bool(s.disposition & default), s.codec_context.width * s.codec_context.height)
+        )
+        best.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
+        best.thread_type = "AUTO"
+        best.codec_context.thread_count = min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
+        return best
+
+    def _check_size(self, width: int, height: int) -> None:
+        limits = self._limits
+        if width > limits.max_width_px or height > limits.max_height_px or width * height > limits.max_pixels:
+            raise LimitExceededError(
+                f"{self.name}: {width} x {height} pixels, over the limit of {limits.max_width_px} x "
+                f"{limits.max_height_px} and {limits.max_pixels / 1e6:.0f} megapixels",
+                hint="scale it down, or raise the limits max_width_px, max_height_px, max_pixels",
+            )
+
+    def _container_start_s(self) -> float | None:
+        start = self._container.start_time if self._container is not None else None
+        return start / 1e6 if start is not None else None
+
+    # decoding
+
+    def _frames(self, container: av.container.InputContainer) -> Iterator[Frame]:
+        deinterlacer = Deinterlacer()
+        began, decoded, end_s = time.monotonic(), 0, 0.0
+        for raw in deinterlacer.run(self._decoded(container), self._stream):
+            if decoded == 0:
+                self.info = replace(self.info, rotation=rotation_deg(raw), interlaced=deinterlacer.active)
+            now_s = self._clock.read(raw.time if raw.pts is not None else None)
+            if self._is_past_end(now_s, began):
+                return
+            index, decoded = decoded, decoded + 1
+            end_s = now_s + (float(raw.duration * raw.time_base) if raw.duration and raw.time_base else 0.0)
+            if not self._clock.is_due(now_s):
+                continue
+            if self._yielded >= self._limits.max_frames:
+                self.warnings.append(f"cut: stopped after {self._yielded} frames, the limit max_frames")
+                return
+            self._check_size(round(raw.width * max(self._aspect, 1.0)), raw.height)
+            self._yielded += 1
+            yield Frame(index, now_s, to_rgb(raw, self._aspect))
+        self._conclude(decoded, end_s)
+
+    def _decoded(self, container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+        """Decode packet by packet, so that one that is broken costs no more than itself."""
+        packets = container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.error.FFmpegError, OSError) as error:
+                self._count_lost(None)
+                self.warnings.append(f"interrupted: reading failed ({reason(error)})")
+                return
+            if packet.has_sidedata("encryption_info"):
+                raise MediaEncryptedError(f"{self.name}: the video is encrypted", hint=_NO_DRM_HINT)
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, ValueError):
+                self._count_lost(packet.pts)
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    self._count_lost(frame.pts)
+                else:
+                    yield frame
+
+    def _count_lost(self, pts: int | None) -> None:
+        self.decode_errors += 1
+        base = self._stream.time_base
+        if pts is None or not base:
+            return
+        at_s = max(float(pts * base) - (self._clock.start_s or 0.0), 0.0)
+        if len(self.lost_s) < _MAX_LOST and self._clock.is_lost_due(at_s):
+            self.lost_s.append(at_s)
+
+    def _is_past_end(self, now_s: float, began: float) -> bool:
+        limit = self._limits.max_duration_s
+        # A live source whose timestamps stand still must end too.
+        age_s = max(now_s, time.monotonic() - began) if self.info.kind == "live" else now_s
+        if self._stop_s is not None and age_s >= self._stop_s:
+            return True
+        if age_s >= limit:
+            self.warnings.append(f"cut: stopped after {limit:.0f} s, the limit max_duration_s")
+            return True
+        return False
+
+    def _conclude(self, decoded: int, end_s: float) -> None:
+        """At the end of the source: was that all of it?"""
+        if decoded == 0:
+            if self.decode_errors:
+                raise MediaTruncatedError(
+                    f"{self.name}: not one frame could be decoded, it is damaged or breaks off",
+                    hint="copy or download it again",
+                )
+            raise MediaEmptyError(f"{self.name}: a video without a single frame", hint="record or export it again")
+        if self._clock.restarts:
+            self.warnings.append(f"clock: timestamps started again {self._clock.restarts} times")
+        if self.decode_errors:
+            self.warnings.append(f"damaged: {self.decode_errors} frames or packets could not be decoded")
+        missing = self._missing(end_s)
+        if missing:
+            self.warnings.append(f"truncated: {missing}")
+
+    def _missing(self, end_s: float) -> str:
+        if self.info.kind == "live":
+            return ""
+        duration = self.info.duration_s
+        if duration is not None and duration - end_s > max(0.5, 2 * self._clock.frame_s, 0.02 * duration):
+            return f"the picture ends at {end_s:.1f} s of {duration:.1f} s"
+        if self._path is not None and self.info.container == "mpegts" and self._path.stat().st_size % _TS_PACKET:
+            return f"the file ends within a packet, at {end_s:.1f} s"
+        return ""
