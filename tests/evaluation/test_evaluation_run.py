@@ -16,10 +16,12 @@ from difffake.evaluation import (
     Layout,
     Level,
     Recompression,
+    Resampling,
     Subject,
     auc,
     compare,
     evaluate,
+    performance,
     to_json,
     to_markdown,
     write,
@@ -269,3 +271,22 @@ def test_a_report_that_cannot_be_written(pairs: Path, tmp_path: Path, detector: 
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         write(report, json=tmp_path / "file" / "report.json")
+
+
+def test_people_are_the_groups_of_the_intervals(tmp_path: Path, write_video: WriteVideo, detector: Any) -> None:
+    root, rng = tmp_path / "folders", np.random.default_rng(1)
+    for person, real, fake in (("ann", 4, 1), ("bob", 1, 3), ("cy", 1, 1), ("di", 2, 2)):
+        for folder, count in (("real", real), ("fake", fake)):
+            for i in range(count):
+                red = int(rng.integers(50, 200))
+                write_video(root / folder / person / f"{i}.mp4", [(red, 90, 60)] * 4)
+    report = evaluate(settings(root, layout=Layout.FOLDERS), detector)
+    expected = performance(
+        [v.item.label for v in report.videos],
+        [v.scores["logit"] for v in report.videos],
+        [v.item.path.parent.name for v in report.videos],
+        Resampling(200, 0),
+    )
+    assert report.performance["logit"][Level.VIDEO] == expected
+    assert expected.people == 4
+    assert expected.auc.interval is not None
