@@ -116,6 +116,18 @@ def test_the_tail_joins_the_body() -> None:
     assert calibration.p_value(np.quantile(scores, 0.7)) == pytest.approx(exact, abs=0.012)
 
 
+def test_a_heavy_tail_is_continued_as_heavy() -> None:
+    """Pareto scores far beyond the last one seen: the right order of magnitude, not an exponential's."""
+    rng = np.random.default_rng(19)
+    errors = []
+    for _ in range(30):
+        calibration = Calibration.fit(rng.pareto(3.0, 3000), np.arange(3000), extrapolation=1000.0)
+        assert calibration.tail_shape > 0
+        far = 1e-5 ** (-1 / 3.0) - 1.0  # exceeded once in 100 000
+        errors.append(np.log10(calibration.p_value(far)) + 5.0)
+    assert abs(np.median(errors)) < 0.4
+
+
 def test_every_person_weighs_the_same() -> None:
     """One person with a thousand suspicious frames is one suspicious person in ten."""
     rng = np.random.default_rng(15)
@@ -247,7 +259,7 @@ def test_windows_lose_nothing(frames: list[tuple[float, float]], window_s: float
 
 
 def test_frames_on_the_border_open_the_next_window() -> None:
-    starts, _, counts = combine_windows(np.arange(30) * 0.1, np.zeros(30), 0.1)
+    starts, _, counts = combine_windows(np.round(np.arange(30) * 0.1, 1), np.zeros(30), 0.1)
     assert len(starts) == 30
     assert (counts == 1).all()
 

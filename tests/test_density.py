@@ -95,6 +95,16 @@ def test_far_from_the_origin_float64_loses_nothing() -> None:
     np.testing.assert_allclose(mixture.log_density(rows), log_sum_exp(terms), rtol=1e-6)
 
 
+def test_far_from_the_origin_float32_keeps_what_its_rows_hold() -> None:
+    """The centre rounds to float32; the means must move with the rounded one."""
+    rng = np.random.default_rng(1)
+    means = 1e4 + rng.normal(0.0, 0.1, (2, 8))
+    mixture = GaussianMixture(np.array([0.5, 0.5]), means, np.full((2, 8), 10.0))
+    rows = (means[rng.integers(2, size=50)] + rng.normal(0.0, 0.1, (50, 8))).astype(np.float32)
+    exact = mixture.log_density(rows.astype(np.float64))
+    np.testing.assert_allclose(mixture.log_density(rows), exact, atol=1e-4)
+
+
 @pytest.mark.parametrize("covariance", ["diag", "full"])
 def test_chunks_and_single_rows_agree(covariance: str) -> None:
     rng = np.random.default_rng(2)
