@@ -57,8 +57,7 @@ class AnchorPool:
         count = len(embeddings)
         if not 1 <= count <= MAX_ANCHORS or logits.shape != (count,) or times_s.shape != (count,):
             raise DataError(
-                f"not an anchor pool: embeddings {embeddings.shape}, logits {logits.shape}, "
-                f"times {times_s.shape}",
+                f"not an anchor pool: embeddings {embeddings.shape}, logits {logits.shape}, times {times_s.shape}",
                 hint=f"give one logit and one time per embedding, and 1 to {MAX_ANCHORS} of them",
             )
         fields: dict[str, NDArray[Any]] = {"embeddings": embeddings, "logits": logits, "times_s": times_s}

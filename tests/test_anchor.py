@@ -61,9 +61,7 @@ def test_frames_without_a_finite_embedding_or_logit_do_not_count() -> None:
     gap=st.sampled_from([0.0, 0.25, 2.0]),
     protocol=st.sampled_from(list(AnchorProtocol)),
 )
-def test_promises_hold_for_any_times(
-    times: list[float], k: int, gap: float, protocol: AnchorProtocol
-) -> None:
+def test_promises_hold_for_any_times(times: list[float], k: int, gap: float, protocol: AnchorProtocol) -> None:
     chosen = choose(times, k=k, min_gap_s=gap, protocol=protocol)
     if chosen is None:
         assert len(times) < 2 or max(times) < min(times) + gap
