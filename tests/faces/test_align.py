@@ -94,7 +94,7 @@ def test_dots_land_on_the_template(angle: float, scale: float, dx: float, dy: fl
     for target_x, target_y in template():
         weight = grey * (np.hypot(u - target_x, v - target_y) < 14)
         found = (weight * u).sum() / weight.sum(), (weight * v).sum() / weight.sum()
-        np.testing.assert_allclose(found, (target_x, target_y), atol=0.35)
+        np.testing.assert_allclose(found, (target_x, target_y), atol=0.12)
 
 
 def test_shrinking_averages_instead_of_aliasing() -> None:
