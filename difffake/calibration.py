@@ -36,7 +36,9 @@ class Calibration:
 
     What the tail claims: up to the highest fitted score, p is supported by observations. Beyond it, that
     scores of real people go on falling off as their top tenth does, and no faster than an exponential. That
-    is believed down to ``extrapolation`` (see `fit`) times less than one in ``people + 1``, never further.
+    is believed down to ``extrapolation`` (see `fit`) times less than one in ``people + 1``, never further. It is an
+    estimate, not a bound: on synthetic normal, exponential and Student-t (4) people, averaged over 200
+    calibrations on 10 to 200 of them, fresh people reached ``floor`` at most 1.5 times as often as it says.
     """
 
     scores: F64
