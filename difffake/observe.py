@@ -1,0 +1,275 @@
+"""Frames in, observations out: every face with its track, its quality, its embedding and its logit.
+
+Frames stream through: no more than one batch for the face detector is held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from difffake.faces import EYE_DISTANCE, FaceDetector, Faces, Reason, align, assess
+from difffake.people import CutDetector, Tracker
+from difffake.settings import ScanSettings
+from difffake.video import Frame
+from engines.contract import Engine
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+_THUMBNAIL_PX = 112
+_THUMBNAIL_QUALITY = 80
+_MAX_THUMBNAILS = 8192
+
+#: Called with the time of the frame just analysed (s) and the number of frames so far.
+Progress = Callable[[float, int], None]
+
+
+class FrameStatus(StrEnum):
+    """What became of an analysed frame."""
+
+    SCORED = "SCORED"
+    NO_FACE = "NO_FACE"
+    LOW_QUALITY = "LOW_QUALITY"
+    DECODE_ERROR = "DECODE_ERROR"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observations:
+    """What was seen, as aligned arrays: F frames in order of time, and N faces in order of frames.
+
+    Args:
+        frame_time_s: ``(F,) float64``.
+        frame_status: F statuses.
+        frame_reason: F texts; why a LOW_QUALITY frame is one, else empty.
+        frame_of: ``(N,) int64``, the row of the face's frame.
+        time_s: ``(N,) float64``.
+        track: ``(N,) int64``, see `difffake.people.Tracker`.
+        boxes_px, landmarks_px, confidence: as in `difffake.faces.Faces`.
+        reason: N times `Reason.OK`, or why the face was not embedded.
+        embedding: ``(N, D) float32``; NaN where not embedded.
+        logit: ``(N,) float32``; NaN where not embedded.
+        thumbnails: row of a face -> JPEG of its aligned crop, 112 px; of every track the face with the
+            highest logit of each second (of longer spans in long videos).
+        warnings: ``"code: what happened"``.
+    """
+
+    frame_time_s: F64
+    frame_status: list[FrameStatus]
+    frame_reason: list[str]
+    frame_of: I64
+    time_s: F64
+    track: I64
+    boxes_px: F32
+    landmarks_px: F32
+    confidence: F32
+    reason: list[Reason]
+    embedding: F32
+    logit: F32
+    thumbnails: dict[int, bytes]
+    warnings: list[str]
+
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """Mask ``(N,)`` of the faces that were embedded."""
+        return np.array([r is Reason.OK for r in self.reason], bool)
+
+
+def observe(
+    frames: Iterable[Frame],
+    detector: FaceDetector,
+    engine: Engine,
+    settings: ScanSettings | None = None,
+    *,
+    eye_distance: float = EYE_DISTANCE,
+    progress: Progress | None = None,
+) -> Observations:
+    """Find, track, judge and embed the faces of frames.
+
+    Args:
+        frames: in order of time; a `difffake.video.VideoSource` also tells which frames were lost.
+        detector: finds the faces.
+        engine: embeds them.
+        settings: `ScanSettings()` if not given.
+        eye_distance: the share of a crop's side between the eyes that the engine was trained for.
+        progress: called after every batch.
+
+    Raises:
+        DiffFakeError: whatever the frames, the detector or the engine raise.
+    """
+    settings = settings or ScanSettings()
+    seen = _Collector(detector, engine, settings, eye_distance)
+    batch: list[Frame] = []
+    pixels = 0
+    for frame in frames:
+        batch.append(frame)
+        pixels += frame.image.shape[0] * frame.image.shape[1]
+        if len(batch) >= settings.detect_batch or pixels >= settings.detect_megapixels * 1e6:
+            seen.add(batch)
+            if progress is not None:
+                progress(batch[-1].pts_s, len(seen.frame_time_s))
+            batch, pixels = [], 0
+            if seen.is_full:
+                break
+    if batch:
+        seen.add(batch)
+        if progress is not None:
+            progress(batch[-1].pts_s, len(seen.frame_time_s))
+    return seen.finish(list(getattr(frames, "lost_s", ())))
+
+
+class _Collector:
+    """The growing lists behind `observe`."""
+
+    def __init__(self, detector: FaceDetector, engine: Engine, settings: ScanSettings, eye_distance: float) -> None:
+        self._detector, self._engine, self._settings = detector, engine, settings
+        self._eye_distance = eye_distance
+        self._cuts = CutDetector()
+        self._tracker = Tracker(max_tracks=8 * settings.max_faces)
+        self._thumbnails = _Thumbnails()
+        self._waiting: list[U8] = []
+        self._waiting_rows: list[int] = []
+        self._embedded_rows: list[int] = []
+        self._embeddings: list[F32] = []
+        self._logits: list[F32] = []
+        self._faces: list[Faces] = []
+        self._tracks: list[I64] = []
+        self._frame_of: list[int] = []
+        self._reasons: list[Reason] = []
+        self.frame_time_s: list[float] = []
+        self._status: list[FrameStatus] = []
+        self._frame_reason: list[str] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the bound on kept faces is reached."""
+        return len(self._reasons) >= self._settings.max_scored
+
+    def add(self, batch: list[Frame]) -> None:
+        """Take in a batch of frames; their images are not kept."""
+        for frame, found in zip(batch, self._detector.detect([f.image for f in batch]), strict=True):
+            self._add_frame(frame, found[: self._settings.max_faces])
+        if len(self._waiting_rows) >= self._engine.spec.max_batch:
+            self._embed()
+
+    def _add_frame(self, frame: Frame, faces: Faces) -> None:
+        tracks = self._tracker.update(faces, frame.pts_s, cut=self._cuts.is_cut(frame.image))
+        crops, _ = align(
+            frame.image,
+            faces.landmarks_px,
+            side_px=self._engine.spec.side_px,
+            eye_distance=self._eye_distance,
+        )
+        height, width = frame.image.shape[:2]
+        quality = assess((height, width), faces, crops, eye_distance=self._eye_distance)
+        good = np.flatnonzero(quality.ok)
+        first = len(self._reasons)
+        self._waiting.extend(crops[good])
+        self._waiting_rows.extend((first + good).tolist())
+        self._frame_of.extend([len(self.frame_time_s)] * len(faces))
+        self._faces.append(faces)
+        self._tracks.append(tracks)
+        self._reasons.extend(quality.reason)
+        self.frame_time_s.append(frame.pts_s)
+        if len(good):
+            status, reason = FrameStatus.SCORED, ""
+        elif len(faces):
+            status, reason = FrameStatus.LOW_QUALITY, str(quality.reason[0])
+        else:
+            status, reason = FrameStatus.NO_FACE, ""
+        self._status.append(status)
+        self._frame_reason.append(reason)
+
+    def _embed(self) -> None:
+        if not self._waiting_rows:
+            return
+        crops = np.stack(self._waiting)
+        result = self._engine.infer(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
+        self._embeddings.append(result.embedding)
+        self._logits.append(result.logit)
+        self._embedded_rows.extend(self._waiting_rows)
+        tracks = np.concatenate(self._tracks)
+        for row, crop, logit in zip(self._waiting_rows, crops, result.logit, strict=True):
+            time_s = self.frame_time_s[self._frame_of[row]]
+            self._thumbnails.offer(row, int(tracks[row]), time_s, float(logit), crop)
+        self._waiting, self._waiting_rows = [], []
+        self._tracks = [tracks]
+
+    def finish(self, lost_s: list[float]) -> Observations:
+        """Embed what waits, and join everything; ``lost_s`` are times of frames that could not be decoded."""
+        self._embed()
+        n, empty = len(self._reasons), Faces.empty()
+        embedding = np.full((n, self._engine.spec.dim), np.nan, np.float32)
+        logit = np.full(n, np.nan, np.float32)
+        if self._embedded_rows:
+            embedding[self._embedded_rows] = np.concatenate(self._embeddings)
+            logit[self._embedded_rows] = np.concatenate(self._logits)
+        times = np.array(self.frame_time_s + lost_s, np.float64)
+        order = np.argsort(times, kind="stable")
+        row_of = np.argsort(order, kind="stable")
+        status = self._status + [FrameStatus.DECODE_ERROR] * len(lost_s)
+        reasons = self._frame_reason + [""] * len(lost_s)
+        frame_of = np.array(self._frame_of, np.int64)
+        warnings = []
+        if self.is_full:
+            warnings.append(f"cut: stopped after {n} faces, the limit max_scored")
+        return Observations(
+            frame_time_s=times[order],
+            frame_status=[status[i] for i in order],
+            frame_reason=[reasons[i] for i in order],
+            frame_of=row_of[frame_of].astype(np.int64),
+            time_s=times[frame_of],
+            track=np.concatenate([np.zeros(0, np.int64), *self._tracks]),
+            boxes_px=np.concatenate([empty.boxes_px, *(f.boxes_px for f in self._faces)]),
+            landmarks_px=np.concatenate([empty.landmarks_px, *(f.landmarks_px for f in self._faces)]),
+            confidence=np.concatenate([empty.confidence, *(f.confidence for f in self._faces)]),
+            reason=self._reasons,
+            embedding=embedding,
+            logit=logit,
+            thumbnails=self._thumbnails.by_row(),
+            warnings=warnings,
+        )
+
+
+class _Thumbnails:
+    """For each track and slot of time the picture with the highest logit; slots grow so that memory does not."""
+
+    def __init__(self) -> None:
+        self._slot_s = 1.0
+        self._best: dict[tuple[int, int], tuple[float, int, float, bytes]] = {}
+
+    def offer(self, row: int, track: int, time_s: float, logit: float, crop: U8) -> None:
+        key = track, int(time_s / self._slot_s)
+        if key in self._best and self._best[key][0] >= logit:
+            return
+        small = cv2.resize(crop, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
+        done, data = cv2.imencode(
+            ".jpg",
+            cv2.cvtColor(small, cv2.COLOR_RGB2BGR),
+            [cv2.IMWRITE_JPEG_QUALITY, _THUMBNAIL_QUALITY],
+        )
+        if done:
+            self._best[key] = logit, row, time_s, data.tobytes()
+        if len(self._best) > _MAX_THUMBNAILS:
+            self._thin()
+
+    def _thin(self) -> None:
+        self._slot_s *= 2
+        thinned: dict[tuple[int, int], tuple[float, int, float, bytes]] = {}
+        for (track, _), entry in self._best.items():
+            key = track, int(entry[2] / self._slot_s)
+            if key not in thinned or thinned[key][0] < entry[0]:
+                thinned[key] = entry
+        # So many tracks that slots do not help: the most suspicious faces are what a report shows.
+        best = sorted(thinned.items(), key=lambda item: -item[1][0])[: _MAX_THUMBNAILS // 2]
+        self._best = dict(best)
+
+    def by_row(self) -> dict[int, bytes]:
+        return {row: data for _, row, _, data in self._best.values()}

@@ -1,0 +1,73 @@
+"""What a scan may be told; frozen once read, and written into every result."""
+
+from __future__ import annotations
+
+import msgspec
+
+from difffake.video import Limits
+
+_BOUNDS = Limits()
+
+
+class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one scan.
+
+    Args:
+        fps: frames analysed per second of video.
+        window_s: length of a time window, s; evidence is the mean over a window.
+        duration_s: analyse no more than this from the start; ``None``: all of it (live: up to the limit).
+        max_faces: faces looked at per frame, the most confident first.
+        max_scored: faces kept in all; the scan stops there with a warning, which bounds its memory.
+        max_people: people that get a verdict, the longest seen first.
+        analysis_side_px: long side at which faces are looked for.
+        detect_batch, detect_megapixels: frames in one run of the face detector, and megapixels held for it.
+        threads: threads of each network; 0 takes every core.
+        anchor_size: K, frames in a self-anchor.
+        anchor_gap_s: least time between two of them.
+        suspicious_p, strong_p: p-values below which evidence is called suspicious, and strong.
+        moments: most suspicious moments kept per evidence.
+        max_width_px, max_height_px, max_megapixels, max_duration_s, max_frames: see `difffake.video.Limits`.
+    """
+
+    fps: float = 5.0
+    window_s: float = 5.0
+    duration_s: float | None = None
+    max_faces: int = 8
+    max_scored: int = 60_000
+    max_people: int = 64
+    analysis_side_px: int = 640
+    detect_batch: int = 8
+    detect_megapixels: float = 64.0
+    threads: int = 0
+    anchor_size: int = 8
+    anchor_gap_s: float = 0.25
+    suspicious_p: float = 0.05
+    strong_p: float = 0.01
+    moments: int = 6
+    max_width_px: int = _BOUNDS.max_width_px
+    max_height_px: int = _BOUNDS.max_height_px
+    max_megapixels: float = _BOUNDS.max_pixels / 1e6
+    max_duration_s: float = _BOUNDS.max_duration_s
+    max_frames: int = _BOUNDS.max_frames
+
+    def __post_init__(self) -> None:
+        positive = {
+            name: value
+            for name in self.__struct_fields__
+            if name != "threads" and (value := getattr(self, name)) is not None and not value > 0
+        }
+        if positive:
+            raise ValueError(f"settings must be positive: {positive}")
+        if not self.strong_p <= self.suspicious_p < 1:
+            raise ValueError(f"need strong_p <= suspicious_p < 1, not {self.strong_p} and {self.suspicious_p}")
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds for `difffake.video.open_video`."""
+        return Limits(
+            max_width_px=self.max_width_px,
+            max_height_px=self.max_height_px,
+            max_pixels=round(self.max_megapixels * 1e6),
+            max_duration_s=self.max_duration_s,
+            max_frames=self.max_frames,
+        )
