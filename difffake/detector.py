@@ -1,0 +1,164 @@
+"""The public door: load a model once, scan any number of videos and images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+import difffake
+from difffake.bundle import Bundle
+from difffake.errors import NoFaceError
+from difffake.faces import CenterFace, FaceDetector, Reason
+from difffake.judge import Judge, bands
+from difffake.observe import FrameStatus, Observations, Progress, observe
+from difffake.results import ScanResult, Source
+from difffake.scoring import Scorer
+from difffake.settings import ScanSettings
+from difffake.video import Frame, VideoSource, open_video
+from engines.contract import Engine
+from engines.onnx import OnnxEngine
+
+#: Called with the time reached and, where it is known, the time at which the scan will end, in seconds.
+ScanProgress = Callable[[float, float | None], None]
+
+
+class Detector:
+    """A loaded bundle with its engine and a face detector; use as a context manager, or call `close`.
+
+    >>> with Detector.load() as detector:                        # doctest: +SKIP
+    ...     print(detector.scan("clip.mp4").summary())
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, faces: FaceDetector, settings: ScanSettings | None = None
+    ) -> None:
+        self._bundle, self._engine, self._faces = bundle, engine, faces
+        self.settings = settings or ScanSettings()
+        self._scorer = Scorer(bundle)
+
+    @classmethod
+    def load(cls, bundle: Path | None = None, settings: ScanSettings | None = None) -> Self:
+        """Load a bundle, the shipped one by default, to run on the CPU.
+
+        Raises:
+            BundleError: the bundle is missing or damaged.
+            EngineError: its network cannot be loaded.
+        """
+        settings = settings or ScanSettings()
+        loaded = Bundle.load(bundle)
+        return cls(
+            loaded,
+            OnnxEngine(loaded.engine_path, threads=settings.threads),
+            CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces),
+            settings,
+        )
+
+    @property
+    def model_id(self) -> str:
+        """Name and digest of the bundle."""
+        return self._bundle.model_id
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle behind the verdicts."""
+        return self._bundle
+
+    def observe(self, frames: Iterable[Frame], progress: Progress | None = None) -> Observations:
+        """Find, track and embed the faces of frames, without a verdict; see `difffake.observe.observe`."""
+        return observe(
+            frames,
+            self._faces,
+            self._engine,
+            self.settings,
+            eye_distance=self._bundle.manifest.eye_distance,
+            progress=progress,
+        )
+
+    def scan(self, source: str | Path, on_progress: ScanProgress | None = None) -> ScanResult:
+        """Scan a video, an image or a live address.
+
+        Raises:
+            NoFaceError: no face in it that can be scored.
+            DiffFakeError: what `difffake.video.open_video` says about the source.
+        """
+        settings = self.settings
+        with open_video(source, fps=settings.fps, limits=settings.limits, stop_s=settings.duration_s) as video:
+            ends = [s for s in (video.info.duration_s, settings.duration_s) if s is not None]
+
+            def report(reached_s: float, _frames: int) -> None:
+                if on_progress is not None:
+                    on_progress(reached_s, min(ends, default=None))
+
+            seen = self.observe(video, report)
+            if not seen.scored.any():
+                raise _no_face(video.name, seen)
+            judge = Judge(self._scorer, self._bundle.manifest.evidence, settings)
+            people, moments = judge.people(seen)
+            statuses = Counter(status.value for status in seen.frame_status)
+            last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
+            return ScanResult(
+                difffake=difffake.__version__,
+                model_id=self.model_id,
+                source=_describe(video, source),
+                settings=settings,
+                frames_analysed=len(seen.frame_status),
+                frames_by_status={s.value: statuses[s.value] for s in FrameStatus},
+                coverage=statuses[FrameStatus.SCORED.value] / len(seen.frame_status),
+                people=people,
+                moments=moments,
+                bands=bands(seen, min([last_s, *ends])),
+                warnings=[*video.warnings, *seen.warnings, *_crowd(seen, len(people))],
+            )
+
+    def with_settings(self, settings: ScanSettings) -> Detector:
+        """The same loaded networks with other settings; sizes of the face detector stay as loaded."""
+        return Detector(self._bundle, self._engine, self._faces, settings)
+
+    def close(self) -> None:
+        """Release the network."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _describe(video: VideoSource, source: str | Path) -> Source:
+    path = None if video.info.kind == "live" else Path(str(source).removeprefix("file://"))
+    fields = {name: getattr(video.info, name) for name in Source.__struct_fields__ if hasattr(video.info, name)}
+    return msgspec.convert({"name": video.name, "sha256": path and _sha256(path), **fields}, Source)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _no_face(name: str, seen: Observations) -> NoFaceError:
+    frames = len(seen.frame_status)
+    if not len(seen.track):
+        return NoFaceError(
+            f"{name}: no face in {frames} analysed frames",
+            hint="check that faces are visible and upright; raise --analysis-side for small ones",
+        )
+    reasons = Counter(r.value for r in seen.reason if r is not Reason.OK)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+    return NoFaceError(
+        f"{name}: {len(seen.track)} faces, but none fit for scoring ({told})",
+        hint="give a sharper or larger picture of the face, seen from the front",
+    )
+
+
+def _crowd(seen: Observations, people: int) -> list[str]:
+    left = len(set(seen.track[seen.scored].tolist())) - people
+    return [f"crowd: {left} faces more, seen more briefly, got no verdict (the limit max_people)"] if left else []

@@ -1,0 +1,197 @@
+"""What a scan says. Each evidence answers its own question; they are never mixed into one number.
+
+All structs are JSON by `msgspec.json.encode`; times are seconds from the start of the file.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from difffake.settings import ScanSettings
+
+#: The question that each evidence answers.
+QUESTIONS = {
+    "artifact": "Does this face look manufactured?",
+    "anchor": "Did this face change unnaturally against its own beginning in this video?",
+    "identity": "Is this still the same person?",
+}
+#: What each evidence cannot tell.
+LIMITS = {
+    "artifact": "It sees traces of manipulation, not lies: a genuine face in a false setting raises nothing, and a "
+    "generator that leaves no trace the model knows passes.",
+    "anchor": "It takes the first good moments of the face as genuine: what was manipulated from the start on raises "
+    "nothing. A new light or camera can raise it.",
+    "identity": "It compares with a known face; an imitation of that very face is built to pass.",
+}
+
+
+class Level(StrEnum):
+    """How unusual evidence is against real footage."""
+
+    NOTHING = "nothing unusual"
+    SUSPICIOUS = "suspicious"
+    STRONG = "strong evidence"
+
+    @property
+    def rank(self) -> int:
+        """0, 1, 2: higher is more suspicious."""
+        return list(Level).index(self)
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One evidence about one face in one span of time.
+
+    Args:
+        score: higher is more suspicious; the mean over the frames.
+        log_density: mean log density, nats, where the score is one; else ``None``.
+        p_value: how often real footage scores as high; small is suspicious.
+        level: the p-value in words, by the thresholds of the settings.
+        frames: scored frames behind it.
+    """
+
+    score: float
+    log_density: float | None
+    p_value: float
+    level: Level
+    frames: int
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """One face in one time window. A missing evidence is ``None`` and ``missing`` says why."""
+
+    start_s: float
+    end_s: float
+    artifact: Evidence | None
+    anchor: Evidence | None
+    identity: Evidence | None
+    missing: dict[str, str]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """One evidence over the whole video: the p-values of the windows combined after Simes (1986), which holds both
+    a short strong trace and a long weak one against the number of windows."""
+
+    p_value: float
+    level: Level
+    worst_start_s: float
+    sentence: str
+
+
+class FrameScores(msgspec.Struct, frozen=True, kw_only=True):
+    """Aligned lists, one entry a scored frame: for charts. ``None`` where the evidence does not apply."""
+
+    time_s: list[float]
+    artifact_p: list[float | None]
+    anchor_p: list[float | None]
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    """One face in one shot. The same person after a cut is another entry.
+
+    Args:
+        label: "person 1" on, by first appearance.
+        verdicts: evidence -> verdict; absent where it could not be computed, then ``missing`` says why.
+        anchor_end_s: end of the self-anchor, ``None`` when there are too few frames for one.
+    """
+
+    label: str
+    track: int
+    start_s: float
+    end_s: float
+    faces_seen: int
+    faces_scored: int
+    anchor_end_s: float | None
+    verdicts: dict[str, Verdict]
+    missing: dict[str, str]
+    windows: list[Window]
+    frames: FrameScores
+    thumbnail_jpeg: bytes | None
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the most suspicious frames of an evidence; ``thumbnail_jpeg`` was taken at ``thumbnail_s``."""
+
+    evidence: str
+    label: str
+    time_s: float
+    score: float
+    p_value: float
+    level: Level
+    thumbnail_jpeg: bytes | None
+    thumbnail_s: float | None
+
+
+class Band(msgspec.Struct, frozen=True, kw_only=True):
+    """A span in which all analysed frames had one status; ``reason`` says why quality was low."""
+
+    start_s: float
+    end_s: float
+    status: str
+    reason: str
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """The file or address: what it is. ``sha256`` is ``None`` for live sources."""
+
+    name: str
+    kind: str
+    sha256: str | None
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    fps: float | None
+    duration_s: float | None
+    pixel_format: str
+    interlaced: bool
+
+
+class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer of one scan.
+
+    Args:
+        coverage: share of the analysed frames in which a face was scored, 0 to 1: tells "clean" from "not looking".
+        people: by first appearance.
+        moments: most suspicious first, per evidence.
+        warnings: ``"code: what happened"``.
+    """
+
+    format: int = 1
+    difffake: str
+    model_id: str
+    source: Source
+    settings: ScanSettings
+    frames_analysed: int
+    frames_by_status: dict[str, int]
+    coverage: float
+    people: list[Person]
+    moments: list[Moment]
+    bands: list[Band]
+    warnings: list[str]
+
+    @property
+    def levels(self) -> dict[str, Level]:
+        """evidence -> the highest level of anybody in the video."""
+        found: dict[str, Level] = {}
+        for person in self.people:
+            for evidence, verdict in person.verdicts.items():
+                best = found.get(evidence, Level.NOTHING)
+                found[evidence] = max(best, verdict.level, key=lambda level: level.rank)
+        return found
+
+    def to_json(self) -> bytes:
+        """This result as JSON; thumbnails are base64."""
+        return msgspec.json.encode(self)
+
+    def summary(self) -> str:
+        """A few lines of text: per person and evidence what was found."""
+        lines = [f"{self.source.name}: {self.coverage:.0%} of {self.frames_analysed} frames scored"]
+        for person in self.people:
+            lines.append(f"  {person.label} ({person.start_s:.1f} to {person.end_s:.1f} s)")
+            lines += [f"    {name}: {v.sentence}" for name, v in person.verdicts.items()]
+            lines += [f"    {name}: {why}" for name, why in person.missing.items()]
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
