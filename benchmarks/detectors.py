@@ -9,6 +9,7 @@ interpreter is installed (``pip install ai-edge-litert``); without it the truth 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -195,7 +196,8 @@ def main() -> None:
     lines += [
         "",
         f"{len(truths)} frames of {clips} clips per face height, {check}; {options.threads} thread(s), "
-        f"{platform.machine()}, onnxruntime {ort.__version__}.",
+        f"{platform.machine()} with {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}, "
+        f"onnxruntime {ort.__version__}.",
     ]
     text = options.out.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN, 1)

@@ -37,8 +37,8 @@ def template(side_px: int = CROP_SIDE_PX, *, eye_distance: float = EYE_DISTANCE)
     Raises:
         ValueError: the side is not in 1..`MAX_SIDE_PX`, or the eye distance not in (0, 1).
 
-    >>> template().round(1).tolist()[:2]
-    [[80.1, 88.9], [142.9, 88.9]]
+    >>> template().round().tolist()[:2]
+    [[80.0, 89.0], [143.0, 89.0]]
     """
     if not 1 <= side_px <= MAX_SIDE_PX:
         raise ValueError(f"side_px must be 1 to {MAX_SIDE_PX}, not {side_px}")
