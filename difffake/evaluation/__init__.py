@@ -12,7 +12,7 @@ from difffake.evaluation.outcome import EvaluationReport, EvaluationSettings
 from difffake.evaluation.protocol import EvaluationProtocol, Level, Subject
 from difffake.evaluation.recompress import Codec, Recompression, recompress
 from difffake.evaluation.report import compare, to_json, to_markdown, write
-from difffake.evaluation.run import Progress, evaluate, evaluate_scores
+from difffake.evaluation.run import Progress, evaluate
 
 __all__ = [
     "FAKE",
@@ -34,7 +34,6 @@ __all__ = [
     "compare",
     "eer",
     "evaluate",
-    "evaluate_scores",
     "list_items",
     "paired_difference",
     "performance",

@@ -1,4 +1,4 @@
-"""Embeddings of benchmark videos, kept on disk: the slow part is done once per file, model and recompression.
+"""Embeddings of benchmark videos, kept on disk: the slow part is done once per file, extractor and recompression.
 
 Scores, windows and intervals are computed from these in seconds, so that a protocol can be changed or a
 bundle's densities refitted without decoding anything again.
@@ -93,13 +93,14 @@ class Features:
 class FeatureStore:
     """Computes an item's features, or reads them from ``folder``.
 
-    The key is all that can change them: the file's content, the region, the sampling, the recompression and
-    the model. A cache file that cannot be read is computed again.
+    The key is all that can change them: the file's content, the region, the sampling, the recompression, and
+    ``features_id``, which stands for the extractor and the way faces are found and cut out. A cache file that
+    cannot be read is computed again. Remove the folder after a change to the code that finds faces.
     """
 
-    def __init__(self, folder: Path, observer: Observer, model_id: str, sampling: Sampling) -> None:
+    def __init__(self, folder: Path, observer: Observer, features_id: str, sampling: Sampling) -> None:
         self._folder, self._observer = folder, observer
-        self._model_id, self._sampling = model_id, sampling
+        self._features_id, self._sampling = features_id, sampling
         self.computed = 0
 
     def features(self, item: Item) -> Features:
@@ -121,7 +122,7 @@ class FeatureStore:
             "fps": self._sampling.fps,
             "max_frames": self._sampling.max_frames,
             "recompression": None if self._sampling.recompression is None else str(self._sampling.recompression),
-            "model": self._model_id,
+            "features": self._features_id,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

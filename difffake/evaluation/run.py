@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from difffake import __version__
 from difffake.anchor import AnchorPool
-from difffake.bundle import Bundle
+from difffake.bundle import EXTRACTOR, Bundle
 from difffake.errors import DataError, DiffFakeError, NoFaceError
 from difffake.evaluation.bootstrap import Difference, Performance, Resampling, paired_difference, performance
 from difffake.evaluation.features import FeatureStore, Observer, Sampling
@@ -19,13 +20,13 @@ from difffake.evaluation.outcome import EvaluationReport, EvaluationSettings, Le
 from difffake.evaluation.protocol import (
     ClipScores,
     Level,
-    ScoreSource,
     Subject,
     genuine_anchor,
     pool,
     score_clip,
 )
 from difffake.scoring import Scorer
+from difffake.settings import ScanSettings
 
 BASELINE = "logit"
 
@@ -35,6 +36,8 @@ Progress = Callable[[int, int, str], None]
 
 class BundledDetector(Observer, Protocol):
     """A detector that knows its model: a ``difffake.Detector``."""
+
+    settings: ScanSettings
 
     @property
     def bundle(self) -> Bundle: ...
@@ -59,30 +62,34 @@ def evaluate(
     Raises:
         DataError: the folder does not hold the layout, or not one real and one fake video could be scored.
     """
-    return evaluate_scores(settings, detector, Scorer(detector.bundle), detector.bundle.model_id, progress)
-
-
-def evaluate_scores(
-    settings: EvaluationSettings,
-    observer: Observer,
-    scorer: ScoreSource,
-    model_id: str,
-    progress: Progress | None = None,
-) -> EvaluationReport:
-    """As ``evaluate``, for any way to observe faces and to score them."""
     listing = list_items(settings.layout, settings.root, compression=settings.compression, split=settings.split)
     sampling = Sampling(settings.fps, settings.max_frames, settings.recompression)
-    store = FeatureStore(settings.cache, observer, model_id, sampling)
+    store = FeatureStore(settings.cache, detector, _features_id(detector), sampling)
+    scorer = Scorer(detector.bundle)
     collected = _collect(settings, listing, store, scorer, progress)
     _require_both(collected)
-    return _judge(settings, listing, scorer, model_id, collected)
+    return _judge(settings, listing, scorer, detector.bundle.model_id, collected)
+
+
+def _features_id(detector: BundledDetector) -> str:
+    """What decides over embeddings besides the video: not the densities, which can be refitted on the same ones."""
+    manifest, told = detector.bundle.manifest, detector.settings
+    return " ".join(
+        (
+            manifest.files[EXTRACTOR].sha256,
+            f"eyes {manifest.eye_distance}",
+            f"side {told.analysis_side_px}",
+            f"faces {told.max_faces}",
+            f"difffake {__version__}",
+        )
+    )
 
 
 def _collect(
     settings: EvaluationSettings,
     listing: Listing,
     store: FeatureStore,
-    scorer: ScoreSource,
+    scorer: Scorer,
     progress: Progress | None,
 ) -> _Collected:
     found = _Collected()
@@ -108,7 +115,7 @@ def _score(
     settings: EvaluationSettings,
     item: Item,
     store: FeatureStore,
-    scorer: ScoreSource,
+    scorer: Scorer,
     anchors: dict[str, AnchorPool],
 ) -> ClipScores:
     features = store.features(item)
@@ -154,7 +161,7 @@ class _Rows:
 def _judge(
     settings: EvaluationSettings,
     listing: Listing,
-    scorer: ScoreSource,
+    scorer: Scorer,
     model_id: str,
     collected: _Collected,
 ) -> EvaluationReport:
@@ -189,7 +196,7 @@ def _has_both(rows: _Rows, name: str) -> bool:
     return len(np.unique(rows.label[~np.isnan(rows.scores[name])])) == 2
 
 
-def _rows(collected: _Collected, scorer: ScoreSource, level: Level) -> _Rows:
+def _rows(collected: _Collected, scorer: Scorer, level: Level) -> _Rows:
     clip, scores = pool(collected.clips, scorer.names, level)
     label = np.array([item.label for item in collected.items], np.int64)
     person = np.array([item.person for item in collected.items])
@@ -222,7 +229,7 @@ def _anchored_pairs(collected: _Collected) -> int:
     return len(fakes & set(collected.anchors))
 
 
-def _notes(settings: EvaluationSettings, scorer: ScoreSource, scored: list[str]) -> list[str]:
+def _notes(settings: EvaluationSettings, scorer: Scorer, scored: list[str]) -> list[str]:
     notes = []
     unscored = [name for name in scorer.names if name not in scored]
     anchored = [name for name in unscored if scorer.spec(name).anchor == "given"]

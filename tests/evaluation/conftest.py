@@ -10,13 +10,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from difffake.video import Frame
 from numpy.typing import NDArray
 
 from difffake.bundle import Bundle, ScoreSpec, save_bundle
 from difffake.calibration import Calibration
 from difffake.density import GaussianMixture
 from difffake.differential import Combination
+from difffake.settings import ScanSettings
+from difffake.video import Frame
 
 FPS = 8
 Colour = tuple[int, int, int]
@@ -67,7 +68,7 @@ class ColourDetector:
     """Embedding: the mean colour / 25. Logit: its red. Black is no face, blue (0, 0, 200) a face too bad to use."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+        self.bundle, self.settings = bundle, ScanSettings()
         self.seen = 0
 
     def observe(self, frames: Iterable[Frame]) -> ColourFaces:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from difffake.density import GaussianMixture
 from difffake.errors import DataError
 from difffake.evaluation import (
     EvaluationSettings,
@@ -26,6 +28,7 @@ from difffake.evaluation import (
     to_markdown,
     write,
 )
+from difffake.settings import ScanSettings
 
 WriteVideo = Callable[..., Path]
 BLACK, BLUE = (0, 0, 0), (0, 0, 200)
@@ -112,6 +115,20 @@ def test_a_second_run_looks_at_nothing_again(pairs: Path, detector: Any) -> None
     second = evaluate(settings(pairs), detector)
     assert detector.seen == seen
     assert to_json(second) == to_json(first)
+
+
+def test_densities_can_be_refitted_on_the_same_features(pairs: Path, detector: Any) -> None:
+    evaluate(settings(pairs), detector)
+    seen = detector.seen
+    bundle = detector.bundle
+    moved = GaussianMixture(np.ones(1), np.full((1, 3), 9.0), np.ones((1, 3)))
+    detector.bundle = replace(bundle, densities=bundle.densities | {"plain": moved})
+    density = evaluate(settings(pairs), detector).performance["density"][Level.VIDEO]
+    assert detector.seen == seen
+    assert density.auc.value < 0.4  # now more red is more likely
+    detector.settings = ScanSettings(analysis_side_px=320)
+    evaluate(settings(pairs), detector)
+    assert detector.seen > seen
 
 
 def test_progress_reaches_the_end(pairs: Path, detector: Any) -> None:
