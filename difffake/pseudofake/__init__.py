@@ -1,0 +1,28 @@
+"""Pseudo-deepfakes made from real faces, and what streams do to pictures."""
+
+from difffake.pseudofake.bank import FaceBank, usable_landmarks
+from difffake.pseudofake.codec import through_codec
+from difffake.pseudofake.contact_sheet import contact_sheet, write_contact_sheets
+from difffake.pseudofake.decoder import FaceDecoder, decoder_of, fit_decoder
+from difffake.pseudofake.degrade import degrade, degrade_pairs
+from difffake.pseudofake.families import FAMILIES, Family, draw_family, make_fake
+from difffake.pseudofake.masks import Mask, draw_mask
+
+__all__ = [
+    "FAMILIES",
+    "FaceBank",
+    "FaceDecoder",
+    "Family",
+    "Mask",
+    "contact_sheet",
+    "decoder_of",
+    "degrade",
+    "degrade_pairs",
+    "draw_family",
+    "draw_mask",
+    "fit_decoder",
+    "make_fake",
+    "through_codec",
+    "usable_landmarks",
+    "write_contact_sheets",
+]
