@@ -233,7 +233,7 @@ class VideoSource:
             if not live and duration > self._limits.max_duration_s and self._stop_s is None:
                 raise LimitExceededError(
                     f"{self.name}: {duration:.0f} s long, over the limit of {self._limits.max_duration_s:.0f} s",
-                    hint="scan the beginning with --duration, cut it, or raise the limit max_duration_s",
+                    hint="scan the beginning with --duration, or raise the limit with --set max_duration_s=...",
                 )
         except DiffFakeError:
             self.close()
@@ -272,7 +272,7 @@ class VideoSource:
             raise LimitExceededError(
                 f"{self.name}: {width} x {height} pixels, over the limit of {limits.max_width_px} x "
                 f"{limits.max_height_px} and {limits.max_pixels / 1e6:.0f} megapixels",
-                hint="scale it down, or raise the limits max_width_px, max_height_px, max_pixels",
+                hint="scale it down, or raise max_width_px, max_height_px, max_megapixels with --set",
             )
 
     def _container_start_s(self) -> float | None:

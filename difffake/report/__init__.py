@@ -1,0 +1,5 @@
+"""A scan as one HTML file that needs nothing else: no script, no request, printable, light and dark."""
+
+from difffake.report.html import render_report
+
+__all__ = ["render_report"]

@@ -1,0 +1,133 @@
+"""ScanResult -> HTML. All text passes through Jinja2's escaping; charts are our own SVG."""
+
+from __future__ import annotations
+
+import base64
+from importlib import resources
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from difffake.report.chart import clock, person_chart, status_strip
+from difffake.results import LIMITS, QUESTIONS, Evidence, Level, Person, ScanResult
+
+_MAX_ROWS = 400
+
+STATUS_WORDS = {
+    "SCORED": "face scored",
+    "NO_FACE": "no face",
+    "LOW_QUALITY": "face not fit for scoring",
+    "DECODE_ERROR": "frame could not be decoded",
+}
+
+
+class _Card(msgspec.Struct):
+    """One evidence over everybody in the video."""
+
+    evidence: str
+    question: str
+    limit: str
+    level: Level | None
+    sentence: str
+    where: str
+
+
+class _Row(msgspec.Struct):
+    label: str
+    span: str
+    cells: list[Evidence | str]
+    least_p: float
+
+
+def render_report(result: ScanResult) -> str:
+    """Render one self-contained HTML page of a scan, UTF-8."""
+    end_s = max([b.end_s for b in result.bands] + [0.001])
+    rows = _rows(result)
+    shown = sorted(rows, key=lambda row: row.least_p)[:_MAX_ROWS]
+    keep = {id(row) for row in shown}
+    return (
+        _environment()
+        .get_template("template.html")
+        .render(
+            result=result,
+            source=result.source,
+            end_s=end_s,
+            is_still=result.source.kind == "image",
+            cards=_cards(result),
+            limits=LIMITS,
+            strip=Markup(status_strip(result.bands, end_s)),  # noqa: S704  (made of numbers and escaped text by us)
+            statuses=[(s, STATUS_WORDS.get(s, s), n) for s, n in result.frames_by_status.items() if n],
+            people=[(person, _chart(person, result, end_s)) for person in result.people],
+            moments={e: [m for m in result.moments if m.evidence == e] for e in ("artifact", "anchor")},
+            rows=[row for row in rows if id(row) in keep],
+            row_count=len(rows),
+            settings=msgspec.to_builtins(result.settings),
+        )
+    )
+
+
+def _chart(person: Person, result: ScanResult, end_s: float) -> Markup:
+    # The chart holds numbers and text that it escapes itself.
+    return Markup(person_chart(person, result.settings, end_s))  # noqa: S704
+
+
+def _cards(result: ScanResult) -> list[_Card]:
+    cards = []
+    for evidence in ("artifact", "anchor", "identity"):
+        found = [(p, v) for p in result.people if (v := p.verdicts.get(evidence)) is not None]
+        if found:
+            person, verdict = min(found, key=lambda item: item[1].p_value)
+            level: Level | None = verdict.level
+            sentence = verdict.sentence.removeprefix(f"{verdict.level}: ")
+            sentence = sentence[:1].upper() + sentence[1:]
+            where = f"{person.label}, from {clock(verdict.worst_start_s)}"
+        else:
+            level, where = None, ""
+            sentence = next((p.missing[evidence] for p in result.people if evidence in p.missing), "not available")
+        cards.append(_Card(evidence, QUESTIONS[evidence], LIMITS[evidence], level, sentence, where))
+    return cards
+
+
+def _rows(result: ScanResult) -> list[_Row]:
+    rows = []
+    for person in result.people:
+        for window in person.windows:
+            cells: list[Evidence | str] = []
+            for evidence in ("artifact", "anchor"):
+                found: Evidence | None = getattr(window, evidence)
+                cells.append(window.missing.get(evidence, "") if found is None else found)
+            least = min((c.p_value for c in cells if isinstance(c, Evidence)), default=1.0)
+            rows.append(_Row(person.label, f"{clock(window.start_s)} – {clock(window.end_s)}", cells, least))
+    return rows
+
+
+def _environment() -> jinja2.Environment:
+    template = (resources.files("difffake.report") / "template.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({"template.html": template}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"clock": clock, "jpeg": _jpeg, "p": format_p, "slug": _slug, "size": _size}
+    environment.tests["evidence"] = lambda value: isinstance(value, Evidence)
+    return environment
+
+
+def format_p(p_value: float) -> str:
+    """A p-value as people read it: two digits, no exponent down to 0.0001."""
+    return f"{p_value:.2g}" if p_value >= 1e-4 else f"{p_value:.0e}"
+
+
+def _jpeg(data: bytes | None) -> str:
+    return "" if data is None else f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def _slug(level: Level | None) -> str:
+    return {None: "none", Level.NOTHING: "nothing", Level.SUSPICIOUS: "suspicious", Level.STRONG: "strong"}[level]
+
+
+def _size(value: float) -> str:
+    return f"{value:g}"

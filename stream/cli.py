@@ -1,0 +1,88 @@
+"""The command line: ``difffake COMMAND``. Each command lives in its own ``stream/commands_*.py``.
+
+Exit codes: 0 done; 1 something unexpected; 2 wrong usage; 3 found what ``--fail-on`` asks for; 10 and above: the kind
+of the first failure, see `difffake.errors`; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import structlog
+import typer
+
+import difffake
+from difffake.errors import DiffFakeError
+from stream import commands_scan
+from stream.console import print_error
+
+app = typer.Typer(
+    name="difffake",
+    help="Watches video for deepfakes: a score for every face, with calibrated evidence.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("scan")(commands_scan.scan)
+
+
+@dataclass(slots=True)
+class _Options:
+    debug: bool = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"difffake {difffake.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Log more, and show tracebacks.")] = False,
+    version: Annotated[  # noqa: ARG001  (handled by its callback)
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    context.obj.debug = debug
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code; no traceback reaches the user unless ``--debug`` is given."""
+    options = _Options()
+    try:
+        app(arguments, obj=options)
+    except DiffFakeError as error:
+        print_error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): the interpreter's last flush must not complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:  # the last line of defence: one line for the user, the rest with --debug
+        if options.debug:
+            traceback.print_exc()
+        print_error(error)
+        code = 1
+    else:
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

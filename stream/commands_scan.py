@@ -1,0 +1,321 @@
+"""``difffake scan``: files, folders, images and live addresses -> tables, JSON and HTML reports."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from difffake.detector import Detector
+from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError
+from difffake.report import render_report
+from difffake.results import Level, Person, ScanResult, Window
+from difffake.settings import ScanSettings
+from stream.console import LEVEL_STYLES, level_text, print_error, printable
+
+log = structlog.get_logger()
+
+#: What is taken from a folder; a file that is named itself is judged by its content alone.
+MEDIA_SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".avi",
+        ".bmp",
+        ".flv",
+        ".gif",
+        ".jpeg",
+        ".jpg",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".png",
+        ".ts",
+        ".webm",
+        ".webp",
+        ".wmv",
+    ]
+)
+_MAX_FILES = 100_000
+_MAX_ROWS = 30
+
+
+class FailOn(StrEnum):
+    """The least level that ends the command with exit code 3."""
+
+    SUSPICIOUS = "suspicious"
+    STRONG = "strong"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A source that could not be scanned."""
+
+    name: str
+    error: str
+    message: str
+    hint: str
+    exit_code: int
+
+
+class ScanDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``--json`` writes: always this shape, for one source or many."""
+
+    format: int = 1
+    results: list[ScanResult]
+    failures: list[Failure]
+
+
+def scan(
+    paths: Annotated[
+        list[str], typer.Argument(help="Videos, images, folders, or live addresses (rtsp://, http://, ...).")
+    ],
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all results as JSON; - for stdout.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html|DIR", help="Write an HTML report; into a folder for several.")
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames analysed per second of video.")] = 5.0,
+    window: Annotated[float, typer.Option(help="Length of a time window, seconds.")] = 5.0,
+    duration: Annotated[float | None, typer.Option(help="Scan no more than the first seconds.")] = None,
+    faces: Annotated[int, typer.Option(help="Faces looked at per frame.")] = 8,
+    analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes every core.")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")] = None,
+    fail_on: Annotated[FailOn | None, typer.Option(help="Leave with exit code 3 when found.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no tables and no progress.")] = False,
+) -> None:
+    """Scan videos and images, and say what the evidence is."""
+    settings = _settings(
+        {
+            "fps": fps,
+            "window_s": window,
+            "duration_s": duration,
+            "max_faces": faces,
+            "analysis_side_px": analysis_side,
+            "threads": threads,
+        },
+        set_ or [],
+    )
+    sources, failures = _expand(paths)
+    reports = _report_paths(report, sources)
+    results: list[ScanResult] = []
+    tables = Console(stderr=json == "-")
+    with Detector.load(bundle, settings) as detector, _progress(quiet) as progress:
+        for source, target in zip(sources, reports, strict=True):
+            try:
+                result = _scan_one(detector, source, progress)
+            except DiffFakeError as error:
+                failures.append(_failed(source, error))
+                continue
+            results.append(result)
+            if target is not None:
+                _write(target, render_report(result).encode())
+            if not quiet:
+                _print_result(tables, result, target)
+    if json is not None:
+        document = msgspec.json.encode(ScanDocument(results=results, failures=failures))
+        if json == "-":
+            sys.stdout.buffer.write(document + b"\n")
+            sys.stdout.buffer.flush()
+        else:
+            _write(Path(json), document)
+    raise typer.Exit(_exit_code(results, failures, fail_on))
+
+
+def _settings(known: dict[str, object], more: list[str]) -> ScanSettings:
+    for item in more:
+        name, separator, value = item.partition("=")
+        if not separator or name not in ScanSettings.__struct_fields__:
+            raise typer.BadParameter(
+                f"{item!r}: give NAME=VALUE with one of {', '.join(ScanSettings.__struct_fields__)}"
+            )
+        known[name] = value
+    try:
+        return msgspec.convert(known, ScanSettings, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _expand(paths: list[str]) -> tuple[list[str], list[Failure]]:
+    """Folders become the media files in them; what is no folder stays as it was given."""
+    sources: list[str] = []
+    failures: list[Failure] = []
+    for path in paths:
+        if not Path(path).is_dir():
+            sources.append(path)
+            continue
+        found = sorted(str(f) for f in _media_files(Path(path)))
+        if not found:
+            error = MediaNotFoundError(f"{path}: no video or image in this folder", hint="name the files themselves")
+            failures.append(_failed(path, error))
+        sources += found
+    if len(sources) > _MAX_FILES:
+        raise LimitExceededError(f"{len(sources)} files, over the limit of {_MAX_FILES}", hint="scan folder by folder")
+    return sources, failures
+
+
+def _media_files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in MEDIA_SUFFIXES:
+                yield Path(root) / name
+
+
+def _scan_one(detector: Detector, source: str, progress: Progress) -> ScanResult:
+    task = progress.add_task(printable(Path(source).name or source), total=None)
+
+    def advance(reached_s: float, end_s: float | None) -> None:
+        progress.update(task, completed=reached_s, total=end_s)
+
+    try:
+        log.debug("scan", source=source)
+        return detector.scan(source, advance)
+    finally:
+        progress.remove_task(task)
+
+
+def _progress(quiet: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+def _failed(source: str, error: DiffFakeError) -> Failure:
+    print_error(error)
+    return Failure(Path(source).name or source, type(error).__name__, str(error), error.hint, error.exit_code)
+
+
+def _report_paths(report: Path | None, sources: list[str]) -> list[Path | None]:
+    """Where each source's report goes; names that occur twice get a number."""
+    if report is None:
+        return [None] * len(sources)
+    if report.suffix.lower() in (".html", ".htm") and not report.is_dir():
+        if len(sources) > 1:
+            raise typer.BadParameter(f"{len(sources)} sources need a folder for their reports, not {report.name}")
+        return [report] * len(sources)
+    taken: set[str] = set()
+    targets: list[Path | None] = []
+    for source in sources:
+        stem = re.sub(r"[^\w.-]+", "_", Path(source.split("?")[0].split("@")[-1]).name).strip("._") or "report"
+        name, number = stem, 2
+        while name in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name)
+        targets.append(report / f"{name}.html")
+    return targets
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            file.write(data)
+        temporary = Path(file.name)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except OSError as error:
+        raise DiffFakeError(
+            f"{target}: cannot be written ({error.strerror or error})",
+            hint="check the folder, its rights and its space",
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _exit_code(results: list[ScanResult], failures: list[Failure], fail_on: FailOn | None) -> int:
+    if failures:
+        return failures[0].exit_code
+    if fail_on is None:
+        return 0
+    bound = Level.STRONG if fail_on is FailOn.STRONG else Level.SUSPICIOUS
+    return 3 if any(level.rank >= bound.rank for r in results for level in r.levels.values()) else 0
+
+
+def _print_result(console: Console, result: ScanResult, report: Path | None) -> None:
+    statuses = ", ".join(f"{n} {s}" for s, n in result.frames_by_status.items() if n and s != "SCORED")
+    console.print(Text(printable(result.source.name), style="bold"))
+    console.print(
+        f"  {result.coverage:.0%} of {result.frames_analysed} frames scored"
+        + (f" ({statuses})" if statuses else "")
+        + f", model {printable(result.model_id)}",
+        markup=False,
+        highlight=False,
+    )
+    for person in result.people:
+        _print_person(console, person)
+    _print_windows(console, result)
+    for warning in result.warnings:
+        console.print(Text(f"  warning: {printable(warning)}", style="yellow"))
+    if report is not None:
+        console.print(Text(f"  report: {printable(str(report))}"))
+    console.print()
+
+
+def _print_person(console: Console, person: Person) -> None:
+    console.print(f"  {person.label}, {person.start_s:.1f} to {person.end_s:.1f} s", highlight=False)
+    for evidence, verdict in person.verdicts.items():
+        line = Text(f"    {evidence}: ")
+        line.append(verdict.sentence, style=LEVEL_STYLES[verdict.level])
+        console.print(line)
+    for evidence, why in person.missing.items():
+        console.print(Text(f"    {evidence}: {why}", style="dim"))
+
+
+def _print_windows(console: Console, result: ScanResult) -> None:
+    rows = [(person, window) for person in result.people for window in person.windows]
+    shown = rows
+    if len(rows) > _MAX_ROWS:
+        worst = sorted(range(len(rows)), key=lambda i: _least_p(rows[i][1]))[:_MAX_ROWS]
+        shown = [rows[i] for i in sorted(worst)]
+    table = Table(box=None, padding=(0, 2), pad_edge=True)
+    for column in ("  who", "window", "artifact", "anchor"):
+        table.add_column(column)
+    for person, window in shown:
+        span = f"{window.start_s:.0f} to {window.end_s:.0f} s"
+        table.add_row(f"  {person.label}", span, _cell(window, "artifact"), _cell(window, "anchor"))
+    console.print(table)
+    if len(shown) < len(rows):
+        console.print(f"  the {len(shown)} most suspicious of {len(rows)} windows; all of them: --json, --report")
+
+
+def _cell(window: Window, evidence: str) -> Text:
+    found = getattr(window, evidence)
+    if found is None:
+        return Text(window.missing.get(evidence, ""), style="dim")
+    return level_text(found.level, found.p_value)
+
+
+def _least_p(window: Window) -> float:
+    return min((e.p_value for e in (window.artifact, window.anchor) if e is not None), default=1.0)

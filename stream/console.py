@@ -1,0 +1,32 @@
+"""What the commands print: results to stdout, all else to stderr; names from outside never reach a terminal raw."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.text import Text
+
+from difffake.errors import DiffFakeError
+from difffake.results import Level
+
+LEVEL_STYLES = {Level.NOTHING: "green", Level.SUSPICIOUS: "yellow", Level.STRONG: "bold red"}
+
+
+def printable(text: str) -> str:
+    """One line without control characters: a file name may hold escape sequences."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_error(error: Exception) -> None:
+    """One line on stderr: what went wrong, and what to do about it."""
+    if isinstance(error, DiffFakeError):
+        line = f"{str(error).rstrip('.')}. {error.hint[:1].upper()}{error.hint[1:]}"
+    else:
+        what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+        line = f"unexpected {what}. Please report this with the output of `difffake --debug ...`"
+    print(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)  # noqa: T201
+
+
+def level_text(level: Level, p_value: float) -> Text:
+    """A level with its p-value, coloured."""
+    return Text(f"{level.value}  p={p_value:.2g}", style=LEVEL_STYLES[level])
