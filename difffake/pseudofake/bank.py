@@ -18,6 +18,7 @@ Bools = NDArray[np.bool_]
 MIN_EYE_DISTANCE_PX = 8.0
 # A face turned so far that its five points lie almost on a line carries no usable geometry.
 MIN_FLATNESS = 0.12
+_NEAREST = 4
 
 
 def usable_landmarks(landmarks_px: F32, side_px: int) -> Bools:
@@ -102,8 +103,8 @@ class FaceBank:
     def donor(self, index: int, rng: np.random.Generator, *, candidates: int = 128) -> int:
         """A face of another person in nearly the same pose and expression.
 
-        The nearest, by landmarks, of about ``candidates`` random faces (Face X-ray, Li et al. 2020, section
-        3.2). Raises DataError where the bank holds one person only.
+        Of the nearest few by landmarks among ``candidates`` random faces (Face X-ray, Li et al. 2020, section
+        3.2), the one of the most similar skin. Raises DataError where the bank holds one person only.
         """
         drawn = rng.integers(len(self), size=candidates)
         drawn = drawn[self.people[drawn] != self.people[index]]
@@ -115,7 +116,19 @@ class FaceBank:
                     hint="Add faces of other people, or draw only families that use one face.",
                 )
         shapes = _shape(self.landmarks[drawn]) - _shape(self.landmarks[index : index + 1])
-        return int(drawn[np.argmin(np.square(shapes).sum(axis=(1, 2)))])
+        near = drawn[np.argsort(np.square(shapes).sum(axis=(1, 2)), kind="stable")[:_NEAREST]]
+        skins = np.stack([self._skin(int(row)) for row in near])
+        return int(near[np.argmin(np.square(skins - self._skin(index)).sum(axis=1))])
+
+    def _skin(self, index: int) -> F32:
+        """Mean colour ``(3,)`` of the cheeks and nose, below the eyes and above the mouth."""
+        points = self.landmarks[index]
+        top, bottom = points[:2, 1].mean() * 0.6 + points[2, 1] * 0.4, points[2, 1]
+        left, right = points[:, 0].min(), points[:, 0].max()
+        rows = slice(int(top), max(int(bottom), int(top) + 2), 2)
+        columns = slice(int(left), max(int(right), int(left) + 2), 2)
+        patch = self.crops[index, rows, columns]
+        return np.asarray(patch.reshape(-1, 3).mean(axis=0), np.float32)
 
 
 def _shape(landmarks: F32) -> F32:

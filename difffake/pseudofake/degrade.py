@@ -149,9 +149,8 @@ def _video(stacks: tuple[U8, ...], group: I32, rng: np.random.Generator, strengt
         if rows.size == 0:
             continue
         side_y, side_x = stacks[0].shape[1:3]
-        # A real picture and its fake lie next to each other, so that rate control treats them alike.
-        batch = np.stack([stack[rows] for stack in stacks], axis=1).reshape(-1, side_y, side_x, 3)
-        moves = np.repeat(rng.uniform(-3, 3, size=(rows.size, 2)), len(stacks), axis=0).astype(np.float32)
+        batch = np.concatenate([stack[rows] for stack in stacks])
+        moves = np.tile(rng.uniform(-3, 3, size=(rows.size, 2)), (len(stacks), 1)).astype(np.float32)
         small = (max(round(side_x * scale), 16), max(round(side_y * scale), 16))
         if scale < 1:
             batch = np.stack([_u8(cv2.resize(image, small, interpolation=cv2.INTER_AREA)) for image in batch])
@@ -160,8 +159,8 @@ def _video(stacks: tuple[U8, ...], group: I32, rng: np.random.Generator, strengt
             batch = np.stack(
                 [_u8(cv2.resize(image, (side_x, side_y), interpolation=cv2.INTER_CUBIC)) for image in batch]
             )
-        for offset, stack in enumerate(stacks):
-            stack[rows] = batch[offset :: len(stacks)]
+        for stack, part in zip(stacks, np.split(batch, len(stacks)), strict=True):
+            stack[rows] = part
 
 
 def _motion(length: int, angle: float) -> F32:

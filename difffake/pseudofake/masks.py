@@ -18,8 +18,6 @@ from difffake.errors import DataError
 from difffake.pseudofake.bank import F32, U8, usable_landmarks
 
 RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
-# No mask reaches further outside the fitted face outline than this, in eye distances.
-MAX_REACH = 0.45
 _CONTOUR_POINTS = 72
 
 
@@ -129,14 +127,15 @@ def draw_mask(landmarks_px: F32, side_px: int, rng: np.random.Generator, shapes:
     """A random soft mask of one of ``shapes``, in px of a crop of ``side_px``.
 
     Outline loosened and deformed, edge softened over a random width and moved in or out, then scaled by a
-    ratio from `RATIOS`. Raises DataError for degenerate landmarks.
+    ratio from `RATIOS`. Beyond the undeformed outline it reaches at most 0.6 eye distances plus 5 % of the
+    outline's extent. Raises DataError for degenerate landmarks.
     """
     shape = shapes[int(rng.integers(len(shapes)))]
     points = outline(landmarks_px, shape)
     eye_px = float(np.linalg.norm(landmarks_px[1] - landmarks_px[0]))
     contour = _deform(_resample_closed(points), eye_px, rng)
     small = 0.5 if shape in ("eyes", "nose", "mouth") else 1.0
-    radius = max(1, round(small * eye_px * float(rng.choice((0.03, 0.06, 0.1, 0.14)) * rng.uniform(0.7, 1.3))))
+    radius = max(1, round(small * eye_px * float(rng.choice((0.03, 0.06, 0.09, 0.12)) * rng.uniform(0.7, 1.2))))
     margin = 2 * radius + 2
     low = np.floor(contour.min(axis=0)).astype(int) - margin
     high = np.ceil(contour.max(axis=0)).astype(int) + margin + 1
@@ -147,9 +146,8 @@ def draw_mask(landmarks_px: F32, side_px: int, rng: np.random.Generator, shapes:
     cv2.fillPoly(canvas, [fixed], 255, lineType=cv2.LINE_8, shift=4)
     # Two box filters are nearly Gaussian and, unlike it, end: the reach stays bounded.
     size = (2 * radius + 1, 2 * radius + 1)
-    border = cv2.BORDER_CONSTANT if left > 0 and top > 0 else cv2.BORDER_REPLICATE
-    soft = cv2.blur(canvas, size, borderType=border)
-    soft = cv2.blur(soft, size, borderType=border)
+    soft = cv2.blur(canvas, size, borderType=cv2.BORDER_REPLICATE)
+    soft = cv2.blur(soft, size, borderType=cv2.BORDER_REPLICATE)
     # Levels after the blur erode (0.4..1) or dilate (0..0.6) the soft edge.
     floor, ceiling = ((0.0, 1.0), (0.4, 1.0), (0.0, 0.6), (0.25, 0.75))[int(rng.integers(4))]
     ratio = RATIOS[int(rng.integers(len(RATIOS)))]
@@ -172,6 +170,6 @@ def _deform(contour: F32, eye_px: float, rng: np.random.Generator) -> F32:
     shift = rng.uniform(-0.03, 0.03, size=2) * eye_px
     orders = np.arange(2, 7)
     phase = 2 * np.pi * (np.arange(_CONTOUR_POINTS)[:, None] / _CONTOUR_POINTS * orders + rng.random((2, 1, 5)))
-    amplitude = rng.uniform(0, 0.05) * eye_px / np.sqrt(orders)
+    amplitude = rng.uniform(0, 0.04) * eye_px / np.sqrt(orders)
     bend = (amplitude * rng.uniform(-1, 1, size=(2, 1, 5)) * np.sin(phase)).sum(axis=2).T
     return np.asarray((contour - centre) * scale + centre + shift + bend, np.float32)
