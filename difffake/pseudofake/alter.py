@@ -46,25 +46,26 @@ def unsharp(image: U8, sigma_px: float, amount: float) -> U8:
     return cv2.addWeighted(image, 1 + amount, blurred, -amount, 0).astype(np.uint8, copy=False)
 
 
-def match_detail(image: U8, reference: U8, inside: NDArray[np.bool_], ratio: float, *, most: float = 3.0) -> U8:
-    """Fine detail of ``image`` scaled to ``ratio`` times that of ``reference``, measured over ``inside``.
+def match_detail(
+    image: U8, reference: U8, inside: NDArray[np.bool_], ratio: float, *, sigma_px: float = 1.2, most: float = 2.5
+) -> U8:
+    """Detail of ``image`` scaled to ``ratio`` times that of ``reference``, measured over ``inside``.
 
-    Live swaps are often sharper inside the face than around it, and seldom equal. The gain is bounded by
-    ``most``, since detail that is not there cannot be amplified into being.
+    Live swaps are often sharper inside the face than around it, and seldom equal. Detail is what a blur of
+    ``sigma_px`` takes away. The gain is bounded by ``most``, since detail that is not there cannot be amplified
+    into being.
     """
-    blurred = cv2.GaussianBlur(image, (0, 0), 1.2)
-    ours = _detail(image, inside)
-    theirs = _detail(reference, inside)
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma_px)
+    ours = _deviation(cv2.subtract(image[..., 1], blurred[..., 1], dtype=cv2.CV_16S), inside)
+    green = np.ascontiguousarray(reference[..., 1])
+    theirs = _deviation(cv2.subtract(green, cv2.GaussianBlur(green, (0, 0), sigma_px), dtype=cv2.CV_16S), inside)
     gain = float(np.clip(ratio * theirs / max(ours, 0.05), 0.25, most))
     return cv2.addWeighted(image, gain, blurred, 1 - gain, 0).astype(np.uint8, copy=False)
 
 
-def _detail(image: U8, inside: NDArray[np.bool_]) -> float:
-    """Standard deviation of the green channel's high-pass over ``inside``."""
-    green = image[..., 1].astype(np.float32)
-    high = green - cv2.GaussianBlur(green, (0, 0), 1.2)
-    values = high[inside]
-    return float(values.std()) if values.size else 0.0
+def _deviation(values: cv2.typing.MatLike, inside: NDArray[np.bool_]) -> float:
+    chosen = np.asarray(values, np.float32)[inside]
+    return float(chosen.std()) if chosen.size else 0.0
 
 
 def recompress(image: U8, quality: int) -> U8:

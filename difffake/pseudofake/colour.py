@@ -14,6 +14,8 @@ from difffake.pseudofake.bank import F32, U8, Bools
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 _STRIDE = 3
+# A transfer may stretch contrast or a colour axis by so much: beyond it, blotches and noise are what one sees.
+_STRETCH = (0.5, 1.6)
 TRANSFERS = ("lab_mean_std", "rgb_covariance", "histogram", "low_frequency", "mean_only")
 
 
@@ -57,8 +59,7 @@ def transfer_colour(source: U8, target: U8, inside: Bools, kind: str) -> U8:
     if kind == "rgb_covariance":
         linear = _monge_kantorovitch(np.cov(ours.T), np.cov(theirs.T))
     elif kind == "lab_mean_std":
-        # Bounded: a flat donor must not have its noise blown up to the target's contrast.
-        linear = np.diag(np.clip(theirs.std(axis=0) / (ours.std(axis=0) + 1e-3), 0.5, 1.6))
+        linear = np.diag(np.clip(theirs.std(axis=0) / (ours.std(axis=0) + 1e-3), *_STRETCH))
     else:
         linear = np.eye(3)
     changed = _affine_rgb(source, linear, theirs.mean(axis=0) - linear @ ours.mean(axis=0))
@@ -73,11 +74,12 @@ def _affine_rgb(image: U8, linear: NDArray[np.float64], shift: NDArray[np.float6
 
 
 def _monge_kantorovitch(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Symmetric A with ``A ours A = theirs``."""
+    """Symmetric A with ``A ours A = theirs``, its stretch along each axis bounded."""
     ridge = np.eye(3) * 4.0  # levels squared: keeps the map tame on nearly grey pictures
     root = _symmetric_power(ours + ridge, 0.5)
     back = _symmetric_power(ours + ridge, -0.5)
-    return np.asarray(back @ _symmetric_power(root @ (theirs + ridge) @ root, 0.5) @ back, np.float64)
+    values, vectors = np.linalg.eigh(back @ _symmetric_power(root @ (theirs + ridge) @ root, 0.5) @ back)
+    return np.asarray((vectors * np.clip(values, *_STRETCH)) @ vectors.T, np.float64)
 
 
 def _symmetric_power(matrix: NDArray[np.float64], power: float) -> NDArray[np.float64]:
@@ -86,13 +88,16 @@ def _symmetric_power(matrix: NDArray[np.float64], power: float) -> NDArray[np.fl
 
 
 def _histogram_tables(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> U8:
-    """Per-channel look-up tables ``(1, 256, 3)`` that bring our distribution onto theirs."""
+    """Per-channel look-up tables ``(1, 256, 3)`` that bring our distribution onto theirs, slopes bounded."""
     levels = np.arange(256, dtype=np.float64)
     tables = np.empty((1, 256, 3), np.uint8)
     quantiles = np.linspace(0, 1, 33)
     for channel in range(3):
         from_levels = np.quantile(ours[:, channel], quantiles) + 1e-3 * np.arange(33)  # strictly rising
-        to_levels = np.quantile(theirs[:, channel], quantiles)
+        wanted = np.quantile(theirs[:, channel], quantiles)
+        rises = np.diff(from_levels) * np.clip(np.diff(wanted) / np.diff(from_levels), *_STRETCH)
+        to_levels = np.concatenate([[0.0], np.cumsum(rises)])
+        to_levels += wanted[16] - to_levels[16]  # the medians meet
         mapped = np.interp(levels, from_levels, to_levels)
         below, above = levels < from_levels[0], levels > from_levels[-1]
         mapped[below] += levels[below] - from_levels[0]  # beyond the seen range: shift, do not clip

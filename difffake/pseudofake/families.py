@@ -110,7 +110,7 @@ def _cross_swap(bank: FaceBank, index: int, rng: np.random.Generator) -> U8:
     to_crop = np.hstack([linear, (ours[:, 2] - linear @ theirs[:, 2])[:, None]])
     mask = _strong(draw_mask(landmarks, bank.side_px, rng, GLOBAL_SHAPES), rng)
     source = warp_window(bank.crop(donor), to_crop, mask, interpolation=_warp_filter(rng))
-    source = _resolution(source, rng, probability=0.6)
+    source = _resolution(source, rng, probability=0.5)
     return _finish(crop, source, mask, rng)
 
 
@@ -167,7 +167,8 @@ def _finish(crop: U8, source: U8, mask: Mask, rng: np.random.Generator) -> U8:
         source = jitter_colour(source, rng, strength=0.4)
     if rng.random() < 0.8:
         # In 39 of 53 live swaps the face is sharper than its surroundings: the median ratio lies above one.
-        source = match_detail(source, target, core, float(np.exp(rng.normal(0.1, 0.35))))
+        ratio, sigma = float(np.exp(rng.normal(0.25, 0.3))), float(rng.uniform(1.0, 2.5))
+        source = match_detail(source, target, core, ratio, sigma_px=sigma, most=1.2 + sigma)
     if rng.random() < 0.15:
         source = recompress(source, int(rng.integers(40, 95)))
     return _blend(crop, source, mask)[0]
@@ -199,7 +200,7 @@ def _warp_filter(rng: np.random.Generator) -> int:
     return int((cv2.INTER_LINEAR, cv2.INTER_CUBIC)[int(rng.integers(2))])
 
 
-def _resolution(source: U8, rng: np.random.Generator, probability: float = 0.4) -> U8:
+def _resolution(source: U8, rng: np.random.Generator, probability: float = 0.3) -> U8:
     if rng.random() < probability:
         source = resample(source, float(rng.uniform(0.3, 0.9)), rng)
     if rng.random() < 0.15:
@@ -209,8 +210,8 @@ def _resolution(source: U8, rng: np.random.Generator, probability: float = 0.4) 
 
 def _sharpness(source: U8, rng: np.random.Generator) -> U8:
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.55:
         return unsharp(source, float(rng.uniform(0.7, 2.5)), float(rng.uniform(0.3, 1.5)))
-    if kind < 0.70:
+    if kind < 0.75:
         return unsharp(source, float(rng.uniform(0.5, 1.8)), -float(rng.uniform(0.5, 1.0)))
     return source
