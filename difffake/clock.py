@@ -27,7 +27,7 @@ class SampleClock:
             now = self.last_s + self.frame_s if self.last_s >= 0 else 0.0
         else:
             # A first frame before, or an hour after, the container's start: the container is wrong.
-            if self.last_s < 0 and (self.start_s is None or not -0.001 <= raw_s - self.start_s < 3600):
+            if self.last_s < 0 and (self.start_s is None or not 0 <= raw_s - self.start_s < 3600):
                 self.start_s = raw_s
             now = raw_s - (self.start_s or 0.0) + self._offset_s
             if now < self.last_s - _CLOCK_RESTART_S:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import ColorPrimaries, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 
 U8 = npt.NDArray[np.uint8]
 
@@ -23,22 +23,35 @@ _HDR = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})
 _MAX_ASPECT = 4.0
 
 
-def to_rgb(frame: av.VideoFrame, aspect: float = 1.0) -> U8:
-    """Convert to RGB ``(H, W, 3) uint8``: any pixel format and depth, HDR brought to BT.709, rotated upright.
+class RgbConverter:
+    """Converts the frames of one stream.
+
+    One for the whole stream: setting up a conversion costs more than converting, two seconds where HDR is involved.
 
     Args:
-        frame: as it comes from the decoder.
-        aspect: width of a pixel over its height; the picture is stretched sideways by it.
+        aspect: width of a pixel over its height; pictures are stretched sideways by it.
     """
-    width = round(frame.width * aspect) if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else frame.width
-    if frame.color_trc in _HDR:
-        # PQ and HLG code values read as if they were BT.709 look washed out; faces would fall out of distribution.
-        plain = frame.reformat(
-            width=width, format="rgb24", dst_color_trc=ColorTrc.BT709, dst_color_primaries=ColorPrimaries.BT709
+
+    def __init__(self, aspect: float = 1.0) -> None:
+        self._aspect = aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> U8:
+        """RGB ``(H, W, 3) uint8`` of any pixel format and depth, HDR brought to BT.709, turned upright."""
+        # PQ and HLG code values read as if they were BT.709 look washed out, unlike any face of the training.
+        is_hdr = frame.color_trc in _HDR
+        plain = self._reformatter.reformat(
+            frame,
+            width=self.width_px(frame),
+            format="rgb24",
+            dst_color_trc=ColorTrc.BT709 if is_hdr else None,
+            dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
         )
-    else:
-        plain = frame.reformat(width=width, format="rgb24")
-    return np.ascontiguousarray(_upright(np.asarray(plain.to_ndarray(), np.uint8), frame))
+        return np.ascontiguousarray(_upright(np.asarray(plain.to_ndarray(), np.uint8), frame))
+
+    def width_px(self, frame: av.VideoFrame) -> int:
+        """Width of the converted frame, before it is turned."""
+        return round(frame.width * self._aspect)
 
 
 def rotation_deg(frame: av.VideoFrame) -> int:

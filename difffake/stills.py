@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
+import av.error
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +64,11 @@ def decode_still(path: Path, header: StillHeader) -> U8:
     if not _is_complete(data, header.codec):
         raise MediaTruncatedError(f"{path.name}: the {header.codec.upper()} breaks off", hint=_DAMAGED_HINT)
     try:
+        # OpenCV knows every EXIF orientation, but its libraries print to stderr: FFmpeg, which does not, looks first.
+        with av.open(io.BytesIO(data), mode="r", format=f"{header.codec}_pipe") as container:
+            next(container.decode(video=0))
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
+    except (av.error.FFmpegError, OSError, StopIteration, ValueError, cv2.error):
         image = None
     if image is None:
         raise MediaFormatError(f"{path.name}: the {header.codec.upper()} is damaged", hint=_DAMAGED_HINT)

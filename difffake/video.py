@@ -36,7 +36,7 @@ from difffake.errors import (
     NoVideoError,
 )
 from difffake.media import VideoInfo, check_readable, describe, reason, without_secrets
-from difffake.picture import Deinterlacer, rotation_deg, to_rgb
+from difffake.picture import Deinterlacer, RgbConverter, rotation_deg
 from difffake.stills import StillHeader, decode_still, read_still_header
 
 U8 = npt.NDArray[np.uint8]
@@ -50,6 +50,9 @@ _LOCAL_PROTOCOLS = "file,crypto,data"
 _OPEN_TIMEOUT_S, _READ_TIMEOUT_S = 15.0, 15.0
 _TS_PACKET = 188
 _MAX_LOST = 10_000
+_MAX_WARNINGS = 20
+#: Demuxers skip damaged stretches without a word: a silence this long is told.
+_GAP_S = 3.0
 _MAX_DECODE_THREADS = 4
 _NO_DRM_HINT = "DiffFake opens no DRM: scan the decrypted source"
 
@@ -141,7 +144,8 @@ class VideoSource:
             self._open_live(str(source), scheme[1].lower())
         else:
             self._path = Path(str(source).removeprefix("file://"))
-            self.name = self._path.name or str(self._path)
+            # A name that is no UTF-8 can be opened, but not written into JSON.
+            self.name = (self._path.name or str(self._path)).encode(errors="replace").decode()
             self._open_file(self._path)
         self._clock = SampleClock(fps, 1 / (self.info.fps or 25.0), self._container_start_s())
 
@@ -239,7 +243,7 @@ class VideoSource:
             self.close()
             raise
         self._stream = stream
-        self._aspect = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+        self._to_rgb = RgbConverter(float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1))
 
     def _choose_stream(self, container: av.container.InputContainer) -> av.video.stream.VideoStream:
         pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
@@ -287,7 +291,10 @@ class VideoSource:
         for raw in deinterlacer.run(self._decoded(container), self._stream):
             if decoded == 0:
                 self.info = replace(self.info, rotation=rotation_deg(raw), interlaced=deinterlacer.active)
+            before_s = self._clock.last_s
             now_s = self._clock.read(raw.time if raw.pts is not None else None)
+            if decoded and now_s - before_s > _GAP_S and len(self.warnings) < _MAX_WARNINGS:
+                self.warnings.append(f"gap: no new picture for {now_s - before_s:.1f} s at {before_s:.1f} s")
             if self._is_past_end(now_s, began):
                 return
             index, decoded = decoded, decoded + 1
@@ -297,9 +304,9 @@ class VideoSource:
             if self._yielded >= self._limits.max_frames:
                 self.warnings.append(f"cut: stopped after {self._yielded} frames, the limit max_frames")
                 return
-            self._check_size(round(raw.width * max(self._aspect, 1.0)), raw.height)
+            self._check_size(max(raw.width, self._to_rgb.width_px(raw)), raw.height)
             self._yielded += 1
-            yield Frame(index, now_s, to_rgb(raw, self._aspect))
+            yield Frame(index, now_s, self._to_rgb(raw))
         self._conclude(decoded, end_s)
 
     def _decoded(self, container: av.container.InputContainer) -> Iterator[av.VideoFrame]:

@@ -84,6 +84,7 @@ class ScanDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scan(
+    context: typer.Context,
     paths: Annotated[
         list[str], typer.Argument(help="Videos, images, folders, or live addresses (rtsp://, http://, ...).")
     ],
@@ -125,11 +126,16 @@ def scan(
             except DiffFakeError as error:
                 failures.append(_failed(source, error))
                 continue
+            except Exception as error:  # a bug in one file's scan must not cost the others theirs
+                if context.obj.debug:
+                    raise
+                failures.append(_failed(source, error))
+                continue
             results.append(result)
             if target is not None:
                 _write(target, render_report(result).encode())
             if not quiet:
-                _print_result(tables, result, target)
+                print_result(tables, result, target)
     if json is not None:
         document = msgspec.json.encode(ScanDocument(results=results, failures=failures))
         if json == "-":
@@ -207,9 +213,11 @@ def _progress(quiet: bool) -> Progress:
     )
 
 
-def _failed(source: str, error: DiffFakeError) -> Failure:
+def _failed(source: str, error: Exception) -> Failure:
     print_error(error)
-    return Failure(Path(source).name or source, type(error).__name__, str(error), error.hint, error.exit_code)
+    hint, exit_code = (error.hint, error.exit_code) if isinstance(error, DiffFakeError) else ("report it", 1)
+    name, message = (text.encode(errors="replace").decode() for text in (Path(source).name or source, str(error)))
+    return Failure(name, type(error).__name__, message, hint, exit_code)
 
 
 def _report_paths(report: Path | None, sources: list[str]) -> list[Path | None]:
@@ -263,7 +271,8 @@ def _exit_code(results: list[ScanResult], failures: list[Failure], fail_on: Fail
     return 3 if any(level.rank >= bound.rank for r in results for level in r.levels.values()) else 0
 
 
-def _print_result(console: Console, result: ScanResult, report: Path | None) -> None:
+def print_result(console: Console, result: ScanResult, report: Path | None = None) -> None:
+    """Print verdicts per person and a table of windows; ``report`` is where the HTML lies."""
     statuses = ", ".join(f"{n} {s}" for s, n in result.frames_by_status.items() if n and s != "SCORED")
     console.print(Text(printable(result.source.name), style="bold"))
     console.print(

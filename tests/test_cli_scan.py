@@ -1,0 +1,217 @@
+"""`difffake scan` as people and scripts use it."""
+
+from __future__ import annotations
+
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import av
+import msgspec
+import pytest
+
+from difffake.bundle import Bundle
+from difffake.detector import Detector
+from difffake.results import ScanResult
+from stream.cli import main
+from stream.commands_scan import ScanDocument
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(a) for a in arguments])
+    code = left.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.fixture
+def base(tiny_bundle: Bundle) -> list[str]:
+    return ["--bundle", str(tiny_bundle.path), "--threads", "1"]
+
+
+def test_a_table_per_person_and_window(
+    clips: dict[str, Path], base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scan", clips["woman"], *base, "--window", 10) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for text in (
+        "WolfgangLanger_Pexels.mp4",
+        "100% of",
+        "model tiny-",
+        "person 1",
+        "0 to 10 s",
+        "10 to 20 s",
+        "artifact",
+    ):
+        assert text in out
+    assert "identity: not available in this bundle" in out
+
+
+def test_json_on_stdout_is_all_there_is_on_stdout(
+    clips: dict[str, Path], base: list[str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert run("scan", clips["man"], clips["face_noface"], *base, "--json", "-") == 0
+    out, err = capfdbinary.readouterr()
+    document = msgspec.json.decode(out, type=ScanDocument)
+    assert [r.source.name for r in document.results] == ["single_face.mp4", "face_noface.mov"]
+    assert document.failures == []
+    assert b"person 1" in err
+
+
+def test_the_command_and_the_python_api_say_the_same(
+    clips: dict[str, Path], base: list[str], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    target = tmp_path / "deep" / "out.json"
+    assert run("scan", clips["man"], *base, "--json", target, "-q") == 0
+    document = msgspec.json.decode(target.read_bytes(), type=ScanDocument)
+    settings = document.results[0].settings
+    with Detector.load(tiny_bundle.path, settings) as detector:
+        assert document.results[0] == detector.scan(clips["man"])
+
+
+def test_settings_reach_the_scan(clips: dict[str, Path], base: list[str], tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    options = ["--fps", 2, "--duration", 1.4, "--window", 0.5, "--faces", 3, "--set", "suspicious_p=0.2"]
+    assert run("scan", clips["man"], *base, *options, "--json", target, "-q") == 0
+    result: ScanResult = msgspec.json.decode(target.read_bytes(), type=ScanDocument).results[0]
+    assert result.frames_analysed == 3
+    assert [w.start_s for w in result.people[0].windows] == [0, 0.5, 1.0]
+    assert (result.settings.max_faces, result.settings.suspicious_p) == (3, 0.2)
+
+
+def test_folders_are_walked_and_reports_written_for_each(
+    clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    for name in ("a/clip.mp4", "b/clip.mp4", "b/[bold]x\x1b[31m.MP4", ".hidden/clip.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(clips["man"].read_bytes())
+    (folder / "notes.txt").write_text("no video")
+    reports = tmp_path / "reports"
+    assert run("scan", folder, *base, "--duration", 1, "--report", reports) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert sorted(p.name for p in reports.iterdir()) == ["bold_x_31m.MP4.html", "clip.mp4-2.html", "clip.mp4.html"]
+    assert "[bold]x\N{REPLACEMENT CHARACTER}[31m.MP4" in out
+    assert "\x1b" not in out
+    assert all("<!doctype html>" in p.read_text() for p in reports.iterdir())
+
+
+def test_one_report_by_name(clips: dict[str, Path], base: list[str], tmp_path: Path) -> None:
+    target = tmp_path / "one.html"
+    assert run("scan", clips["man"], *base, "--report", target, "-q") == 0
+    assert "single_face.mp4" in target.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["one.html"]
+
+
+def test_an_empty_folder_is_an_error(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("scan", tmp_path, *base) == 10
+    assert "no video or image in this folder" in capsys.readouterr().err
+
+
+def test_fail_on(clips: dict[str, Path], base: list[str]) -> None:
+    always = ["--set", "suspicious_p=0.9999", "--set", "strong_p=1e-9", "--duration", "1", "-q"]
+    assert run("scan", clips["man"], *base, *always, "--fail-on", "suspicious") == 3
+    assert run("scan", clips["man"], *base, *always, "--fail-on", "strong") == 0
+    assert run("scan", clips["man"], *base, *always) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--fps", "0"], ["--set", "nonsense=1"], ["--set", "fps"], ["--set", "max_faces=many"], ["--fail-on", "x"]],
+)
+def test_wrong_usage(
+    wrong: list[str], clips: dict[str, Path], base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scan", clips["man"], *base, *wrong) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_two_sources_do_not_fit_into_one_report(clips: dict[str, Path], base: list[str], tmp_path: Path) -> None:
+    assert run("scan", clips["man"], clips["woman"], *base, "--report", tmp_path / "a.html") == 2
+
+
+def test_a_report_that_cannot_be_written(
+    clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert run("scan", clips["man"], *base, "-q", "--report", tmp_path / "file" / "a.html") == 1
+    err = capsys.readouterr().err
+    assert "cannot be written" in err
+    assert err.count("\n") == 1
+
+
+def test_a_bug_costs_one_line_and_not_the_other_files(
+    clips: dict[str, Path],
+    base: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    real = Detector.scan
+
+    def scan(self: Detector, source: str, *_: object) -> ScanResult:
+        if "single_face" in source:
+            raise ZeroDivisionError("division by zero")
+        return real(self, source)
+
+    monkeypatch.setattr(Detector, "scan", scan)
+    target = tmp_path / "out.json"
+    assert run("scan", clips["man"], clips["face_noface"], *base, "-q", "--json", target) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: unexpected ZeroDivisionError: division by zero. Please report this")
+    assert err.count("\n") == 1
+    assert len(msgspec.json.decode(target.read_bytes(), type=ScanDocument).results) == 1
+    assert run("--debug", "scan", clips["man"], *base, "-q") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.fixture
+def served(clips: dict[str, Path], tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with av.open(str(clips["man"])) as source, av.open(str(tmp_path / "live.ts"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    handler = partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://user:secret@127.0.0.1:{server.server_address[1]}/live.ts?token=hidden"
+        server.shutdown()
+
+
+def test_an_address_is_scanned_and_its_secrets_are_kept(
+    served: str, base: list[str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert run("scan", served, *base, "--duration", 1, "--json", "-") == 0
+    out, err = capfdbinary.readouterr()
+    (result,) = msgspec.json.decode(out, type=ScanDocument).results
+    assert result.source.kind == "live"
+    assert result.source.sha256 is None
+    assert result.frames_analysed == 5
+    assert b"secret" not in out + err
+    assert b"hidden" not in out + err
+
+
+def test_the_installed_command_starts_without_torch() -> None:
+    code = "import sys, stream.cli; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn', 'onnx', 'tensorrt')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    version = subprocess.run(
+        [sys.executable, "-m", "stream.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert version.stdout.startswith("difffake ")

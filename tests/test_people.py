@@ -1,0 +1,75 @@
+"""Tracks within shots, and cuts between them."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from difffake.faces import Faces
+from difffake.people import CutDetector, Tracker, iou
+
+
+def faces_at(*centres: tuple[float, float], eye_px: float = 40.0) -> Faces:
+    """Upright faces around these centres."""
+    middle = np.array(centres, np.float32).reshape(-1, 2)
+    points = np.array([(-0.5, -0.4), (0.5, -0.4), (0, 0.1), (-0.4, 0.6), (0.4, 0.6)], np.float32) * eye_px
+    landmarks = middle[:, None] + points[None]
+    boxes = np.concatenate([middle - eye_px, middle + eye_px], axis=1)
+    return Faces(boxes.astype(np.float32), landmarks.astype(np.float32), np.full(len(middle), 0.9, np.float32))
+
+
+def test_two_people_keep_their_tracks_whatever_their_order() -> None:
+    tracker = Tracker()
+    assert tracker.update(faces_at((100, 100), (300, 100)), 0.0).tolist() == [0, 1]
+    assert tracker.update(faces_at((290, 104), (112, 98)), 0.2).tolist() == [1, 0]
+    assert tracker.update(faces_at((120, 98)), 0.4).tolist() == [0]
+    assert tracker.update(faces_at((280, 104), (130, 98)), 0.6).tolist() == [1, 0]
+
+
+def test_a_face_that_moves_by_its_own_width_is_followed() -> None:
+    tracker = Tracker()
+    ids = [tracker.update(faces_at((100 + 75 * i, 100)), 0.2 * i).tolist() for i in range(5)]
+    assert ids == [[0]] * 5
+
+
+def test_someone_elsewhere_is_someone_else() -> None:
+    tracker = Tracker()
+    tracker.update(faces_at((100, 100)), 0.0)
+    assert tracker.update(faces_at((500, 300)), 0.2).tolist() == [1]
+
+
+def test_a_track_ends_with_a_cut_and_after_a_gap() -> None:
+    tracker = Tracker(max_gap_s=1.0)
+    tracker.update(faces_at((100, 100)), 0.0)
+    assert tracker.update(faces_at((100, 100)), 0.9).tolist() == [0]
+    assert tracker.update(faces_at(), 1.0).tolist() == []
+    assert tracker.update(faces_at((100, 100)), 2.0).tolist() == [1]
+    assert tracker.update(faces_at((100, 100)), 2.2, cut=True).tolist() == [2]
+
+
+@given(st.lists(st.lists(st.tuples(st.floats(0, 640), st.floats(0, 360)), max_size=6), min_size=1, max_size=12))
+def test_ids_are_unique_in_a_frame_and_grow_without_holes(frames: list[list[tuple[float, float]]]) -> None:
+    tracker = Tracker(max_tracks=8)
+    seen: set[int] = set()
+    for i, centres in enumerate(frames):
+        ids = tracker.update(faces_at(*centres), 0.2 * i).tolist()
+        assert len(ids) == len(set(ids)) == len(centres)
+        seen.update(ids)
+    assert seen == set(range(len(seen)))
+
+
+def test_overlap_of_boxes() -> None:
+    a = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
+    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 0, 0]], np.float32)
+    np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0], [0, 0, 0]], atol=1e-6)
+
+
+def test_a_cut_is_told_from_motion_and_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.repeat(rng.integers(0, 120, (9, 16, 3), dtype=np.uint8), 20, 0), 20, 1)
+    other = np.repeat(np.repeat(rng.integers(130, 255, (9, 16, 3), dtype=np.uint8), 20, 0), 20, 1)
+    cuts = CutDetector()
+    noisy = np.clip(scene + rng.normal(0, 4, scene.shape), 0, 255).astype(np.uint8)
+    pictures = [scene, noisy, np.roll(scene, 24, axis=1), other, other, scene]
+    assert [cuts.is_cut(p) for p in pictures] == [False, False, False, True, False, True]
