@@ -28,6 +28,7 @@ from difffake.extractor import Extractor, save_checkpoint
 from difffake.training.batches import PairBatches, loader
 from difffake.training.curves import draw_curves
 from difffake.training.log import LogLine, RunLog
+from difffake.training.precision import mixed
 from difffake.training.settings import TrainSettings
 from difffake.training.split import Split, bank_of, split_people
 from difffake.training.state import RunState
@@ -207,18 +208,15 @@ class _Run:
     def _backward(self, faces: Tensor) -> float:
         extractor = self.state.extractor
         self.state.optimiser.zero_grad()
-        with self._autocast():
+        with mixed(self.device, self.settings.precision):
             embedding = extractor.embed(faces)
         loss = pair_loss(extractor.classify(embedding), self.settings.label_smoothing, self.settings.rank_weight)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
-
     def _logits(self, faces: Tensor) -> npt.NDArray[np.float32]:
         model = self._kept.eval()
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), mixed(self.device, self.settings.precision):
             parts = [model.embed(part.to(self.device)) for part in torch.split(faces, 64)]
         with torch.inference_mode():
             return model.classify(torch.cat(parts)).cpu().numpy()
