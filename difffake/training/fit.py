@@ -20,7 +20,7 @@ from difffake.anchor import AnchorPool, Origin, choose_self_anchor
 from difffake.bundle import Bundle, Manifest, ScoreSpec, save_bundle
 from difffake.calibration import Calibration
 from difffake.density import GaussianMixture, fit_density
-from difffake.differential import Combination, natural_pairs, pair_differences
+from difffake.differential import Combination, differences, natural_pairs, pair_differences
 from difffake.errors import DataError
 from difffake.evaluation.metrics import auc
 from difffake.faces import CROP_SIDE_PX, EYE_DISTANCE
@@ -32,7 +32,7 @@ U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
-Progress = Callable[[str, float], None]
+Progress = Callable[[float], None]
 
 #: Added to every variance, in units of the mean variance.
 _REGULARISATION = 1e-3
@@ -115,7 +115,6 @@ def embed_held_out(
     bank: FaceBank,
     times_s: F64,
     is_video: npt.NDArray[np.bool_],
-    rows: I64,
     engine: Engine,
     settings: FitSettings,
     progress: Progress | None = None,
@@ -123,19 +122,18 @@ def embed_held_out(
     """Embed real faces and pseudo-fakes of held-out people.
 
     Args:
-        bank: aligned crops with margin; ``rows`` of it are held out.
+        bank: aligned crops with margin, of held-out people alone.
         times_s: ``(N,)`` seconds within the clip; photos have none (NaN).
         is_video: ``(N,)``.
-        rows: indices into the bank.
         engine: the extractor.
         settings: bounds and seed.
-        progress: called with a name and a share of 1.
+        progress: called with the share done, 0 to 1.
 
     Raises:
         DataError: fewer than two people, or no clip among them.
     """
     rng = np.random.default_rng(settings.seed)
-    groups = _clips_of(bank.people, times_s, is_video, rows, settings, rng)
+    groups = _clips_of(bank.people, times_s, is_video, settings, rng)
     people = {int(bank.people[g[0]]) for g in groups}
     if len(people) < settings.folds or not any(len(g) >= ANCHOR_SIZE for g in groups):
         raise DataError(
@@ -166,7 +164,7 @@ def embed_held_out(
         for family in FAMILIES:
             fakes[family].append(clips[1 + families.index(family)] if family in families else _nobody(clips[0]))
         if progress:
-            progress("embedding held-out people", (done + 1) / len(groups))
+            progress((done + 1) / len(groups))
     return HeldOut(real, fakes)
 
 
@@ -304,26 +302,51 @@ def fit_bundle(
     return bundle, figures
 
 
+def held_out_differences(held_out: HeldOut, settings: FitSettings) -> dict[str, F32]:
+    """Signed differences to compare anomaly models on: natural changes of half of the people (``train``) and of the
+    other half (``held_out_real``), and pseudo-fakes of the other half against their real anchor (``pseudo_fake``).
+
+    Each ``(N, D) float32``; anchors are those of `Clip.anchor`.
+    """
+    people = np.unique([c.person for c in held_out.real if c.anchor() is not None])
+    train = set(np.random.default_rng(settings.seed).permutation(people)[: len(people) // 2].tolist())
+    parts: dict[str, list[F32]] = {"train": [], "held_out_real": [], "pseudo_fake": []}
+    for i, clip in enumerate(held_out.real):
+        anchor = clip.anchor()
+        if anchor is None:
+            continue
+        rest = ~np.isin(clip.time_s, anchor.times_s)
+        part = "train" if clip.person in train else "held_out_real"
+        parts[part].append(_flat_differences(clip.embedding[rest], anchor))
+        if part == "held_out_real":
+            parts["pseudo_fake"] += [
+                _flat_differences(clips[i].embedding[rest], anchor) for clips in held_out.fakes.values()
+            ]
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
 def best_score(figures: Figures, evidence: str) -> str:
     """The score of this evidence with the best mean AUC over the families of pseudo-fakes."""
     candidates = [n for n, s in SCORES.items() if s.evidence == evidence and s.kind != "distance" and figures.auc[n]]
     return max(candidates, key=lambda name: float(np.mean(list(figures.auc[name].values()))))
 
 
+def _flat_differences(embedding: F32, anchor: AnchorPool) -> F32:
+    changes = differences(embedding, anchor.embeddings, Combination.SIGNED)
+    return np.asarray(changes.reshape(-1, embedding.shape[1]), np.float32)
+
+
 def _clips_of(
     people: npt.NDArray[np.integer],
     times_s: F64,
     is_video: npt.NDArray[np.bool_],
-    rows: I64,
     settings: FitSettings,
     rng: np.random.Generator,
 ) -> list[I64]:
-    photos = rows[~is_video[rows]]
-    photos = rng.permutation(photos)[: settings.max_photos]
+    photos = rng.permutation(np.flatnonzero(~is_video))[: settings.max_photos]
     groups = [np.array([row]) for row in np.sort(photos)]
-    videos = rows[is_video[rows]]
-    for person in np.unique(people[videos]):
-        frames = videos[people[videos] == person]
+    for person in np.unique(people[is_video]):
+        frames = np.flatnonzero(is_video & (people == person))
         frames = frames[np.argsort(times_s[frames], kind="stable")]
         groups.append(frames[: settings.max_frames_per_clip])
     return groups

@@ -1,0 +1,89 @@
+"""``difffake evaluate`` and ``difffake compare``: data sets -> figures with intervals, and two models side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from difffake.detector import Detector
+from difffake.evaluation import (
+    Codec,
+    EvaluationProtocol,
+    EvaluationSettings,
+    Layout,
+    Recompression,
+    Subject,
+    evaluate,
+    to_markdown,
+    write,
+)
+from difffake.evaluation import compare as compare_reports
+from difffake.settings import ScanSettings
+from stream.console import printable
+
+_CACHE = Path(".cache/evaluation")
+
+
+def evaluate_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data set's root folder.")],
+    layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")],
+    compression: Annotated[str, typer.Option(help="FF++ and DFD: c0 (raw), c23 or c40.")] = "c23",
+    split: Annotated[Path | None, typer.Option(help="A JSON list of the videos to take (FF++'s test split).")] = None,
+    crf: Annotated[int | None, typer.Option(help="Recompress each video at this CRF before it is scored.")] = None,
+    codec: Annotated[Codec, typer.Option(help="The codec of --crf.")] = Codec.H264,
+    fps: Annotated[float, typer.Option(help="Frames scored per second of video.")] = 4.0,
+    max_frames: Annotated[int, typer.Option(help="Frames scored per video.")] = 400,
+    subject: Annotated[Subject | None, typer.Option(help="Whose score stands for a frame with several faces.")] = None,
+    protocol: Annotated[
+        EvaluationProtocol, typer.Option(help="What is asked of the scores.")
+    ] = EvaluationProtocol.CLIP,
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as Markdown.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps embeddings between runs.")] = _CACHE,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+) -> None:
+    """Score a data set of real and manipulated video, with intervals over people."""
+    settings = EvaluationSettings(
+        layout=layout,
+        root=folder,
+        cache=cache,
+        compression=compression,
+        split=split,
+        fps=fps,
+        max_frames=max_frames,
+        recompression=None if crf is None else Recompression(codec, crf),
+        subject=subject,
+        draws=draws,
+        seed=seed,
+        protocol=protocol,
+    )
+    with Detector.load(bundle, ScanSettings(threads=threads)) as detector, _bar() as bar:
+        task = bar.add_task("looking", total=None)
+
+        def show(done: int, total: int, video: str) -> None:
+            bar.update(task, completed=done, total=total, description=printable(video)[-40:])
+
+        report = evaluate(settings, detector, show)
+    write(report, markdown=markdown, json=json)
+    if markdown is None:
+        typer.echo(to_markdown(report))
+
+
+def compare_command(
+    first: Annotated[Path, typer.Argument(help="A JSON report of `difffake evaluate`.")],
+    second: Annotated[Path, typer.Argument(help="Another one, on the same data.")],
+) -> None:
+    """Hold two evaluation reports side by side."""
+    typer.echo(compare_reports(first, second))
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,213 @@
+"""``difffake crops``, ``train``, ``fit`` and ``contact-sheet``: from folders of faces to a model bundle."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from difffake.errors import DataError, MissingExtraError
+
+_STORE_HINT = "make a crop store first: difffake crops SOURCE... --out STORE"
+
+Sources = Annotated[
+    list[Path], typer.Argument(help="Folders of people, flat folders of pictures, tar files of these, video clips.")
+]
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="A crop store, made by `difffake crops`.")]
+ClipShares = Annotated[
+    tuple[float, float, float],
+    typer.Option(metavar="TRAIN VALIDATE FIT", help="Shares of the filmed people; photos: 0.80 0.05 0.15."),
+]
+
+
+def crops(
+    sources: Sources,
+    out: Annotated[Path, typer.Option(help="The crop store to make.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False,
+) -> None:
+    """Find and align the main face of every picture and clip."""
+    _require_extra()
+    from difffake.training.crops import prepare
+
+    with _bar("{task.completed} files, {task.fields[kept]} faces") as bar:
+        task = bar.add_task("aligning faces", total=None, kept=0)
+        store = prepare(
+            sources, out, overwrite=overwrite, progress=lambda done, kept: bar.update(task, completed=done, kept=kept)
+        )
+    typer.echo(f"{len(store)} faces of {len(store.names)} people in {out}")
+
+
+def train(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it goes on.")],
+    backbone: Annotated[
+        str, typer.Option(help="efficientnet_lite0/1/2, efficientnet_b4, resnet50 or any timm name.")
+    ] = "efficientnet_lite0",
+    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights.")] = True,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes.")] = None,
+    images: Annotated[int | None, typer.Option(help="Budget in images, real and fake.")] = None,
+    clip_shares: ClipShares = (0.5, 0.05, 0.45),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, e.g. lr=0.0005.")
+    ] = None,
+) -> None:
+    """Train an extractor on real faces against pseudo-deepfakes made from them; resumable."""
+    _require_extra()
+    from difffake.extractor import export_onnx, load_checkpoint
+    from difffake.training.loop import TrainProgress
+    from difffake.training.loop import train as run
+    from difffake.training.settings import TrainSettings
+    from difffake.training.split import split_people
+    from difffake.training.store import CropStore
+
+    known: dict[str, object] = {"backbone": backbone, "pretrained": pretrained, "minutes": minutes, "images": images}
+    for item in set_ or []:
+        name, _, value = item.partition("=")
+        if name not in TrainSettings.__struct_fields__:
+            raise typer.BadParameter(f"{name!r}: one of {', '.join(TrainSettings.__struct_fields__)}")
+        known[name] = msgspec.json.decode(value) if value[:1] in "{[" else value
+    try:
+        settings = msgspec.convert(known, TrainSettings, strict=False)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise typer.BadParameter(str(error)) from error
+    faces = CropStore.load(store)
+    split = split_people(faces, seed=settings.seed, clip_shares=clip_shares)
+    with _bar("{task.fields[note]}") as bar:
+        task = bar.add_task("training", total=1.0, note="")
+
+        def show(now: TrainProgress) -> None:
+            auc = f", held-out AUC {now.validation.mean:.3f}" if now.validation else ""
+            note = f"step {now.step}, loss {now.loss:.3f}, {now.images_per_s:.0f} images/s{auc}"
+            bar.update(task, completed=now.share, note=note)
+
+        result = run(settings, faces, out, split=split, progress=show)
+    if result.interrupted:
+        typer.echo(f"interrupted at step {result.step}; the same command goes on from there")
+        return
+    checkpoint = load_checkpoint(result.model)
+    export_onnx(checkpoint.extractor, out / "extractor.onnx", side_px=checkpoint.side_px)
+    typer.echo(f"{result.step} steps; {out / 'extractor.onnx'}; curves in {out / 'curves.png'}; next: difffake fit")
+
+
+def fit(
+    store: Store,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished `difffake train`.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write.")],
+    name: Annotated[str, typer.Option(help="The model's name.")] = "difffake",
+    data: Annotated[str, typer.Option(help="The training data and its terms, for the manifest.")] = "not stated",
+    licence: Annotated[str, typer.Option(help="The model's licence, for the manifest.")] = "not stated",
+    clip_shares: ClipShares = (0.5, 0.05, 0.45),
+    covariance: Annotated[str, typer.Option(help="diag or full.")] = "diag",
+    shrinkage: Annotated[float, typer.Option(help="0 to 1, towards equal variances.")] = 0.0,
+    differences: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Keep the differences, to compare anomaly models on.")
+    ] = None,
+) -> None:
+    """Fit densities and calibration on people kept out of training, and write a model bundle."""
+    _require_extra()
+    from difffake.extractor import check_parity, load_checkpoint
+    from difffake.training.fit import FitSettings, embed_held_out, fit_bundle, held_out_differences
+    from difffake.training.settings import TrainSettings
+    from difffake.training.split import bank_of, split_people
+    from difffake.training.store import CropStore
+    from engines.onnx import OnnxEngine
+
+    trained = msgspec.json.decode((run / "settings.json").read_bytes(), type=TrainSettings)
+    settings = FitSettings(name=name, licence=licence, covariance=covariance, shrinkage=shrinkage, seed=trained.seed)
+    faces = CropStore.load(store)
+    rows = split_people(faces, seed=trained.seed, clip_shares=clip_shares).fit
+    checkpoint = load_checkpoint(run / "model.pt")
+    extractor = run / "extractor.onnx"
+    with _bar("") as bar, OnnxEngine(extractor) as engine:
+        task = bar.add_task("embedding held-out people", total=1.0)
+        held_out = embed_held_out(
+            bank_of(faces, rows),
+            faces.time_s[rows].astype(np.float64),
+            faces.is_video[rows],
+            engine,
+            settings,
+            lambda share: bar.update(task, completed=share),
+        )
+        dim = engine.spec.dim
+    if differences is not None:
+        parts = held_out_differences(held_out, settings)
+        np.savez_compressed(differences, allow_pickle=False, **parts)
+    side, margin = checkpoint.side_px, (faces.crops.shape[1] - checkpoint.side_px) // 2
+    view = faces.crops[rows[:: max(1, len(rows) // 64)], margin : margin + side, margin : margin + side]
+    parity = check_parity(checkpoint.extractor, extractor, np.ascontiguousarray(view.transpose(0, 3, 1, 2)))
+    bundle, figures = fit_bundle(
+        held_out,
+        extractor,
+        out,
+        settings,
+        backbone=trained.backbone,
+        dim=dim,
+        training={
+            "data": data,
+            "settings": msgspec.to_builtins(trained),
+            "steps": checkpoint.step,
+            "images": checkpoint.step * 2 * trained.batch_pairs,
+            "onnx_against_torch": {
+                "embedding_cosine_min": parity.min_cosine,
+                "embedding_error_max": parity.max_abs_error,
+                "logit_spearman": parity.spearman,
+            },
+        },
+        git_revision=_revision(),
+    )
+    table = Table(
+        "score", "evidence", *next(iter(figures.auc.values())), title="AUC on pseudo-fakes of held-out people"
+    )
+    for score, by_family in figures.auc.items():
+        spec = bundle.manifest.scores[score]
+        table.add_row(score, spec.evidence, *(f"{value:.3f}" for value in by_family.values()))
+    Console().print(table)
+    typer.echo(f"{bundle.model_id} in {out}; evidence: {bundle.manifest.evidence}")
+
+
+def contact_sheet(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    people: Annotated[str, typer.Option(help="Only people whose key begins so, e.g. london/.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """Draw 32 pseudo-fakes of each family beside the faces they were made from."""
+    _require_extra()
+    from difffake.pseudofake import usable_landmarks, write_contact_sheets
+    from difffake.training.split import bank_of
+    from difffake.training.store import CropStore
+
+    faces = CropStore.load(store)
+    usable = usable_landmarks(faces.landmarks, faces.crops.shape[1])
+    chosen = usable & np.char.startswith(faces.person_names(), people)
+    if not chosen.any():
+        raise DataError(f"nobody in {store} has a key that begins with {people!r}", hint="leave --people out")
+    for path in write_contact_sheets(bank_of(faces, np.flatnonzero(chosen)), out, seed=seed):
+        typer.echo(path)
+
+
+def _require_extra() -> None:
+    try:
+        import sklearn  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"training needs a package that is not installed: {error.name}", hint="pip install 'difffake[train]'"
+        ) from error
+
+
+def _revision() -> str:
+    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    return run.stdout.strip() or "unknown"
+
+
+def _bar(text: str) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn(text), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
