@@ -28,6 +28,7 @@ from difffake.extractor import Extractor, save_checkpoint
 from difffake.training.batches import PairBatches, loader
 from difffake.training.curves import draw_curves
 from difffake.training.log import LogLine, RunLog
+from difffake.training.memory import keep_freed_memory
 from difffake.training.precision import mixed
 from difffake.training.settings import TrainSettings
 from difffake.training.split import Split, bank_of, split_people
@@ -273,6 +274,8 @@ def _device(name: str) -> torch.device:
 def _surroundings(settings: TrainSettings, device: torch.device) -> Iterator[None]:
     """Threads and random state of torch as the run needs them, and as they were afterwards."""
     threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     try:

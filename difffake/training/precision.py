@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _DepthwiseInFloat32(TorchFunctionMode):
-    """Takes depthwise convolutions out of autocast.
+    """Takes depthwise convolutions with a stride or a large kernel out of autocast.
 
     Their backward pass in bfloat16 is 2 to 13 times slower than in float32 on CPUs with AVX512-BF16 (a stride
     of two is worst): with it, bfloat16 as a whole would be no faster than float32.
@@ -28,7 +28,9 @@ class _DepthwiseInFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.conv2d and torch.is_autocast_enabled("cpu") and len(args) > 1:
             faces, weight = args[0], args[1]
-            if weight.shape[1] == 1 and weight.shape[0] > 1:
+            stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
+            strided = max(stride) > 1 if isinstance(stride, tuple | list) else stride > 1
+            if weight.shape[1] == 1 and weight.shape[0] > 1 and (strided or weight.shape[2] > 3):
                 with torch.autocast("cpu", enabled=False):
                     out: Tensor = func(faces.float(), weight, *args[2:], **kwargs)
                     return out.to(torch.bfloat16)
