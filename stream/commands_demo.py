@@ -14,6 +14,7 @@ from difffake.demo.clips import fetch_clips
 from difffake.demo.swap import make_demo_clips, pick_donor
 from difffake.detector import Detector
 from difffake.report import render_report
+from difffake.settings import ScanSettings
 from stream.commands_scan import print_result
 
 _CLIPS = Path(".cache/clips")
@@ -37,7 +38,8 @@ def demo(
             out,
             lambda share: bar.update(task, completed=share),
         )
-    with Detector.load(bundle) as detector:
+    # Windows short enough to show where the middle third begins and ends.
+    with Detector.load(bundle, ScanSettings(window_s=2.0)) as detector:
         for name, path in (("genuine", made.genuine), ("swapped", made.swapped)):
             with _bar() as bar:
                 task = bar.add_task(f"scanning {path.name}", total=None)

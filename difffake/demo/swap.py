@@ -144,7 +144,8 @@ class _Writer:
 
     def write(self, image: U8) -> None:
         even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-        self._stream.height, self._stream.width = even.shape[:2]
+        if not self._stream.codec_context.is_open:
+            self._stream.height, self._stream.width = even.shape[:2]
         self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24"))
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
