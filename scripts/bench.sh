@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs the benchmarks that need nothing but this repository: scripts/bench.sh BIN
+set -euo pipefail
+bin=$1
+mkdir -p benchmarks/results
+"$bin/python" benchmarks/density.py --threads 1 --out benchmarks/results/density
+"$bin/python" benchmarks/engine.py --out benchmarks/results/engine
+# The detectors' table needs a folder of videos of people: name it in CLIPS. It rewrites docs/detectors.md.
+if [ -n "${CLIPS:-}" ]; then
+  "$bin/python" benchmarks/detectors.py --clips "$CLIPS" --per-clip 3
+fi
