@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,8 @@ def measure(name: str, batches: list[int], threads: int, repeats: int) -> list[d
                 tensor = torch.from_numpy(faces)
                 ours, theirs = engine.infer(faces).embedding, extractor(tensor)[0].numpy()
                 cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
-                times = [
-                    (seconds(lambda: extractor(tensor)), seconds(lambda: engine.infer(faces))) for _ in range(repeats)
-                ]  # noqa: B023, E501
+                eager, runtime = partial(extractor, tensor), partial(engine.infer, faces)
+                times = [(seconds(eager), seconds(runtime)) for _ in range(repeats)]
                 torch_s, onnx_s = (statistics.median(t) for t in zip(*times, strict=True))
                 rows.append(
                     {
