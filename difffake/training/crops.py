@@ -12,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from difffake.errors import DiffFakeError
 from difffake.faces import CenterFace, Faces, align, to_crop
 from difffake.training.sources import (
     Item,
@@ -27,6 +27,7 @@ from difffake.training.sources import (
     source_name,
 )
 from difffake.training.store import F32, STORE_EYE_DISTANCE, STORE_SIDE_PX, U8, CropStore, CropWriter
+from difffake.video import open_video
 
 #: Called after every chunk with the files done and the crops kept so far.
 Progress = Callable[[int, int], None]
@@ -136,23 +137,18 @@ def read_photo(data: bytes | Path, max_pixels: int) -> U8 | None:
 
 
 def sample_clip(path: Path, settings: CropSettings) -> Iterator[tuple[float, U8]]:
-    """Yield ``(time_s, RGB image)`` at about ``clip_fps``, at most ``clip_frames`` spread over the clip."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        duration_s = float(container.duration or 0) / av.time_base
-        step_s = max(1 / settings.clip_fps, duration_s / settings.clip_frames)
-        due_s, first_s, taken = 0.0, None, 0
-        for frame in container.decode(stream):
-            if frame.time is None:
-                continue
-            first_s = frame.time if first_s is None else first_s
-            time_s = frame.time - first_s
-            if time_s + 1e-6 >= due_s:
-                yield time_s, np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                due_s, taken = due_s + step_s, taken + 1
-                if taken == settings.clip_frames:
-                    return
+    """Yield ``(time_s, RGB image)`` at about ``clip_fps``, at most ``clip_frames`` spread over the clip.
+
+    Raises:
+        DiffFakeError: what `difffake.video.open_video` raises of unreadable files.
+    """
+    # A file whose header does not tell its length is cut off instead of spread.
+    with open_video(path) as probe:
+        duration_s = probe.info.duration_s or 0.0
+    fps = min(settings.clip_fps, settings.clip_frames / max(duration_s, 1e-3))
+    with open_video(path, fps=fps) as video:
+        for frame in islice(video, settings.clip_frames):
+            yield frame.pts_s, frame.image
 
 
 def _chunks(items: Iterable[Item], size: int = 32) -> Iterator[list[Item]]:
@@ -208,7 +204,7 @@ def _work(items: list[Item]) -> _Result:
         if item.kind is Kind.VIDEO and isinstance(item.data, Path):
             try:
                 _work_clip(item, item.data, detector, settings, crops, skipped)
-            except (av.FFmpegError, IndexError):
+            except DiffFakeError:
                 skipped["unreadable"] += 1
     return crops, +skipped, len(items)
 
