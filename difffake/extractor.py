@@ -121,7 +121,9 @@ def build_extractor(name: str, *, pretrained: bool, dropout: float = 0.2) -> Ext
         mean, std = (127.0,) * 3, (128.0,) * 3
         if pretrained:
             load_lite_weights(backbone, int(lite[1]))
-    return Extractor(name, backbone, int(backbone.num_features), mean=mean, std=std, dropout=dropout)
+    # Some networks widen their features between pooling and classifier: these are what comes out.
+    dim = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+    return Extractor(name, backbone, dim, mean=mean, std=std, dropout=dropout)
 
 
 def load_lite_weights(backbone: nn.Module, size: int) -> None:

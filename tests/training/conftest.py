@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from faces_on_disk import drawn_store
+
+from difffake.training.store import CropStore
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> CropStore:
+    """24 drawn people with two photos each, 6 with four frames of a clip each."""
+    return drawn_store(tmp_path_factory.mktemp("crops") / "store")
