@@ -262,7 +262,7 @@ def fit_bundle(
 ) -> tuple[Bundle, Figures]:
     """Fit densities and calibrations and write the bundle.
 
-    The score that stands for an evidence is the one with the best mean AUC over the families of pseudo-fakes.
+    Which score stands for an evidence is chosen by `best_score`.
     """
     blank = Manifest(
         format=1, name=settings.name, backbone=backbone, side_px=CROP_SIDE_PX, dim=dim, eye_distance=EYE_DISTANCE,
@@ -327,7 +327,7 @@ def held_out_differences(held_out: HeldOut, settings: FitSettings) -> dict[str, 
 
 def best_score(figures: Figures, evidence: str) -> str:
     """The score of this evidence with the best mean AUC over the families of pseudo-fakes."""
-    candidates = [n for n, s in SCORES.items() if s.evidence == evidence and s.kind != "distance" and figures.auc[n]]
+    candidates = [name for name, spec in SCORES.items() if spec.evidence == evidence and figures.auc[name]]
     return max(candidates, key=lambda name: float(np.mean(list(figures.auc[name].values()))))
 
 
