@@ -8,7 +8,6 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from difffake.demo.clips import fetch_clips
 from difffake.demo.swap import make_demo_clips, pick_donor
@@ -16,6 +15,7 @@ from difffake.detector import Detector
 from difffake.report import render_report
 from difffake.settings import ScanSettings
 from stream.commands_scan import print_result
+from stream.console import progress_bar
 
 _CLIPS = Path(".cache/clips")
 
@@ -30,7 +30,7 @@ def demo(
     """Scan a real clip, and a copy with another face laid over its middle third."""
     console = Console()
     free = fetch_clips(clips) if source is None or donor is None else {}
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("laying another face over the middle third", total=1.0)
         made = make_demo_clips(
             source or free["woman"],
@@ -41,7 +41,7 @@ def demo(
     # Windows short enough to show where the middle third begins and ends.
     with Detector.load(bundle, ScanSettings(window_s=2.0)) as detector:
         for name, path in (("genuine", made.genuine), ("swapped", made.swapped)):
-            with _bar() as bar:
+            with progress_bar() as bar:
                 task = bar.add_task(f"scanning {path.name}", total=None)
                 result = detector.scan(path, lambda at, end: bar.update(task, completed=at, total=end))  # noqa: B023
             title = "Genuine" if name == "genuine" else "Manipulated"
@@ -51,8 +51,3 @@ def demo(
             report.write_text(render_report(result), encoding="utf-8")
             (out / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
             print_result(console, result, report)
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn
 
 from difffake.detector import Detector
 from difffake.evaluation import (
@@ -23,7 +22,7 @@ from difffake.evaluation import (
 )
 from difffake.evaluation import compare as compare_reports
 from difffake.settings import ScanSettings
-from stream.console import printable
+from stream.console import printable, progress_bar
 
 _CACHE = Path(".cache/evaluation")
 
@@ -64,7 +63,7 @@ def evaluate_command(
         seed=seed,
         protocol=protocol,
     )
-    with Detector.load(bundle, ScanSettings(threads=threads)) as detector, _bar() as bar:
+    with Detector.load(bundle, ScanSettings(threads=threads)) as detector, progress_bar(MofNCompleteColumn()) as bar:
         task = bar.add_task("looking", total=None)
 
         def show(done: int, total: int, video: str) -> None:
@@ -82,8 +81,3 @@ def compare_command(
 ) -> None:
     """Hold two evaluation reports side by side."""
     typer.echo(compare_reports(first, second))
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +24,7 @@ from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundErro
 from difffake.report import render_report
 from difffake.results import Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
-from stream.console import LEVEL_STYLES, level_text, print_error, printable
+from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar
 
 log = structlog.get_logger()
 
@@ -119,7 +119,10 @@ def scan(
     reports = _report_paths(report, sources)
     results: list[ScanResult] = []
     tables = Console(stderr=json == "-")
-    with Detector.load(bundle, settings) as detector, _progress(quiet) as progress:
+    with (
+        Detector.load(bundle, settings) as detector,
+        progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
+    ):
         for source, target in zip(sources, reports, strict=True):
             try:
                 result = _scan_one(detector, source, progress)
@@ -197,20 +200,6 @@ def _scan_one(detector: Detector, source: str, progress: Progress) -> ScanResult
         return detector.scan(source, advance)
     finally:
         progress.remove_task(task)
-
-
-def _progress(quiet: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    )
 
 
 def _failed(source: str, error: Exception) -> Failure:

@@ -10,12 +10,11 @@ import msgspec
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from difffake.errors import DataError, MissingExtraError
-
-_STORE_HINT = "make a crop store first: difffake crops SOURCE... --out STORE"
+from stream.console import progress_bar
 
 Sources = Annotated[
     list[Path], typer.Argument(help="Folders of people, flat folders of pictures, tar files of these, video clips.")
@@ -36,7 +35,7 @@ def crops(
     _require_extra()
     from difffake.training.crops import prepare
 
-    with _bar("{task.completed} files, {task.fields[kept]} faces") as bar:
+    with progress_bar(TextColumn("{task.completed} files, {task.fields[kept]} faces")) as bar:
         task = bar.add_task("aligning faces", total=None, kept=0)
         store = prepare(
             sources, out, overwrite=overwrite, progress=lambda done, kept: bar.update(task, completed=done, kept=kept)
@@ -79,7 +78,7 @@ def train(
         raise typer.BadParameter(str(error)) from error
     faces = CropStore.load(store)
     split = split_people(faces, seed=settings.seed, clip_shares=clip_shares)
-    with _bar("{task.fields[note]}") as bar:
+    with progress_bar(TextColumn("{task.fields[note]}"), TimeRemainingColumn()) as bar:
         task = bar.add_task("training", total=1.0, note="")
 
         def show(now: TrainProgress) -> None:
@@ -119,13 +118,15 @@ def fit(
     from difffake.training.store import CropStore
     from engines.onnx import OnnxEngine
 
+    extractor = run / "extractor.onnx"
+    if not extractor.is_file():
+        raise DataError(f"no finished training run in {run}", hint="difffake train STORE --out RUN comes first")
     trained = msgspec.json.decode((run / "settings.json").read_bytes(), type=TrainSettings)
     settings = FitSettings(name=name, licence=licence, covariance=covariance, shrinkage=shrinkage, seed=trained.seed)
     faces = CropStore.load(store)
     rows = split_people(faces, seed=trained.seed, clip_shares=clip_shares).fit
     checkpoint = load_checkpoint(run / "model.pt")
-    extractor = run / "extractor.onnx"
-    with _bar("") as bar, OnnxEngine(extractor) as engine:
+    with progress_bar(TimeRemainingColumn()) as bar, OnnxEngine(extractor) as engine:
         task = bar.add_task("embedding held-out people", total=1.0)
         held_out = embed_held_out(
             bank_of(faces, rows),
@@ -206,8 +207,3 @@ def _require_extra() -> None:
 def _revision() -> str:
     run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     return run.stdout.strip() or "unknown"
-
-
-def _bar(text: str) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn(text), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from difffake.errors import DiffFakeError
@@ -30,3 +32,17 @@ def print_error(error: Exception) -> None:
 def level_text(level: Level, p_value: float) -> Text:
     """A level with its p-value, coloured."""
     return Text(f"{level.value}  p={p_value:.2g}", style=LEVEL_STYLES[level])
+
+
+def progress_bar(*columns: ProgressColumn, quiet: bool = False) -> Progress:
+    """A bar on stderr that vanishes when done, and is silent where nobody watches; more columns stand at its end."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )

@@ -98,9 +98,7 @@ def test_frames_of_the_anchor_are_no_test_of_it(held_out: HeldOut, tiny_bundle: 
     assert set(people.tolist()) == set(range(PEOPLE))
 
 
-def test_the_bundle_is_whole_and_says_where_it_comes_from(
-    held_out: HeldOut, extractor: Path, tmp_path: Path
-) -> None:
+def test_the_bundle_is_whole_and_says_where_it_comes_from(held_out: HeldOut, extractor: Path, tmp_path: Path) -> None:
     bundle, figures = fit_bundle(
         held_out, extractor, tmp_path / "bundle", SETTINGS,
         backbone="one matrix", dim=DIM, training={"data": "noise"}, git_revision="abc",

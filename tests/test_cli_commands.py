@@ -1,0 +1,108 @@
+"""The commands from faces to a bundle, and the demonstration, run as a user runs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "training"))
+
+from faces_on_disk import drawn_store
+
+from difffake.bundle import Bundle
+from stream.cli import main
+
+NETWORK = ["--backbone", "mobilenetv3_small_050", "--no-pretrained"]
+SMALL = ["--set", "batch_pairs=2", "--set", "workers=0", "--set", "validate_crops=6", "--set", "precision=fp32"]
+SHARES = ["--clip-shares", "0.3", "0.1", "0.6"]
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained, exported and fitted by the commands."""
+    folder = tmp_path_factory.mktemp("trained")
+    drawn_store(folder / "store", people=40, photos=2, clips=14, frames=24)
+    assert run("train", folder / "store", "--out", folder / "run", "--images", "8", *NETWORK, *SMALL, *SHARES) == 0
+    assert run("fit", folder / "store", folder / "run", "--out", folder / "bundle", "--name", "small", *SHARES) == 0
+    return folder / "bundle"
+
+
+def test_training_and_fitting_end_in_a_bundle_that_says_how_it_was_made(bundle: Path) -> None:
+    loaded = Bundle.load(bundle)
+    training = loaded.manifest.training
+    assert loaded.model_id.startswith("small-")
+    assert loaded.manifest.backbone == "mobilenetv3_small_050"
+    assert training["images"] == 8
+    assert training["onnx_against_torch"]["embedding_cosine_min"] > 0.999
+    assert training["fitted_on"]["clips"] > 1
+
+
+def test_a_bundle_of_our_own_scans_and_evaluates(bundle: Path, clips: dict[str, Path], tmp_path: Path) -> None:
+    assert run("scan", clips["man"], "--bundle", bundle, "--json", tmp_path / "scan.json", "--quiet") == 0
+    document = msgspec.json.decode((tmp_path / "scan.json").read_bytes())
+    assert document["results"][0]["model_id"] == Bundle.load(bundle).model_id
+    for label, name in (("real", "woman"), ("fake", "man")):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / f"{name}.mp4").symlink_to(clips[name].resolve())
+    report = tmp_path / "report.json"
+    options = ["--layout", "folders", "--cache", tmp_path / "cache", "--fps", "2", "--draws", "20"]
+    assert (
+        run(
+            "evaluate",
+            tmp_path / "set",
+            *options,
+            "--bundle",
+            bundle,
+            "--json",
+            report,
+            "--markdown",
+            tmp_path / "r.md",
+        )
+        == 0
+    )
+    figures = msgspec.json.decode(report.read_bytes())
+    assert figures["counts"]["videos_scored"] == {"real": 1, "fake": 1}
+    assert 0 <= figures["scores"]["logit"]["frame"]["auc"] <= 1
+    assert run("compare", report, report) == 0
+
+
+def test_the_demonstration_writes_two_reports(clips: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    options = ["--source", clips["face_noface"], "--donor", clips["woman"], "--bundle", tiny_bundle.path]
+    # The face leaves this clip before its middle third ends: the swap must cope with frames without a face.
+    assert run("demo", "--out", out, *options) == 0
+    for name in ("genuine", "swapped"):
+        result = msgspec.json.decode((out / f"{name}.json").read_bytes())
+        assert result["frames_analysed"] > 10
+        assert "<html" in (out / f"{name}.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{tmp}/none", "--out", "{tmp}/run", "--minutes", "1"], "is no crop store"),
+        (["fit", "{tmp}/none", "{tmp}/run", "--out", "{tmp}/b"], "no finished training run"),
+        (["crops", "{tmp}/none", "--out", "{tmp}/store"], "none"),
+        (["evaluate", "{tmp}", "--layout", "ffpp"], "{tmp}"),
+        (["demo", "--source", "{tmp}/none.mp4", "--donor", "{tmp}/none.mp4", "--out", "{tmp}/o"], "none.mp4"),
+    ],
+)
+def test_wrong_input_gets_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill = {"{tmp}": str(tmp_path)}
+    filled = [a.replace("{tmp}", fill["{tmp}"]) for a in arguments]
+    assert run(*filled) >= 10
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert message.replace("{tmp}", tmp_path.name) in error
