@@ -138,6 +138,9 @@ def loader(batches: PairBatches, first: int, end: int, workers: int) -> DataLoad
 
     Workers are forked: they share the bank's memory and the fitted face decoder.
     """
+    if workers:
+        # Ends OpenCV's thread pool here: a forked child that touched it would wait for threads that it has not got.
+        cv2.setNumThreads(1)
     return DataLoader(
         batches,
         batch_size=None,
@@ -151,7 +154,6 @@ def loader(batches: PairBatches, first: int, end: int, workers: int) -> DataLoad
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     # Such signals may go to the whole group: only the trainer answers, and it needs its next batch. A worker whose
     # trainer is gone notices by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
