@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from difffake.anchor import AnchorPool, Origin, choose_self_anchor
+from difffake.anchors import AnchorPool, Origin, choose_self_anchor
 from difffake.calibration import combine_windows
 from difffake.observe import Observations
 from difffake.results import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from difffake.anchor import AnchorPool, choose_self_anchor
+from difffake.anchors import AnchorPool, choose_self_anchor
 from difffake.bundle import Bundle, ScoreSpec
 from difffake.differential import differential_log_density
 from difffake.errors import BundleError

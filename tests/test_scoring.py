@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import DIM, SCORES
 
-from difffake.anchor import AnchorPool, Origin
+from difffake.anchors import AnchorPool, Origin
 from difffake.bundle import Bundle
 from difffake.differential import Combination, differences
 from difffake.errors import BundleError

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from difffake.anchor import AnchorPool, AnchorProtocol, Origin, choose_self_anchor
+from difffake.anchors import AnchorPool, AnchorProtocol, Origin, choose_self_anchor
 from difffake.bundle import ScoreSpec
 from difffake.evaluation.features import Features
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from difffake import __version__
-from difffake.anchor import AnchorPool
+from difffake.anchors import AnchorPool
 from difffake.bundle import EXTRACTOR, Bundle
 from difffake.errors import DataError, DiffFakeError, NoFaceError
 from difffake.evaluation.bootstrap import Difference, Performance, Resampling, paired_difference, performance

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from difffake.anchor import AnchorPool, Origin, choose_self_anchor
+from difffake.anchors import AnchorPool, Origin, choose_self_anchor
 from difffake.bundle import Bundle, Manifest, ScoreSpec, save_bundle
 from difffake.calibration import Calibration
 from difffake.density import GaussianMixture, fit_density

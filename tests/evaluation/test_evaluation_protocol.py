@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from difffake.anchor import AnchorPool, Origin
+from difffake.anchors import AnchorPool, Origin
 from difffake.bundle import ScoreSpec
 from difffake.evaluation.features import Features
 from difffake.evaluation.protocol import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difffake.anchor import AnchorPool, AnchorProtocol, Origin, choose_self_anchor
+from difffake.anchors import AnchorPool, AnchorProtocol, Origin, choose_self_anchor
 from difffake.errors import DataError
 
 

@@ -1,34 +1,20 @@
-"""Anchor pools: the K reference embeddings that a stream's faces are held against. Pure logic.
-
-A self-anchor comes from the stream itself (Stamnas & Sanchez 2025: 8 of 40 frames spread over the clip); an
-enrolled one from footage known to show the real person.
-"""
+"""Which frames become an anchor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from difffake.density import as_rows, require_finite
+from difffake.anchors.pool import MAX_ANCHORS
+from difffake.density import as_rows
 from difffake.errors import DataError
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-MAX_ANCHORS = 1024
-_MIN_ANCHORS = 2
-
-
-class Origin(StrEnum):
-    """Where an anchor comes from, and so what a difference to it can mean."""
-
-    SELF = "self"
-    ENROLLED = "enrolled"
+MIN_ANCHORS = 2
 
 
 class AnchorProtocol(StrEnum):
@@ -36,39 +22,6 @@ class AnchorProtocol(StrEnum):
 
     FIRST = "first"
     SPREAD = "spread"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AnchorPool:
-    """K anchors, aligned arrays: ``embeddings (K, D) float32``, ``logits (K,) float32``, ``times_s (K,)``.
-
-    Raises `DataError` for an empty or oversized pool, shapes that differ, NaN or infinity.
-    """
-
-    embeddings: F32
-    logits: F32
-    times_s: F64
-    origin: Origin
-
-    def __post_init__(self) -> None:
-        embeddings = as_rows(self.embeddings, name="embeddings").astype(np.float32)
-        logits = np.array(self.logits, np.float32)
-        times_s = np.array(self.times_s, np.float64)
-        count = len(embeddings)
-        if not 1 <= count <= MAX_ANCHORS or logits.shape != (count,) or times_s.shape != (count,):
-            raise DataError(
-                f"not an anchor pool: embeddings {embeddings.shape}, logits {logits.shape}, times {times_s.shape}",
-                hint=f"give one logit and one time per embedding, and 1 to {MAX_ANCHORS} of them",
-            )
-        fields: dict[str, NDArray[Any]] = {"embeddings": embeddings, "logits": logits, "times_s": times_s}
-        for name, array in fields.items():
-            require_finite(array, name)
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
-        object.__setattr__(self, "origin", Origin(self.origin))
-
-    def __len__(self) -> int:
-        return len(self.embeddings)
 
 
 def choose_self_anchor(
@@ -98,10 +51,10 @@ def choose_self_anchor(
             f"quality {good.dtype} {good.shape}",
             hint="give one time, embedding, logit and (boolean) quality per frame",
         )
-    if k < _MIN_ANCHORS or k > MAX_ANCHORS or not min_gap_s >= 0:
+    if k < MIN_ANCHORS or k > MAX_ANCHORS or not min_gap_s >= 0:
         raise DataError(
             f"no anchor with k={k}, min_gap_s={min_gap_s}",
-            hint=f"use {_MIN_ANCHORS} to {MAX_ANCHORS} anchors and a gap of 0 s or more",
+            hint=f"use {MIN_ANCHORS} to {MAX_ANCHORS} anchors and a gap of 0 s or more",
         )
     usable = good & np.isfinite(times) & np.isfinite(rows).all(axis=1) & np.isfinite(values)
     if until_s is not None:
@@ -112,7 +65,7 @@ def choose_self_anchor(
     apart = candidates[_with_gap(times[candidates], min_gap_s, len(candidates) if spread else k)]
     if spread and len(apart) > k:
         apart = apart[((np.arange(k) + 0.5) * len(apart) / k).astype(np.int64)]
-    return apart if len(apart) >= _MIN_ANCHORS else None
+    return apart if len(apart) >= MIN_ANCHORS else None
 
 
 def _with_gap(sorted_times: F64, gap_s: float, limit: int) -> I64:
