@@ -3,6 +3,7 @@
 =========================  =============================================================================
 ``manifest.json``          what this is, what it was trained on, which score answers which question
 ``extractor.onnx``         f: face -> embedding and logit
+``identity.onnx``          optional: a face-recognition network, face -> identity embedding
 ``density.safetensors``    the Gaussian mixtures, by name
 ``calibration.safetensors``  score -> p-value under held-out real footage, by score
 ``projection.safetensors`` optional: a linear map of the embedding before differences and density
@@ -32,8 +33,9 @@ from difffake.density import GaussianMixture
 from difffake.differential import Combination
 from difffake.errors import BundleError, DiffFakeError
 
-FORMAT = 1
+FORMAT = 2
 EXTRACTOR = "extractor.onnx"
+IDENTITY = "identity.onnx"
 DENSITY = "density.safetensors"
 CALIBRATION = "calibration.safetensors"
 PROJECTION = "projection.safetensors"
@@ -52,12 +54,14 @@ class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     ``kind``: ``logit`` (f's own), ``density`` (minus log density of the embedding), ``differential`` (minus mean log
     density of its differences to the anchor), ``distance`` (mean Euclidean distance to the anchor).
     ``anchor``: ``none``, ``self`` (frames of the same clip) or ``given`` (frames known to be the genuine person).
+    ``embedding``: whose embedding it is: the extractor's (``artifact``) or the identity network's (``identity``).
     ``density``: which mixture of the bundle; ``minus_anchor_mean``: subtract the anchor's own mean score.
     """
 
     evidence: Literal["artifact", "anchor", "identity"]
     kind: Literal["logit", "density", "differential", "distance"]
     anchor: Literal["none", "self", "given"] = "none"
+    embedding: Literal["artifact", "identity"] = "artifact"
     density: str | None = None
     combination: Combination = Combination.SIGNED
     l2: bool = False
@@ -79,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     backbone: str
     side_px: int
     dim: int
+    identity_dim: int = 0
     eye_distance: float
     normalisation: str
     scores: dict[str, ScoreSpec]
@@ -127,6 +132,11 @@ class Bundle:
         return self.path / EXTRACTOR
 
     @property
+    def identity_path(self) -> Path | None:
+        """The identity network's ONNX file, where the bundle has one."""
+        return self.path / IDENTITY if IDENTITY in self.manifest.files else None
+
+    @property
     def model_id(self) -> str:
         """Name and digest, as every verdict carries it."""
         return self.manifest.model_id
@@ -161,17 +171,32 @@ class Bundle:
         return bundle
 
     def _check(self) -> None:
-        dim = self.manifest.dim if self.projection is None else self.projection.matrix.shape[1]
-        for name, mixture in self.densities.items():
-            if mixture.means.shape[1] != dim:
-                raise BundleError(
-                    f"bundle {self.path.name}: density {name} has {mixture.means.shape[1]} dimensions, not {dim}",
-                    hint=_REINSTALL,
-                )
-        for name, spec in self.manifest.scores.items():
-            if spec.kind in ("density", "differential") and spec.density not in self.densities:
+        manifest = self.manifest
+        if (manifest.identity_dim > 0) != (IDENTITY in manifest.files):
+            raise BundleError(
+                f"bundle {self.path.name}: identity_dim is {manifest.identity_dim}, but {IDENTITY} is "
+                f"{'there' if IDENTITY in manifest.files else 'not there'}",
+                hint=_REINSTALL,
+            )
+        dims = {
+            "artifact": manifest.dim if self.projection is None else self.projection.matrix.shape[1],
+            "identity": manifest.identity_dim,
+        }
+        for name, spec in manifest.scores.items():
+            if not dims[spec.embedding]:
+                raise BundleError(f"bundle {self.path.name}: score {name} needs {IDENTITY}", hint=_REINSTALL)
+            if spec.kind not in ("density", "differential"):
+                continue
+            if spec.density not in self.densities:
                 raise BundleError(
                     f"bundle {self.path.name}: score {name} needs the density {spec.density}", hint=_REINSTALL
+                )
+            found = self.densities[spec.density].means.shape[1]
+            if found != dims[spec.embedding]:
+                raise BundleError(
+                    f"bundle {self.path.name}: density {spec.density} has {found} dimensions, "
+                    f"not the {dims[spec.embedding]} of the embedding",
+                    hint=_REINSTALL,
                 )
         for evidence, score in self.manifest.evidence.items():
             if score not in self.manifest.scores or score not in self.calibrations:
@@ -190,6 +215,7 @@ def save_bundle(
     path: Path,
     *,
     extractor: bytes,
+    identity: bytes | None = None,
     densities: Mapping[str, GaussianMixture],
     calibrations: Mapping[str, Calibration],
     projection: Projection | None = None,
@@ -204,6 +230,8 @@ def save_bundle(
         DENSITY: save_tensors(_join({name: m.to_arrays() for name, m in densities.items()})),
         CALIBRATION: save_tensors(_join({name: c.to_arrays() for name, c in calibrations.items()})),
     }
+    if identity is not None:
+        contents[IDENTITY] = identity
     if projection is not None:
         contents[PROJECTION] = save_tensors({"mean": projection.mean, "matrix": projection.matrix})
     files = {
@@ -239,7 +267,7 @@ def _read_manifest(path: Path) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"bundle {path.name}: {MANIFEST} is damaged: {error}", hint=_REINSTALL) from error
     required = {EXTRACTOR, DENSITY, CALIBRATION}
-    known = required | {PROJECTION}
+    known = required | {PROJECTION, IDENTITY}
     if not required <= set(manifest.files) <= known:
         raise BundleError(
             f"bundle {path.name} lists the files {sorted(manifest.files)}, not {sorted(required)}",

@@ -36,9 +36,15 @@ class Detector:
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, faces: FaceDetector, settings: ScanSettings | None = None
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        faces: FaceDetector,
+        settings: ScanSettings | None = None,
+        identity_engine: Engine | None = None,
     ) -> None:
         self._bundle, self._engine, self._faces = bundle, engine, faces
+        self._identity_engine = identity_engine
         self.settings = settings or ScanSettings()
         self._scorer = Scorer(bundle)
 
@@ -57,6 +63,7 @@ class Detector:
             OnnxEngine(loaded.engine_path, threads=settings.threads),
             CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces),
             settings,
+            None if loaded.identity_path is None else OnnxEngine(loaded.identity_path, threads=settings.threads),
         )
 
     @property
@@ -76,6 +83,7 @@ class Detector:
             self._faces,
             self._engine,
             self.settings,
+            identity_engine=self._identity_engine,
             eye_distance=self._bundle.manifest.eye_distance,
             progress=progress,
         )
@@ -118,11 +126,13 @@ class Detector:
 
     def with_settings(self, settings: ScanSettings) -> Detector:
         """The same loaded networks with other settings; sizes of the face detector stay as loaded."""
-        return Detector(self._bundle, self._engine, self._faces, settings)
+        return Detector(self._bundle, self._engine, self._faces, settings, self._identity_engine)
 
     def close(self) -> None:
-        """Release the network."""
+        """Release the networks."""
         self._engine.close()
+        if self._identity_engine is not None:
+            self._identity_engine.close()
 
     def __enter__(self) -> Self:
         return self

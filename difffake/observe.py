@@ -51,11 +51,15 @@ class Observations:
         frame_reason: F texts; why a LOW_QUALITY frame is one, else empty.
         frame_of: ``(N,) int64``, the row of the face's frame.
         time_s: ``(N,) float64``.
+        shot: ``(N,) int64``, the number of the shot, one more after every cut.
         track: ``(N,) int64``, see `difffake.people.Tracker`.
+        person: ``(N,) int64``, who it is, the same across cuts; -1 where nobody can tell.
         boxes_px, landmarks_px, confidence: as in `difffake.faces.Faces`.
         reason: N times `Reason.OK`, or why the face was not embedded.
+        yaw_deg, pitch_deg, luma, sharpness: ``(N,) float32``, see `difffake.faces.Quality`.
         embedding: ``(N, D) float32``; NaN where not embedded.
         logit: ``(N,) float32``; NaN where not embedded.
+        identity: ``(N, I) float32`` of the identity network; NaN where not embedded; I is 0 without a network.
         thumbnails: row of a face -> JPEG of its aligned crop, 112 px; of every track the face with the
             highest logit of each second (of longer spans in long videos).
         warnings: ``"code: what happened"``.
@@ -66,13 +70,20 @@ class Observations:
     frame_reason: list[str]
     frame_of: I64
     time_s: F64
+    shot: I64
     track: I64
+    person: I64
     boxes_px: F32
     landmarks_px: F32
     confidence: F32
     reason: list[Reason]
+    yaw_deg: F32
+    pitch_deg: F32
+    luma: F32
+    sharpness: F32
     embedding: F32
     logit: F32
+    identity: F32
     thumbnails: dict[int, bytes]
     warnings: list[str]
 
@@ -88,16 +99,18 @@ def observe(
     engine: Engine,
     settings: ScanSettings | None = None,
     *,
+    identity_engine: Engine | None = None,
     eye_distance: float = EYE_DISTANCE,
     progress: Progress | None = None,
 ) -> Observations:
-    """Find, track, judge and embed the faces of frames.
+    """Find, track, judge, embed and recognise the faces of frames.
 
     Args:
         frames: in order of time; a `difffake.video.VideoSource` also tells which frames were lost.
         detector: finds the faces.
         engine: embeds them.
         settings: `ScanSettings()` if not given.
+        identity_engine: embeds who they are; without one every track is a person of its own.
         eye_distance: the share of a crop's side between the eyes that the engine was trained for.
         progress: called after every batch.
 
@@ -105,7 +118,7 @@ def observe(
         DiffFakeError: whatever the frames, the detector or the engine raise.
     """
     settings = settings or ScanSettings()
-    seen = _Collector(detector, engine, settings, eye_distance)
+    seen = _Collector(detector, engine, identity_engine, settings, eye_distance)
     batch: list[Frame] = []
     pixels = 0
     for frame in frames:
@@ -128,17 +141,30 @@ def observe(
 class _Collector:
     """The growing lists behind `observe`."""
 
-    def __init__(self, detector: FaceDetector, engine: Engine, settings: ScanSettings, eye_distance: float) -> None:
+    def __init__(
+        self,
+        detector: FaceDetector,
+        engine: Engine,
+        identity_engine: Engine | None,
+        settings: ScanSettings,
+        eye_distance: float,
+    ) -> None:
         self._detector, self._engine, self._settings = detector, engine, settings
+        self._identity_engine = identity_engine
         self._eye_distance = eye_distance
         self._cuts = CutDetector()
         self._tracker = Tracker(max_tracks=8 * settings.max_faces)
         self._thumbnails = _Thumbnails()
+        self._shot = 0
         self._waiting: list[U8] = []
+        self._waiting_chips: list[U8] = []
         self._waiting_rows: list[int] = []
         self._embedded_rows: list[int] = []
         self._embeddings: list[F32] = []
         self._logits: list[F32] = []
+        self._identities: list[F32] = []
+        self._quality: list[F32] = []
+        self._shots: list[I64] = []
         self._faces: list[Faces] = []
         self._tracks: list[I64] = []
         self._frame_of: list[int] = []
@@ -160,7 +186,9 @@ class _Collector:
             self._embed()
 
     def _add_frame(self, frame: Frame, faces: Faces) -> None:
-        tracks = self._tracker.update(faces, frame.pts_s, cut=self._cuts.is_cut(frame.image))
+        cut = self._cuts.is_cut(frame.image)
+        self._shot += cut
+        tracks = self._tracker.update(faces, frame.pts_s, cut=cut)
         crops, _ = align(
             frame.image,
             faces.landmarks_px,
@@ -173,6 +201,12 @@ class _Collector:
         first = len(self._reasons)
         self._waiting.extend(crops[good])
         self._waiting_rows.extend((first + good).tolist())
+        if self._identity_engine is not None:
+            from difffake.identity import align_identity
+
+            self._waiting_chips.extend(align_identity(frame.image, faces.landmarks_px[good]))
+        self._quality.append(np.stack([quality.yaw_deg, quality.pitch_deg, quality.luma, quality.sharpness], axis=1))
+        self._shots.append(np.full(len(faces), self._shot, np.int64))
         self._frame_of.extend([len(self.frame_time_s)] * len(faces))
         self._faces.append(faces)
         self._tracks.append(tracks)
@@ -194,12 +228,15 @@ class _Collector:
         result = self._engine.infer(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
         self._embeddings.append(result.embedding)
         self._logits.append(result.logit)
+        if self._identity_engine is not None:
+            chips = np.stack(self._waiting_chips).transpose(0, 3, 1, 2)
+            self._identities.append(self._identity_engine.infer(np.ascontiguousarray(chips)).embedding)
         self._embedded_rows.extend(self._waiting_rows)
         tracks = np.concatenate(self._tracks)
         for row, crop, logit in zip(self._waiting_rows, crops, result.logit, strict=True):
             time_s = self.frame_time_s[self._frame_of[row]]
             self._thumbnails.offer(row, int(tracks[row]), time_s, float(logit), crop)
-        self._waiting, self._waiting_rows = [], []
+        self._waiting, self._waiting_chips, self._waiting_rows = [], [], []
         self._tracks = [tracks]
 
     def finish(self, lost_s: list[float]) -> Observations:
@@ -208,6 +245,10 @@ class _Collector:
         n, empty = len(self._reasons), Faces.empty()
         embedding = np.full((n, self._engine.spec.dim), np.nan, np.float32)
         logit = np.full(n, np.nan, np.float32)
+        identity_dim = 0 if self._identity_engine is None else self._identity_engine.spec.dim
+        identity = np.full((n, identity_dim), np.nan, np.float32)
+        if self._identities:
+            identity[self._embedded_rows] = np.concatenate(self._identities)
         if self._embedded_rows:
             embedding[self._embedded_rows] = np.concatenate(self._embeddings)
             logit[self._embedded_rows] = np.concatenate(self._logits)
@@ -217,6 +258,8 @@ class _Collector:
         status = self._status + [FrameStatus.DECODE_ERROR] * len(lost_s)
         reasons = self._frame_reason + [""] * len(lost_s)
         frame_of = np.array(self._frame_of, np.int64)
+        quality = np.concatenate([np.zeros((0, 4), np.float32), *self._quality])
+        track = np.concatenate([np.zeros(0, np.int64), *self._tracks])
         warnings = []
         if self.is_full:
             warnings.append(f"cut: stopped after {n} faces, the limit max_scored")
@@ -226,13 +269,20 @@ class _Collector:
             frame_reason=[reasons[i] for i in order],
             frame_of=row_of[frame_of].astype(np.int64),
             time_s=times[frame_of],
-            track=np.concatenate([np.zeros(0, np.int64), *self._tracks]),
+            shot=np.concatenate([np.zeros(0, np.int64), *self._shots]),
+            track=track,
+            person=track,
             boxes_px=np.concatenate([empty.boxes_px, *(f.boxes_px for f in self._faces)]),
             landmarks_px=np.concatenate([empty.landmarks_px, *(f.landmarks_px for f in self._faces)]),
             confidence=np.concatenate([empty.confidence, *(f.confidence for f in self._faces)]),
             reason=self._reasons,
+            yaw_deg=quality[:, 0],
+            pitch_deg=quality[:, 1],
+            luma=quality[:, 2],
+            sharpness=quality[:, 3],
             embedding=embedding,
             logit=logit,
+            identity=identity,
             thumbnails=self._thumbnails.by_row(),
             warnings=warnings,
         )

@@ -24,17 +24,20 @@ class EngineSpec:
         dim: D, the length of an embedding.
         max_batch: the most faces that one run of the network takes; ``infer`` splits longer batches.
         backend: which runtime runs it, for reports ("onnxruntime 1.23 CPU").
+        has_logit: whether the network judges faces too (an extractor does, an identity network does not).
     """
 
     side_px: int
     dim: int
     max_batch: int
     backend: str
+    has_logit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Aligned rows, one a face: ``embedding (B, D) float32``, ``logit (B,) float32`` (high: pseudo-fake)."""
+    """Aligned rows, one a face: ``embedding (B, D) float32``, ``logit (B,) float32`` (high: pseudo-fake; NaN where the
+    network has none)."""
 
     embedding: F32
     logit: F32

@@ -17,11 +17,11 @@ OUTPUTS = ("embedding", "logit")
 
 
 class OnnxEngine:
-    """Runs the fp32 ONNX file of an extractor with ONNX Runtime.
+    """Runs the fp32 ONNX file of an extractor or an identity network with ONNX Runtime.
 
     Args:
-        path: the ONNX file: input ``faces (B, 3, side, side) uint8``, outputs ``embedding (B, D) float32`` and
-            ``logit (B,) float32``, B dynamic.
+        path: the ONNX file: input ``faces (B, 3, side, side) uint8``, outputs ``embedding (B, D) float32`` and, from an
+            extractor, ``logit (B,) float32``; B dynamic.
         threads: threads inside one run; 0 lets the runtime take every core.
         max_batch: longer batches are split, which bounds the memory of a run.
 
@@ -46,7 +46,7 @@ class OnnxEngine:
         shape = inputs[0].shape
         if (
             [i.name for i in inputs] != [INPUT]
-            or tuple(o.name for o in outputs) != OUTPUTS
+            or tuple(o.name for o in outputs) not in (OUTPUTS, OUTPUTS[:1])
             or inputs[0].type != "tensor(uint8)"
             or len(shape) != 4
             or not isinstance(shape[2], int)
@@ -54,7 +54,7 @@ class OnnxEngine:
             or not isinstance(outputs[0].shape[1], int)
         ):
             raise EngineError(
-                f"{path.name} is no extractor: it needs the input faces (B,3,S,S) uint8 and outputs {OUTPUTS}",
+                f"{path.name} embeds no faces: it needs the input faces (B,3,S,S) uint8 and the outputs {OUTPUTS}",
                 hint="export the checkpoint again with `difffake export`",
             )
         self._session: ort.InferenceSession | None = session
@@ -63,6 +63,7 @@ class OnnxEngine:
             dim=outputs[0].shape[1],
             max_batch=max_batch,
             backend=f"onnxruntime {ort.__version__} CPU",
+            has_logit=len(outputs) == len(OUTPUTS),
         )
 
     @property
@@ -76,13 +77,15 @@ class OnnxEngine:
             raise EngineError("this engine is closed", hint="keep the engine open while frames arrive")
         check_faces(faces, self._spec)
         embedding = np.empty((len(faces), self._spec.dim), np.float32)
-        logit = np.empty(len(faces), np.float32)
+        logit = np.full(len(faces), np.nan, np.float32)
+        names = OUTPUTS if self._spec.has_logit else OUTPUTS[:1]
         for start in range(0, len(faces), self._spec.max_batch):
             part = slice(start, start + self._spec.max_batch)
             try:
-                embedding[part], logit[part] = self._session.run(
-                    list(OUTPUTS), {INPUT: np.ascontiguousarray(faces[part])}
-                )
+                found = self._session.run(list(names), {INPUT: np.ascontiguousarray(faces[part])})
+                embedding[part] = found[0]
+                if self._spec.has_logit:
+                    logit[part] = found[1]
             except Exception as error:
                 raise EngineError(
                     f"ONNX Runtime failed on a batch of {len(faces[part])}: {_first_line(error)}",

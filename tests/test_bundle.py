@@ -67,7 +67,7 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"surprise": 1}, "damaged"),
         ({"dim": "many"}, "damaged"),
         ({"dim": DIM + 1}, "dimensions"),

@@ -64,10 +64,10 @@ def test_says_what_is_wrong_with_a_damaged_file(extractor: Path) -> None:
     assert caught.value.hint
 
 
-def test_refuses_a_network_that_is_no_extractor(tmp_path: Path) -> None:
+def test_refuses_a_network_that_embeds_no_faces(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(tiny_extractor().replace(b"embedding", b"embedDING"))
-    with pytest.raises(EngineError, match="no extractor"):
+    with pytest.raises(EngineError, match="embeds no faces"):
         OnnxEngine(path)
 
 
