@@ -42,7 +42,14 @@ class Scorer:
         """How the score is computed and which evidence it is."""
         return self._specs[name]
 
-    def score(self, embedding: F32, logit: F32, time_s: F64, anchor: AnchorPool | None = None) -> dict[str, F64]:
+    def score(
+        self,
+        embedding: F32,
+        logit: F32,
+        time_s: F64,
+        anchor: AnchorPool | None = None,
+        identity: F32 | None = None,
+    ) -> dict[str, F64]:
         """Score the faces of one person in one clip.
 
         Args:
@@ -50,9 +57,11 @@ class Scorer:
             logit: ``(N,) float32``.
             time_s: ``(N,)`` seconds.
             anchor: embeddings known to be the genuine person of this stream, for the scores that ask for it.
+            identity: ``(N, I) float32`` of the identity network, NaN where there is none.
 
         Returns:
-            name -> ``(N,) float64``. Scores against a given anchor are absent without one. Self-anchored scores are
+            name -> ``(N,) float64``. Scores against a given anchor are absent without one, or when it or the faces
+            lack the embedding that they need. Self-anchored scores are
             NaN where the clip has fewer than two faces. A face that is itself in the self-anchor is compared with
             the other anchor faces only, so that it does not vouch for itself.
         """
@@ -60,11 +69,14 @@ class Scorer:
         chosen = choose_self_anchor(time_s, features, logit, k=ANCHOR_SIZE, protocol="spread")
         scores: dict[str, F64] = {}
         for name, spec in self._specs.items():
-            if spec.anchor == "none":
+            if spec.embedding == "identity":
+                if identity is not None and anchor is not None and anchor.has_identity:
+                    scores[name] = self._identity(spec, identity, anchor.identities)
+            elif spec.anchor == "none":
                 scores[name] = self._alone(spec, features, logit)
             elif spec.anchor == "self":
                 scores[name] = self._against_self(spec, features, logit, chosen)
-            elif anchor is not None:
+            elif anchor is not None and anchor.has_artifact:
                 pool = self._project(anchor.embeddings)
                 scores[name] = self._against(spec, features, logit, pool, anchor.logits)
         return scores
@@ -89,6 +101,12 @@ class Scorer:
         p[known] = self._bundle.calibrations[name].p_value(values[known])
         return p
 
+    def _identity(self, spec: ScoreSpec, identity: F32, pool: F32) -> F64:
+        scores = np.full(len(identity), np.nan)
+        known = np.isfinite(identity).all(axis=1)
+        scores[known] = self._differ(spec, identity[known], pool)
+        return scores
+
     def _project(self, embedding: F32) -> F32:
         return embedding if self._bundle.projection is None else self._bundle.projection(embedding)
 
@@ -101,6 +119,9 @@ class Scorer:
         if spec.kind in ("logit", "density"):
             own = self._alone(spec, features, logit)
             return own - self._alone(spec, pool, pool_logit).mean() if spec.minus_anchor_mean else own
+        return self._differ(spec, features, pool)
+
+    def _differ(self, spec: ScoreSpec, features: F32, pool: F32) -> F64:
         if spec.kind == "distance":
             return np.asarray(distances(features, pool).mean(axis=1), np.float64)
         mixture = self._bundle.densities[str(spec.density)]
