@@ -107,7 +107,7 @@ class Detector:
             if not seen.scored.any():
                 raise _no_face(video.name, seen)
             judge = Judge(self._scorer, self._bundle.manifest.evidence, settings)
-            people, moments = judge.people(seen)
+            found = judge.judge(seen)
             statuses = Counter(status.value for status in seen.frame_status)
             last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
             return ScanResult(
@@ -118,10 +118,11 @@ class Detector:
                 frames_analysed=len(seen.frame_status),
                 frames_by_status={s.value: statuses[s.value] for s in FrameStatus},
                 coverage=statuses[FrameStatus.SCORED.value] / len(seen.frame_status),
-                people=people,
-                moments=moments,
+                people=found.people,
+                switches=found.switches,
+                moments=found.moments,
                 bands=bands(seen, min([last_s, *ends])),
-                warnings=[*video.warnings, *seen.warnings, *_crowd(seen, len(people))],
+                warnings=[*video.warnings, *seen.warnings, *_crowd(seen, len(found.people))],
             )
 
     def with_settings(self, settings: ScanSettings) -> Detector:
@@ -170,5 +171,5 @@ def _no_face(name: str, seen: Observations) -> NoFaceError:
 
 
 def _crowd(seen: Observations, people: int) -> list[str]:
-    left = len(set(seen.track[seen.scored].tolist())) - people
+    left = len(set(seen.person[seen.scored & (seen.person >= 0)].tolist())) - people
     return [f"crowd: {left} faces more, seen more briefly, got no verdict (the limit max_people)"] if left else []

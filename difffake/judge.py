@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -11,98 +12,127 @@ import numpy.typing as npt
 from difffake.anchors import AnchorPool, Origin, choose_self_anchor
 from difffake.calibration import combine_windows
 from difffake.observe import Observations
+from difffake.reference import NOT_IN_BUNDLE, Enrolled, Reference, References, references
 from difffake.results import (
+    EVIDENCES,
+    ORIGINS,
     Band,
     Evidence,
     FrameScores,
-    Level,
+    IdentitySwitch,
     Moment,
     Person,
-    Verdict,
+    Span,
     Window,
 )
-from difffake.scoring import Scorer
+from difffake.scoring import Scorer, distances
 from difffake.settings import ScanSettings
+from difffake.switches import Run, find_runs
+from difffake.windows import combine, level_of, window_evidence
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
-EVIDENCES = ("artifact", "anchor")
-NOT_IN_BUNDLE = "not available in this bundle"
 WARMING_UP = "warming up"
+TOO_FEW = "too few frames"
 #: A moment is no news when one so near has been told, s.
 _MOMENT_GAP_S = 1.0
 _THUMBNAIL_REACH_S = 2.0
 
-_SENTENCES = {
-    ("artifact", Level.NOTHING): "nothing unusual: the face shows no more traces than real footage does",
-    ("artifact", Level.SUSPICIOUS): "suspicious: the face looks manufactured in a way that real footage rarely does",
-    ("artifact", Level.STRONG): "strong evidence that the face looks manufactured",
-    ("anchor", Level.NOTHING): "nothing unusual: the face changes no more than a real one does",
-    ("anchor", Level.SUSPICIOUS): "suspicious: the face changed against its own beginning as real ones rarely do",
-    ("anchor", Level.STRONG): "strong evidence that the face changed unnaturally against its own beginning",
-}
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What `Judge.judge` found: people by first appearance, the most suspicious moments, switches in order of time."""
+
+    people: list[Person]
+    moments: list[Moment]
+    switches: list[IdentitySwitch]
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One person's scored rows, and what they are held against."""
+
+    label: str
+    rows: I64
+    times: F64
+    refs: References
+    scores: dict[str, F64]
+    p_values: dict[str, F64]
 
 
 class Judge:
-    """Turns observations into verdicts with the scores that a bundle names for each evidence."""
+    """Turns observations into verdicts with the scores that a bundle names for each evidence.
 
-    def __init__(self, scorer: Scorer, evidence: dict[str, str], settings: ScanSettings) -> None:
+    Args:
+        scorer: computes scores and p-values.
+        evidence: evidence -> score, of the bundle's manifest.
+        settings: levels, windows, bounds.
+        enrolled: name -> anchor from trusted footage.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        evidence: Mapping[str, str],
+        settings: ScanSettings,
+        enrolled: Mapping[str, Enrolled] | None = None,
+    ) -> None:
         self._scorer, self._names, self._settings = scorer, evidence, settings
+        self._enrolled = dict(enrolled or {})
 
-    def people(self, seen: Observations) -> tuple[list[Person], list[Moment]]:
-        """Verdicts per track, by first appearance, and the most suspicious moments of all of them."""
-        tracks, counts = np.unique(seen.track[seen.scored], return_counts=True)
-        longest = np.sort(tracks[np.argsort(-counts, kind="stable")[: self._settings.max_people]])
-        people: list[Person] = []
-        moments: list[Moment] = []
-        for number, track in enumerate(longest, start=1):
-            person, found = self._person(seen, int(track), f"person {number}")
-            people.append(person)
-            moments.extend(found)
-        return people, self._worst(moments)
+    def judge(self, seen: Observations) -> Findings:
+        """Verdicts for everybody who was scored."""
+        scored = seen.scored & (seen.person >= 0)
+        ids, counts = np.unique(seen.person[scored], return_counts=True)
+        kept = ids[np.argsort(-counts, kind="stable")[: self._settings.max_people]]
+        first_s = {int(i): float(seen.time_s[seen.person == i].min()) for i in kept}
+        order = sorted(first_s, key=lambda i: (first_s[i], i))
+        labels = self._labels(order, seen)
+        cases = {i: self._case(seen, i, labels[i]) for i in order}
+        people, moments, switches = [], [], []
+        for i, case in cases.items():
+            pictures = {int(row): seen.thumbnails[int(row)] for row in case.rows if int(row) in seen.thumbnails}
+            people.append(self._person(seen, i, case, labels, pictures))
+            moments.extend(self._moments(seen, case, pictures))
+            switches.extend(self._switches(seen, i, case, cases, pictures))
+        return Findings(people, self._worst(moments), sorted(switches, key=lambda s: s.time_s))
 
-    def _person(self, seen: Observations, track: int, label: str) -> tuple[Person, list[Moment]]:
-        rows = np.flatnonzero((seen.track == track) & seen.scored)
+    @staticmethod
+    def _labels(people: list[int], seen: Observations) -> dict[int, str]:
+        nameless = [i for i in people if i not in seen.names]
+        return {i: seen.names[i] if i in seen.names else f"person {nameless.index(i) + 1}" for i in people}
+
+    def _case(self, seen: Observations, person: int, label: str) -> _Case:
+        rows = np.flatnonzero((seen.person == person) & seen.scored)
         times = seen.time_s[rows]
-        anchor, anchor_end_s = self._anchor(seen, rows)
-        all_scores = self._scorer.score(seen.embedding[rows], seen.logit[rows], times, anchor)
-        scores = {e: all_scores[n] for e, n in self._names.items() if e in EVIDENCES and n in all_scores}
-        if anchor_end_s is not None and "anchor" in scores:
-            scores["anchor"] = np.where(times > anchor_end_s, scores["anchor"], np.nan)
-        p_values = {e: self._scorer.p_value(self._names[e], s) for e, s in scores.items()}
-        windows = self._windows(times, scores)
-        verdicts, missing = {}, {"identity": NOT_IN_BUNDLE}
-        for evidence in EVIDENCES:
-            verdict = self._verdict(evidence, windows)
-            if verdict is not None:
-                verdicts[evidence] = verdict
-            else:
-                missing[evidence] = self._why_missing(evidence, anchor is not None)
-        thumbnails = {int(row): seen.thumbnails[int(row)] for row in rows if int(row) in seen.thumbnails}
-        everywhere = seen.time_s[seen.track == track]
-        person = Person(
-            label=label,
-            track=track,
-            start_s=_round(everywhere[0]),
-            end_s=_round(everywhere[-1]),
-            faces_seen=len(everywhere),
-            faces_scored=len(rows),
-            anchor_end_s=None if anchor_end_s is None else _round(anchor_end_s),
-            verdicts=verdicts,
-            missing=missing,
-            windows=windows,
-            frames=FrameScores(
-                time_s=[_round(t) for t in times],
-                artifact_p=_optional(p_values.get("artifact"), len(rows)),
-                anchor_p=_optional(p_values.get("anchor"), len(rows)),
-            ),
-            thumbnail_jpeg=next(iter(thumbnails.values()), None),
+        own, why_none = self._self_anchor(seen, rows)
+        enrolled = self._enrolled.get(seen.names.get(person, ""))
+        refs = references(
+            self._names,
+            own=own,
+            why_none=why_none,
+            enrolled=enrolled,
+            stranger_to=self._nearest_enrolled(seen, rows) if enrolled is None else None,
+            guests=self._settings.guests,
         )
-        return person, self._moments(label, seen, rows, scores, p_values, thumbnails)
+        scores = {e: self._score(seen, rows, ref) for e, ref in refs.found.items()}
+        p_values = {e: self._scorer.p_value(refs.found[e].score, values) for e, values in scores.items()}
+        return _Case(label, rows, times, refs, scores, p_values)
 
-    def _anchor(self, seen: Observations, rows: I64) -> tuple[AnchorPool | None, float | None]:
-        """The first good frames of this face, and when the last of them was."""
+    def _score(self, seen: Observations, rows: I64, ref: Reference) -> F64:
+        values = self._scorer.score(
+            seen.embedding[rows],
+            seen.logit[rows],
+            seen.time_s[rows],
+            ref.pool,
+            seen.identity[rows],
+            only=(ref.score,),
+        )[ref.score]
+        return np.where(seen.time_s[rows] > ref.from_s, values, np.nan)
+
+    def _self_anchor(self, seen: Observations, rows: I64) -> tuple[AnchorPool | None, str]:
+        """The first good frames of this person, or why there are none."""
         size = self._settings.anchor_size
         chosen = choose_self_anchor(
             seen.time_s[rows],
@@ -112,104 +142,176 @@ class Judge:
             min_gap_s=self._settings.anchor_gap_s,
         )
         if chosen is None or len(chosen) < size:
-            return None, None
+            return None, "too few frames for an anchor"
         own = rows[chosen]
-        pool = AnchorPool(seen.embedding[own], seen.logit[own], seen.time_s[own], Origin.SELF)
-        return pool, float(seen.time_s[own].max())
+        pool = AnchorPool(
+            seen.embedding[own], seen.logit[own], seen.time_s[own], Origin.SELF, identity=seen.identity[own]
+        )
+        return pool, ""
 
-    def _windows(self, times: F64, scores: dict[str, F64]) -> list[Window]:
+    def _nearest_enrolled(self, seen: Observations, rows: I64) -> Enrolled | None:
+        """The enrolled person whom this one resembles most."""
+        candidates = [e for e in self._enrolled.values() if e.pool.has_identity]
+        faces = seen.identity[rows]
+        faces = faces[np.isfinite(faces).all(axis=1)]
+        if not candidates or not len(faces) or not faces.shape[1]:
+            return None
+        apart = [float(distances(faces, e.pool.identities).mean()) for e in candidates]
+        return candidates[int(np.argmin(apart))]
+
+    def _person(
+        self, seen: Observations, person: int, case: _Case, labels: dict[int, str], pictures: dict[int, bytes]
+    ) -> Person:
+        everywhere = np.flatnonzero(seen.person == person)
+        found = {
+            e: window_evidence(self._scorer, ref.score, case.times, case.scores[e], self._settings)
+            for e, ref in case.refs.found.items()
+        }
+        verdicts = {
+            e: verdict
+            for e, ref in case.refs.found.items()
+            if (verdict := combine(found[e], ref.sentences, self._settings)) is not None
+        }
+        missing = {e: self._why_missing(case.refs, e) for e in EVIDENCES if e not in verdicts}
+        return Person(
+            label=case.label,
+            name=seen.names.get(person),
+            start_s=_round(seen.time_s[everywhere[0]]),
+            end_s=_round(seen.time_s[everywhere[-1]]),
+            spans=_spans(seen, everywhere),
+            faces_seen=len(everywhere),
+            faces_scored=len(case.rows),
+            ambiguous_with=[labels[o] for o in seen.ambiguous.get(person, ()) if o in labels],
+            anchors={e: ref.info for e, ref in case.refs.found.items() if ref.info is not None},
+            verdicts=verdicts,
+            missing=missing,
+            windows=self._windows(case, found),
+            frames=FrameScores(
+                time_s=[_round(t) for t in case.times],
+                artifact_p=_optional(case.p_values.get("artifact"), len(case.rows)),
+                anchor_p=_optional(case.p_values.get("anchor"), len(case.rows)),
+                identity_p=_optional(case.p_values.get("identity"), len(case.rows)),
+            ),
+            thumbnail_jpeg=next(iter(pictures.values()), None),
+        )
+
+    def _windows(self, case: _Case, found: dict[str, dict[float, Evidence]]) -> list[Window]:
         length = self._settings.window_s
-        starts, _, _ = combine_windows(times, np.zeros(len(times)), length)
-        found = {e: self._window_evidence(e, times, s) for e, s in scores.items()}
+        starts, _, _ = combine_windows(case.times, np.zeros(len(case.times)), length)
         windows = []
-        for start in starts:
-            at = {e: by_start.get(float(start)) for e, by_start in found.items()}
-            missing = {"identity": NOT_IN_BUNDLE}
-            missing |= {e: self._why_missing(e, "anchor" in scores) for e in EVIDENCES if at.get(e) is None}
+        for start in starts.tolist():
+            at = {e: by_start[start] for e, by_start in found.items() if start in by_start}
             windows.append(
                 Window(
                     start_s=_round(start),
                     end_s=_round(start + length),
                     artifact=at.get("artifact"),
                     anchor=at.get("anchor"),
-                    identity=None,
-                    missing=missing,
+                    identity=at.get("identity"),
+                    missing={e: self._why_missing(case.refs, e) for e in EVIDENCES if e not in at},
                 )
             )
         return windows
 
-    def _window_evidence(self, evidence: str, times: F64, scores: F64) -> dict[float, Evidence]:
-        known = np.isfinite(scores)
-        if not known.any():
-            return {}
-        name = self._names[evidence]
-        starts, means, counts = combine_windows(times[known], scores[known], self._settings.window_s)
-        p_values = self._scorer.p_value(name, means)
-        spec = self._scorer.spec(name)
-        is_density = spec.kind in ("density", "differential") and not spec.minus_anchor_mean
-        return {
-            float(start): Evidence(
-                score=float(mean),
-                log_density=-float(mean) if is_density else None,
-                p_value=float(p),
-                level=self.level(float(p)),
-                frames=int(count),
-            )
-            for start, mean, p, count in zip(starts, means, p_values, counts, strict=True)
-        }
+    @staticmethod
+    def _why_missing(refs: References, evidence: str) -> str:
+        if evidence in refs.missing:
+            return refs.missing[evidence]
+        if evidence not in refs.found:
+            return NOT_IN_BUNDLE
+        return WARMING_UP if np.isfinite(refs.found[evidence].from_s) else TOO_FEW
 
-    def _verdict(self, evidence: str, windows: Sequence[Window]) -> Verdict | None:
-        have = [(w.start_s, e) for w in windows if (e := getattr(w, evidence)) is not None]
-        if not have:
-            return None
-        p = simes(np.array([e.p_value for _, e in have]))
-        level = self.level(p)
-        worst_start_s = min(have, key=lambda item: item[1].p_value)[0]
-        return Verdict(
+    def _switches(
+        self, seen: Observations, person: int, case: _Case, cases: dict[int, _Case], pictures: dict[int, bytes]
+    ) -> list[IdentitySwitch]:
+        ref = case.refs.found.get("identity")
+        is_stranger = ref is not None and ref.info is not None and ref.info.name not in (None, seen.names.get(person))
+        if ref is None or ref.info is None or is_stranger:
+            return []
+        p_values = case.p_values["identity"]
+        known = np.isfinite(p_values)
+        other = np.where(known, p_values, 1.0) < self._settings.strong_p
+        runs = find_runs(case.times, seen.track[case.rows], other, known, min_s=self._settings.switch_s)
+        return [self._switch(seen, person, case, ref, run, cases, pictures) for run in runs]
+
+    def _switch(
+        self,
+        seen: Observations,
+        person: int,
+        case: _Case,
+        ref: Reference,
+        run: Run,
+        cases: dict[int, _Case],
+        pictures: dict[int, bytes],
+    ) -> IdentitySwitch:
+        inside = np.arange(run.first, run.last + 1)
+        values = case.scores["identity"][inside]
+        values = values[np.isfinite(values)]
+        p = float(self._scorer.p_value(ref.score, np.array([values.mean()]))[0])
+        start_s, end_s = float(case.times[run.first]), float(case.times[run.last])
+        now = self._resembles(seen, person, case.rows[inside], cases)
+        pictured = np.array(list(pictures), np.int64)
+        before = pictured[seen.time_s[pictured] < start_s]
+        after = pictured[(seen.time_s[pictured] >= start_s) & (seen.time_s[pictured] <= end_s)]
+        origin = "" if ref.info is None else ref.info.origin
+        who = "somebody else's" if now is None else f"like that of {now}"
+        sentence = (
+            f"from {start_s:.1f} to {end_s:.1f} s the face of {case.label} is {who}, without a cut, "
+            f"against {ORIGINS[origin]} (p = {p:.2g})"
+        )
+        return IdentitySwitch(
+            label=case.label,
+            time_s=_round(start_s),
+            end_s=_round(end_s),
             p_value=p,
-            level=level,
-            worst_start_s=worst_start_s,
-            sentence=f"{_SENTENCES[evidence, level]} (p = {p:.2g})",
+            level=level_of(p, self._settings),
+            frames=len(values),
+            origin=origin,
+            now=now,
+            sentence=sentence,
+            before_jpeg=pictures[int(before[-1])] if len(before) else None,
+            after_jpeg=pictures[int(after[0])] if len(after) else None,
         )
 
-    def _why_missing(self, evidence: str, has_anchor: bool) -> str:
-        if evidence not in self._names:
-            return NOT_IN_BUNDLE
-        if evidence == "anchor":
-            return WARMING_UP if has_anchor else "too few frames for an anchor"
-        return "too few frames"
+    def _resembles(self, seen: Observations, person: int, rows: I64, cases: dict[int, _Case]) -> str | None:
+        """Label of the other person in this video who passes for the face of these rows."""
+        best: tuple[float, str] | None = None
+        for other, case in cases.items():
+            ref = case.refs.found.get("identity")
+            if other == person or ref is None or ref.pool is None:
+                continue
+            values = self._score(seen, rows, Reference(ref.score, {}, ref.pool))
+            values = values[np.isfinite(values)]
+            if not len(values):
+                continue
+            p = float(self._scorer.p_value(ref.score, np.array([values.mean()]))[0])
+            if p >= self._settings.suspicious_p and (best is None or p > best[0]):
+                best = p, case.label
+        return None if best is None else best[1]
 
-    def _moments(
-        self,
-        label: str,
-        seen: Observations,
-        rows: I64,
-        scores: dict[str, F64],
-        p_values: dict[str, F64],
-        thumbnails: dict[int, bytes],
-    ) -> list[Moment]:
-        pictured = np.array(list(thumbnails), np.int64)
+    def _moments(self, seen: Observations, case: _Case, pictures: dict[int, bytes]) -> list[Moment]:
+        pictured = np.array(list(pictures), np.int64)
         moments = []
-        for evidence, values in scores.items():
+        for evidence, values in case.scores.items():
             told: list[float] = []
             for i in np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable"):
-                time_s = float(seen.time_s[rows[i]])
+                time_s = float(case.times[i])
                 if not np.isfinite(values[i]) or len(told) == self._settings.moments:
                     break
                 if any(abs(time_s - other) < _MOMENT_GAP_S for other in told):
                     continue
                 told.append(time_s)
                 near = _nearest(seen.time_s, pictured, time_s)
-                p = float(p_values[evidence][i])
+                p = float(case.p_values[evidence][i])
                 moments.append(
                     Moment(
                         evidence=evidence,
-                        label=label,
+                        label=case.label,
                         time_s=_round(time_s),
                         score=float(values[i]),
                         p_value=p,
-                        level=self.level(p),
-                        thumbnail_jpeg=None if near is None else thumbnails[near],
+                        level=level_of(p, self._settings),
+                        thumbnail_jpeg=None if near is None else pictures[near],
                         thumbnail_s=None if near is None else _round(seen.time_s[near]),
                     )
                 )
@@ -221,24 +323,6 @@ class Judge:
             of_kind = sorted((m for m in moments if m.evidence == evidence), key=lambda m: (m.p_value, -m.score))
             worst += of_kind[: self._settings.moments]
         return worst
-
-    def level(self, p_value: float) -> Level:
-        """The p-value in words."""
-        if p_value < self._settings.strong_p:
-            return Level.STRONG
-        return Level.SUSPICIOUS if p_value < self._settings.suspicious_p else Level.NOTHING
-
-
-def simes(p_values: F64) -> float:
-    """Combine the p-values of m windows: the least of ``m p_(k) / k`` (Simes 1986), in (0, 1].
-
-    It holds for independent and for positively dependent windows, as those of one face are.
-
-    >>> simes(np.array([0.02, 0.02, 0.02])), round(simes(np.array([0.001, 0.5, 0.9])), 6)
-    (0.02, 0.003)
-    """
-    ordered = np.sort(p_values)
-    return float(min((ordered * len(ordered) / np.arange(1, len(ordered) + 1)).min(), 1.0))
 
 
 def bands(seen: Observations, end_s: float) -> list[Band]:
@@ -252,6 +336,13 @@ def bands(seen: Observations, end_s: float) -> list[Band]:
         found.append(Band(start_s=_round(seen.frame_time_s[row]), end_s=_round(end), status=status, reason=reason))
         row = last
     return found
+
+
+def _spans(seen: Observations, rows: I64) -> list[Span]:
+    """Where a person is seen: first and last time in each track, in order of time."""
+    tracks, first = np.unique(seen.track[rows], return_index=True)
+    spans = [(seen.time_s[rows[seen.track[rows] == track]]) for track in tracks[np.argsort(first)]]
+    return sorted((Span(_round(times[0]), _round(times[-1])) for times in spans), key=lambda s: (s.start_s, s.end_s))
 
 
 def _nearest(time_s: F64, rows: I64, at_s: float) -> int | None:

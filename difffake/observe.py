@@ -60,6 +60,8 @@ class Observations:
         embedding: ``(N, D) float32``; NaN where not embedded.
         logit: ``(N,) float32``; NaN where not embedded.
         identity: ``(N, I) float32`` of the identity network; NaN where not embedded; I is 0 without a network.
+        names: person -> enrolled name.
+        ambiguous: person -> others of the same face, who were seen beside it in one picture.
         thumbnails: row of a face -> JPEG of its aligned crop, 112 px; of every track the face with the
             highest logit of each second (of longer spans in long videos).
         warnings: ``"code: what happened"``.
@@ -84,6 +86,8 @@ class Observations:
     embedding: F32
     logit: F32
     identity: F32
+    names: dict[int, str]
+    ambiguous: dict[int, tuple[int, ...]]
     thumbnails: dict[int, bytes]
     warnings: list[str]
 
@@ -283,6 +287,8 @@ class _Collector:
             embedding=embedding,
             logit=logit,
             identity=identity,
+            names={},
+            ambiguous={},
             thumbnails=self._thumbnails.by_row(),
             warnings=warnings,
         )

@@ -11,19 +11,27 @@ import msgspec
 
 from difffake.settings import ScanSettings
 
+#: In the order in which they are told.
+EVIDENCES = ("artifact", "anchor", "identity")
 #: The question that each evidence answers.
 QUESTIONS = {
     "artifact": "Does this face look manufactured?",
-    "anchor": "Did this face change unnaturally against its own beginning in this video?",
-    "identity": "Is this still the same person?",
+    "anchor": "Did this face change unnaturally against its anchor?",
+    "identity": "Is this still the person of the anchor?",
 }
 #: What each evidence cannot tell.
 LIMITS = {
     "artifact": "It sees traces of manipulation, not lies: a genuine face in a false setting raises nothing, and a "
     "generator that leaves no trace the model knows passes.",
-    "anchor": "It takes the first good moments of the face as genuine: what was manipulated from the start on raises "
-    "nothing. A new light or camera can raise it.",
-    "identity": "It compares with a known face; an imitation of that very face is built to pass.",
+    "anchor": "Against a self-anchor it takes the first good moments of the face as genuine: what was manipulated from "
+    "the start on raises nothing. A new light or camera can raise it.",
+    "identity": "It tells another person from the anchor's, whatever put them there. An imitation of the anchor's own "
+    "face is built to pass: “nothing unusual” does not say that the face is real.",
+}
+#: Where an anchor's frames come from, in words.
+ORIGINS = {
+    "self": "this person's own first good frames in this stream",
+    "enrolled": "footage enrolled as trusted",
 }
 
 
@@ -85,24 +93,82 @@ class FrameScores(msgspec.Struct, frozen=True, kw_only=True):
     time_s: list[float]
     artifact_p: list[float | None]
     anchor_p: list[float | None]
+    identity_p: list[float | None]
 
 
-class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """One face in one shot. The same person after a cut is another entry.
+class AnchorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Against which anchor an evidence was held.
 
     Args:
-        label: "person 1" on, by first appearance.
-        verdicts: evidence -> verdict; absent where it could not be computed, then ``missing`` says why.
-        anchor_end_s: end of the self-anchor, ``None`` when there are too few frames for one.
+        origin: ``self`` or ``enrolled``, see `ORIGINS`.
+        name: the enrolled person's name; ``None`` for a self-anchor.
+        frames: K, reference frames in it.
+        start_s, end_s: first and last of them, seconds in the footage that they come from.
+        source: the enrolled footage's file name.
+        created: when it was enrolled, ISO 8601, UTC.
+    """
+
+    origin: str
+    name: str | None
+    frames: int
+    start_s: float
+    end_s: float
+    source: str | None = None
+    created: str | None = None
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A stretch of one shot in which a person is seen."""
+
+    start_s: float
+    end_s: float
+
+
+class IdentitySwitch(msgspec.Struct, frozen=True, kw_only=True):
+    """The face in one place became another person's without a cut.
+
+    Args:
+        label: whose place it was.
+        time_s: the first frame with the other face; ``end_s`` the last one.
+        p_value: how often a frame of the same person differs as much from the anchor as these do in the mean.
+        frames: scored frames with the other face.
+        now: label of the person in this video whom the other face resembles, if any.
     """
 
     label: str
-    track: int
+    time_s: float
+    end_s: float
+    p_value: float
+    level: Level
+    frames: int
+    origin: str
+    now: str | None
+    sentence: str
+    before_jpeg: bytes | None
+    after_jpeg: bytes | None
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    """One person of the video, across all shots. Without an identity network in the bundle: one face in one shot.
+
+    Args:
+        label: the enrolled name, or "person 1" on, by first appearance.
+        name: the enrolled name, ``None`` for anybody else.
+        spans: where it was seen, one entry a shot and place.
+        ambiguous_with: labels of people who cannot be told from this one by their faces (twins, picture-in-picture).
+        anchors: evidence -> the anchor behind it.
+        verdicts: evidence -> verdict; absent where it could not be computed, then ``missing`` says why.
+    """
+
+    label: str
+    name: str | None
     start_s: float
     end_s: float
+    spans: list[Span]
     faces_seen: int
     faces_scored: int
-    anchor_end_s: float | None
+    ambiguous_with: list[str]
+    anchors: dict[str, AnchorInfo]
     verdicts: dict[str, Verdict]
     missing: dict[str, str]
     windows: list[Window]
@@ -155,11 +221,12 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         coverage: share of the analysed frames in which a face was scored, 0 to 1: tells "clean" from "not looking".
         people: by first appearance.
+        switches: faces that became somebody else's without a cut, in order of time.
         moments: most suspicious first, per evidence.
         warnings: ``"code: what happened"``.
     """
 
-    format: int = 1
+    format: int = 2
     difffake: str
     model_id: str
     source: Source
@@ -168,6 +235,7 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
     frames_by_status: dict[str, int]
     coverage: float
     people: list[Person]
+    switches: list[IdentitySwitch]
     moments: list[Moment]
     bands: list[Band]
     warnings: list[str]
@@ -176,10 +244,9 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
     def levels(self) -> dict[str, Level]:
         """evidence -> the highest level of anybody in the video."""
         found: dict[str, Level] = {}
-        for person in self.people:
-            for evidence, verdict in person.verdicts.items():
-                best = found.get(evidence, Level.NOTHING)
-                found[evidence] = max(best, verdict.level, key=lambda level: level.rank)
+        told = [(e, v.level) for person in self.people for e, v in person.verdicts.items()]
+        for evidence, level in [*told, *(("identity", switch.level) for switch in self.switches)]:
+            found[evidence] = max(found.get(evidence, Level.NOTHING), level, key=lambda level: level.rank)
         return found
 
     def to_json(self) -> bytes:
@@ -193,5 +260,6 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"  {person.label} ({person.start_s:.1f} to {person.end_s:.1f} s)")
             lines += [f"    {name}: {v.sentence}" for name, v in person.verdicts.items()]
             lines += [f"    {name}: {why}" for name, why in person.missing.items()]
+        lines += [f"  identity switch: {switch.sentence}" for switch in self.switches]
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)

@@ -5,6 +5,8 @@ The names and what they mean stand in ``docs/architecture.md``; how each is comp
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,6 +51,8 @@ class Scorer:
         time_s: F64,
         anchor: AnchorPool | None = None,
         identity: F32 | None = None,
+        *,
+        only: Collection[str] | None = None,
     ) -> dict[str, F64]:
         """Score the faces of one person in one clip.
 
@@ -58,6 +62,7 @@ class Scorer:
             time_s: ``(N,)`` seconds.
             anchor: embeddings known to be the genuine person of this stream, for the scores that ask for it.
             identity: ``(N, I) float32`` of the identity network, NaN where there is none.
+            only: the scores to compute; all of them when not given.
 
         Returns:
             name -> ``(N,) float64``. Scores against a given anchor are absent without one, or when it or the faces
@@ -69,6 +74,8 @@ class Scorer:
         chosen = choose_self_anchor(time_s, features, logit, k=ANCHOR_SIZE, protocol="spread")
         scores: dict[str, F64] = {}
         for name, spec in self._specs.items():
+            if only is not None and name not in only:
+                continue
             if spec.embedding == "identity":
                 if identity is not None and anchor is not None and anchor.has_identity:
                     scores[name] = self._identity(spec, identity, anchor.identities)

@@ -24,6 +24,8 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         threads: threads of each network; 0 takes every core.
         anchor_size: K, frames in a self-anchor.
         anchor_gap_s: least time between two of them.
+        guests: faces of people who are not enrolled are expected, and say nothing about identity.
+        switch_s: for how long a face must be somebody else's before an identity switch is told, s.
         suspicious_p, strong_p: p-values below which evidence is called suspicious, and strong.
         moments: most suspicious moments kept per evidence.
         max_width_px, max_height_px, max_megapixels, max_duration_s, max_frames: see `difffake.video.Limits`.
@@ -41,6 +43,8 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: int = 0
     anchor_size: int = 8
     anchor_gap_s: float = 0.25
+    guests: bool = False
+    switch_s: float = 0.6
     suspicious_p: float = 0.05
     strong_p: float = 0.01
     moments: int = 6
@@ -54,7 +58,7 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         positive = {
             name: value
             for name in self.__struct_fields__
-            if name != "threads" and (value := getattr(self, name)) is not None and not value > 0
+            if name not in ("threads", "guests") and (value := getattr(self, name)) is not None and not value > 0
         }
         if positive:
             raise ValueError(f"settings must be positive: {positive}")

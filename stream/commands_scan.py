@@ -21,8 +21,8 @@ from rich.text import Text
 
 from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError
-from difffake.report import render_report
-from difffake.results import Level, Person, ScanResult, Window
+from difffake.report import anchor_in_words, render_report
+from difffake.results import EVIDENCES, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
 from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar
 
@@ -273,6 +273,8 @@ def print_result(console: Console, result: ScanResult, report: Path | None = Non
     )
     for person in result.people:
         _print_person(console, person)
+    for switch in result.switches:
+        console.print(Text(f"  identity switch: {printable(switch.sentence)}", style=LEVEL_STYLES[switch.level]))
     _print_windows(console, result)
     for warning in result.warnings:
         console.print(Text(f"  warning: {printable(warning)}", style="yellow"))
@@ -282,10 +284,16 @@ def print_result(console: Console, result: ScanResult, report: Path | None = Non
 
 
 def _print_person(console: Console, person: Person) -> None:
-    console.print(f"  {person.label}, {person.start_s:.1f} to {person.end_s:.1f} s", highlight=False)
+    shots = f" in {len(person.spans)} shots" if len(person.spans) > 1 else ""
+    console.print(Text(f"  {printable(person.label)}, {person.start_s:.1f} to {person.end_s:.1f} s{shots}"))
+    if person.ambiguous_with:
+        others = printable(", ".join(person.ambiguous_with))
+        console.print(Text(f"    cannot be told from {others} by the face", style="yellow"))
     for evidence, verdict in person.verdicts.items():
         line = Text(f"    {evidence}: ")
-        line.append(verdict.sentence, style=LEVEL_STYLES[verdict.level])
+        line.append(printable(verdict.sentence), style=LEVEL_STYLES[verdict.level])
+        if evidence in person.anchors:
+            line.append(f"; against {printable(anchor_in_words(person.anchors[evidence]))}", style="dim")
         console.print(line)
     for evidence, why in person.missing.items():
         console.print(Text(f"    {evidence}: {why}", style="dim"))
@@ -298,11 +306,11 @@ def _print_windows(console: Console, result: ScanResult) -> None:
         worst = sorted(range(len(rows)), key=lambda i: _least_p(rows[i][1]))[:_MAX_ROWS]
         shown = [rows[i] for i in sorted(worst)]
     table = Table(box=None, padding=(0, 2), pad_edge=True)
-    for column in ("  who", "window", "artifact", "anchor"):
+    for column in ("  who", "window", *EVIDENCES):
         table.add_column(column)
     for person, window in shown:
         span = f"{window.start_s:.0f} to {window.end_s:.0f} s"
-        table.add_row(f"  {person.label}", span, _cell(window, "artifact"), _cell(window, "anchor"))
+        table.add_row(Text(f"  {printable(person.label)}"), span, *(_cell(window, e) for e in EVIDENCES))
     console.print(table)
     if len(shown) < len(rows):
         console.print(f"  the {len(shown)} most suspicious of {len(rows)} windows; all of them: --json, --report")
@@ -316,4 +324,4 @@ def _cell(window: Window, evidence: str) -> Text:
 
 
 def _least_p(window: Window) -> float:
-    return min((e.p_value for e in (window.artifact, window.anchor) if e is not None), default=1.0)
+    return min((e.p_value for e in (window.artifact, window.anchor, window.identity) if e is not None), default=1.0)

@@ -16,11 +16,11 @@ from difffake.bundle import Bundle
 from difffake.detector import Detector
 from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, Faces, Reason
-from difffake.judge import simes
 from difffake.observe import FrameStatus, observe
 from difffake.results import Level, ScanResult
 from difffake.settings import ScanSettings
 from difffake.video import Frame, open_video
+from difffake.windows import simes
 from engines.onnx import OnnxEngine
 
 
@@ -69,14 +69,14 @@ def test_a_clip_of_one_person(woman: ScanResult, tiny_bundle: Bundle) -> None:
 
 def test_evidence_is_apart_and_against_the_persons_own_beginning(woman: ScanResult) -> None:
     (person,) = woman.people
-    assert person.anchor_end_s == pytest.approx(7 * 0.4, abs=0.3)
-    early = [p for t, p in zip(person.frames.time_s, person.frames.anchor_p, strict=True) if t <= person.anchor_end_s]
+    assert person.anchors["anchor"].end_s == pytest.approx(7 * 0.4, abs=0.3)
+    early = [p for t, p in zip(person.frames.time_s, person.frames.anchor_p, strict=True) if t <= person.anchors["anchor"].end_s]
     assert early
     assert set(early) == {None}
     first = person.windows[0]
     assert first.artifact is not None
     assert first.anchor is not None
-    assert first.anchor.frames == sum(person.anchor_end_s < t < 5 for t in person.frames.time_s)
+    assert first.anchor.frames == sum(person.anchors["anchor"].end_s < t < 5 for t in person.frames.time_s)
     assert first.anchor.log_density == -first.anchor.score
     assert first.artifact.log_density is None
 

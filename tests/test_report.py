@@ -11,6 +11,7 @@ import pytest
 from difffake.report import render_report
 from difffake.report.chart import clock
 from difffake.results import (
+    AnchorInfo,
     Band,
     Evidence,
     FrameScores,
@@ -19,6 +20,7 @@ from difffake.results import (
     Person,
     ScanResult,
     Source,
+    Span,
     Verdict,
     Window,
 )
@@ -33,12 +35,14 @@ def make_result(frames: int = 40, name: str = "clip.mp4", warnings: tuple[str, .
     missing = {"identity": "not available in this bundle"}
     person = Person(
         label="person 1",
-        track=0,
+        name=None,
         start_s=0.0,
         end_s=(frames - 1) / 5,
         faces_seen=frames,
         faces_scored=frames,
-        anchor_end_s=2.0,
+        spans=[Span(0.0, (frames - 1) / 5)],
+        ambiguous_with=[],
+        anchors={"anchor": AnchorInfo(origin="self", name=None, frames=8, start_s=0.0, end_s=2.0)},
         verdicts={
             "artifact": Verdict(
                 p_value=0.008, level=Level.STRONG, worst_start_s=0.0, sentence="strong evidence that X"
@@ -61,6 +65,7 @@ def make_result(frames: int = 40, name: str = "clip.mp4", warnings: tuple[str, .
             time_s=[i / 5 for i in range(frames)],
             artifact_p=[0.5 / (i + 1) for i in range(frames)],
             anchor_p=[None if i < 10 else 0.4 for i in range(frames)],
+            identity_p=[None] * frames,
         ),
         thumbnail_jpeg=JPEG,
     )
@@ -96,6 +101,7 @@ def make_result(frames: int = 40, name: str = "clip.mp4", warnings: tuple[str, .
         frames_by_status={"SCORED": frames - 10, "NO_FACE": 6, "LOW_QUALITY": 4, "DECODE_ERROR": 0},
         coverage=0.75,
         people=[person],
+        switches=[],
         moments=[moment],
         bands=[
             Band(start_s=0, end_s=6, status="SCORED", reason=""),

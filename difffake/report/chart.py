@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from difffake.results import Band, Evidence, Person
+from difffake.results import EVIDENCES, Band, Evidence, IdentitySwitch, Person
 from difffake.settings import ScanSettings
 
 WIDTH, HEIGHT = 960, 250
@@ -30,25 +30,33 @@ def clock(seconds: float) -> str:
     return f"{text}.{part}" if part and not hours else text
 
 
-def person_chart(person: Person, settings: ScanSettings, end_s: float) -> str:
-    """Frames as dots, windows as bars, thresholds as lines, the self-anchor's span shaded; '' for a single frame."""
+def person_chart(person: Person, switches: list[IdentitySwitch], settings: ScanSettings, end_s: float) -> str:
+    """Frames as dots, windows as bars, thresholds as lines, the self-anchor's span shaded, the person's own switches
+    marked; '' for a single frame."""
     if len(person.frames.time_s) < 2:
         return ""
-    lowest = min([p for p in (*person.frames.artifact_p, *person.frames.anchor_p) if p], default=1.0)
+    dots = {e: getattr(person.frames, f"{e}_p") for e in EVIDENCES}
+    lowest = min([p for values in dots.values() for p in values if p], default=1.0)
     lowest = max(min(lowest / 2, settings.strong_p / 4), _LEAST_P / 10)
     axes = _Axes(end_s, lowest)
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="p-values over time">']
     parts += _zones(axes, settings)
-    if person.anchor_end_s is not None:
+    own = next((a for a in person.anchors.values() if a.name is None), None)
+    if own is not None:
         parts.append(
-            _rect(axes.x(person.start_s), _TOP, axes.x(person.anchor_end_s), HEIGHT - _BOTTOM, "warm")
-            + _text(axes.x(person.start_s) + 4, HEIGHT - _BOTTOM - 5, "anchor taken here", "note")
+            _rect(axes.x(own.start_s), _TOP, axes.x(own.end_s), HEIGHT - _BOTTOM, "warm")
+            + _text(axes.x(own.start_s) + 4, HEIGHT - _BOTTOM - 5, "anchor taken here", "note")
         )
     parts += axes.grid()
-    for evidence, values in (("artifact", person.frames.artifact_p), ("anchor", person.frames.anchor_p)):
+    for switch in switches:
+        x = axes.x(switch.time_s)
+        tip = f"<title>{escape(switch.sentence)}</title>"
+        parts.append(f'<line class="switch" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}">{tip}</line>')
+        parts.append(_text(x + 4, _TOP + 12, f"another face, {clock(switch.time_s)}", "note strong"))
+    for evidence, values in dots.items():
         parts += _dots(axes, evidence, person.frames.time_s, values)
     for window in person.windows:
-        for evidence in ("artifact", "anchor"):
+        for evidence in EVIDENCES:
             found: Evidence | None = getattr(window, evidence)
             if found is not None:
                 start, end = max(window.start_s, person.start_s), min(window.end_s, max(person.end_s, person.start_s))

@@ -10,7 +10,7 @@ import msgspec
 from markupsafe import Markup
 
 from difffake.report.chart import clock, person_chart, status_strip
-from difffake.results import LIMITS, QUESTIONS, Evidence, Level, Person, ScanResult
+from difffake.results import EVIDENCES, LIMITS, ORIGINS, QUESTIONS, AnchorInfo, Evidence, Level, Person, ScanResult
 
 _MAX_ROWS = 400
 
@@ -59,7 +59,7 @@ def render_report(result: ScanResult) -> str:
             strip=Markup(status_strip(result.bands, end_s)),  # noqa: S704  (made of numbers and escaped text by us)
             statuses=[(s, STATUS_WORDS.get(s, s), n) for s, n in result.frames_by_status.items() if n],
             people=[(person, _chart(person, result, end_s)) for person in result.people],
-            moments={e: [m for m in result.moments if m.evidence == e] for e in ("artifact", "anchor")},
+            moments={e: [m for m in result.moments if m.evidence == e] for e in EVIDENCES},
             rows=[row for row in rows if id(row) in keep],
             row_count=len(rows),
             settings=msgspec.to_builtins(result.settings),
@@ -69,12 +69,26 @@ def render_report(result: ScanResult) -> str:
 
 def _chart(person: Person, result: ScanResult, end_s: float) -> Markup:
     # The chart holds numbers and text that it escapes itself.
-    return Markup(person_chart(person, result.settings, end_s))  # noqa: S704
+    switches = [s for s in result.switches if s.label == person.label]
+    return Markup(person_chart(person, switches, result.settings, end_s))  # noqa: S704
+
+
+def anchor_in_words(anchor: AnchorInfo) -> str:
+    """Which anchor it is: whose, from where, how many frames.
+
+    >>> anchor_in_words(AnchorInfo(origin="self", name=None, frames=8, start_s=0, end_s=1.4))
+    "this person's own first good frames in this stream (8 frames, 0:00 to 0:01.4)"
+    """
+    if anchor.name is None:
+        return f"{ORIGINS[anchor.origin]} ({anchor.frames} frames, {clock(anchor.start_s)} to {clock(anchor.end_s)})"
+    source = f" from {anchor.source}" if anchor.source else ""
+    when = f", {anchor.created[:10]}" if anchor.created else ""
+    return f"{anchor.name}, {ORIGINS[anchor.origin]} ({anchor.frames} frames{source}{when})"
 
 
 def _cards(result: ScanResult) -> list[_Card]:
     cards = []
-    for evidence in ("artifact", "anchor", "identity"):
+    for evidence in EVIDENCES:
         found = [(p, v) for p in result.people if (v := p.verdicts.get(evidence)) is not None]
         if found:
             person, verdict = min(found, key=lambda item: item[1].p_value)
@@ -94,7 +108,7 @@ def _rows(result: ScanResult) -> list[_Row]:
     for person in result.people:
         for window in person.windows:
             cells: list[Evidence | str] = []
-            for evidence in ("artifact", "anchor"):
+            for evidence in EVIDENCES:
                 found: Evidence | None = getattr(window, evidence)
                 cells.append(window.missing.get(evidence, "") if found is None else found)
             least = min((c.p_value for c in cells if isinstance(c, Evidence)), default=1.0)
@@ -111,7 +125,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": clock, "jpeg": _jpeg, "p": format_p, "slug": _slug, "size": _size}
+    environment.filters |= {
+        "clock": clock,
+        "jpeg": _jpeg,
+        "against": anchor_in_words,
+        "p": format_p,
+        "slug": _slug,
+        "size": _size,
+    }
     environment.tests["evidence"] = lambda value: isinstance(value, Evidence)
     return environment
 
