@@ -38,8 +38,12 @@ def evaluate_command(
     max_frames: Annotated[int, typer.Option(help="Frames scored per video.")] = 400,
     subject: Annotated[Subject | None, typer.Option(help="Whose score stands for a frame with several faces.")] = None,
     protocol: Annotated[
-        EvaluationProtocol, typer.Option(help="What is asked of the scores.")
+        EvaluationProtocol,
+        typer.Option(help="clip: is it a fake? hijack: is the stream still the one of its anchor?"),
     ] = EvaluationProtocol.CLIP,
+    anchor_as_recorded: Annotated[
+        bool, typer.Option("--anchor-as-recorded", help="With --crf: anchors come from the files as recorded.")
+    ] = False,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as Markdown.")] = None,
@@ -62,6 +66,7 @@ def evaluate_command(
         draws=draws,
         seed=seed,
         protocol=protocol,
+        anchor_as_recorded=anchor_as_recorded,
     )
     with Detector.load(bundle, ScanSettings(threads=threads)) as detector, progress_bar(MofNCompleteColumn()) as bar:
         task = bar.add_task("looking", total=None)

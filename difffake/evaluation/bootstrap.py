@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from difffake.evaluation.metrics import F64, Roc, roc
 
 Interval = tuple[float, float]
-FPRS = (0.01, 0.05)
+FPRS = (0.001, 0.01, 0.05)
 LEVEL = 0.95
 # Elements of one block of (draws, rows); some six arrays of this size live at once (100 MB).
 BLOCK = 2_000_000
@@ -67,7 +67,7 @@ class Difference:
 def performance(
     labels: ArrayLike, scores: ArrayLike, people: ArrayLike, resampling: Resampling = DEFAULT_RESAMPLING
 ) -> Performance:
-    """AUC, EER and TPR at 1 % and 5 % FPR of (N,) scores with intervals over (N,) people (any hashable ids).
+    """AUC, EER and TPR at 0.1 %, 1 % and 5 % FPR of (N,) scores with intervals over (N,) people (any hashable ids).
 
     Rows whose score is NaN (not scored) are left out.
     """

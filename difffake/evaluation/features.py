@@ -25,7 +25,7 @@ from difffake.evaluation.layouts import IMAGE_SUFFIXES, Item, Region
 from difffake.evaluation.recompress import Recompression, recompress
 from difffake.video import Frame, open_video
 
-FORMAT = 1
+FORMAT = 2
 SEAM_PX = 4  # dropped on both sides of the cut between two halves
 
 F32 = NDArray[np.float32]
@@ -40,6 +40,12 @@ class Observed(Protocol):
     def time_s(self) -> F64: ...
     @property
     def track(self) -> I64: ...
+    @property
+    def person(self) -> I64: ...
+    @property
+    def yaw_deg(self) -> F32: ...
+    @property
+    def identity(self) -> F32: ...
     @property
     def embedding(self) -> F32: ...
     @property
@@ -65,14 +71,19 @@ class Sampling:
 class Features:
     """Scored faces of one item, rows in order of time.
 
-    ``time_s (N,) float64``, ``track (N,) int64``, ``embedding (N, D) float32``, ``logit (N,) float32``;
-    ``frames`` pictures were looked at and ``faces`` faces found, of which N were good enough to be embedded.
+    ``time_s (N,) float64``, ``track (N,) int64``, ``person (N,) int64`` (the same across cuts; -1: nobody can tell),
+    ``yaw_deg (N,) float32``, ``embedding (N, D) float32``, ``logit (N,) float32``, ``identity (N, I) float32`` (NaN
+    where not embedded; I is 0 without an identity network); ``frames`` pictures were looked at and ``faces`` faces
+    found, of which N were good enough to be embedded.
     """
 
     time_s: F64
     track: I64
+    person: I64
+    yaw_deg: F32
     embedding: F32
     logit: F32
+    identity: F32
     frames: int
     faces: int
 
@@ -81,13 +92,20 @@ class Features:
 
     def only(self, keep: NDArray[Any]) -> Features:
         """The rows of a mask or index."""
-        return replace(
-            self,
-            time_s=self.time_s[keep],
-            track=self.track[keep],
-            embedding=self.embedding[keep],
-            logit=self.logit[keep],
-        )
+        return replace(self, **{name: getattr(self, name)[keep] for name in ROWS})
+
+
+# One row a face in each, in the precision that the cache keeps.
+ROWS: dict[str, type[np.generic]] = {
+    "time_s": np.float64,
+    "track": np.int64,
+    "person": np.int64,
+    "yaw_deg": np.float32,
+    "embedding": np.float32,
+    "logit": np.float32,
+    "identity": np.float32,
+}
+_TABLES = ("embedding", "identity")
 
 
 class FeatureStore:
@@ -130,12 +148,9 @@ class FeatureStore:
         looked_at = _Counted(_frames(self._source(item, digest), self._sampling, item.region))
         seen = self._observer.observe(looked_at)
         everything = Features(
-            np.asarray(seen.time_s, np.float64),
-            np.asarray(seen.track, np.int64),
-            np.asarray(seen.embedding, np.float32),
-            np.asarray(seen.logit, np.float32),
-            looked_at.count,
-            len(seen.time_s),
+            **{name: np.asarray(getattr(seen, name), kind) for name, kind in ROWS.items()},
+            frames=looked_at.count,
+            faces=len(seen.time_s),
         )
         # A face that the quality gate refused has no embedding.
         good = np.isfinite(everything.logit) & np.isfinite(everything.embedding).all(axis=1)
@@ -217,15 +232,13 @@ def _read(path: Path) -> Features | None:
         # Opened here: NumPy leaves a file open that turns out to be no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             found = Features(
-                data["time_s"],
-                data["track"],
-                data["embedding"],
-                data["logit"],
-                int(data["frames"]),
-                int(data["faces"]),
+                **{name: np.asarray(data[name], kind) for name, kind in ROWS.items()},
+                frames=int(data["frames"]),
+                faces=int(data["faces"]),
             )
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
     rows = len(found.time_s)
-    fits = found.track.shape == found.logit.shape == (rows,) and found.embedding.shape[:1] == (rows,)
-    return found if fits and found.embedding.ndim == 2 else None
+    shapes = {name: getattr(found, name).shape for name in ROWS}
+    fits = all(shape[:1] == (rows,) and len(shape) == (2 if name in _TABLES else 1) for name, shape in shapes.items())
+    return found if fits else None

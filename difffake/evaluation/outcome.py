@@ -18,7 +18,11 @@ CROWDED = frozenset({Layout.DFDC, Layout.FFIW})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSettings:
-    """What to evaluate and how. ``compression`` and ``split`` as in ``list_items``."""
+    """What to evaluate and how.
+
+    ``compression`` and ``split`` as in ``list_items``. With ``anchor_as_recorded`` the anchor comes from the file as it
+    is, whatever encode is judged: enrolled in good quality, watched over a bad line.
+    """
 
     layout: Layout
     root: Path
@@ -33,6 +37,7 @@ class EvaluationSettings:
     draws: int = 1000
     seed: int = 0
     protocol: EvaluationProtocol = EvaluationProtocol.CLIP
+    anchor_as_recorded: bool = False
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -43,12 +48,19 @@ class EvaluationSettings:
         ):
             if not low <= value <= high:
                 raise DataError(f"{name} is {value}", hint=f"choose {low} to {high}")
+        if self.protocol is EvaluationProtocol.HIJACK and self.judged_by is Subject.MOST_SUSPICIOUS:
+            raise DataError(
+                "the hijack protocol cannot judge by the most suspicious face: nobody knows which one is the anchor's",
+                hint="leave the subject out, or choose main",
+            )
 
     @property
     def judged_by(self) -> Subject:
         """The subject, with the layout's own choice filled in."""
         if self.subject is not None:
             return self.subject
+        if self.protocol is EvaluationProtocol.HIJACK:
+            return Subject.MAIN
         return Subject.MOST_SUSPICIOUS if self.layout in CROWDED else Subject.MAIN
 
 

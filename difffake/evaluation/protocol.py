@@ -3,9 +3,10 @@
 - *Subject*: the face with most scored frames (``main``), or at every moment the most suspicious face of all
   (``most-suspicious``), for data sets in which only one of several people is manipulated.
 - *Self-anchored* scores take their anchor from the very clip that is scored.
-- *Anchored* scores take it from the genuine video of the same stream: its first K good frames, none later
-  than the first third. The time up to the last of them counts neither for the genuine video nor for the fakes
-  made from it, so both sides are judged on the same stretch and no frame is compared with itself.
+- *Anchored* scores take it from the first third of the genuine video of the same stream. ``clip``: its first K good
+  frames; the time up to the last of them counts on neither side. ``hijack``: K good frames spread over the third; all
+  of the third counts on neither side. So the genuine video and the fakes made from it are judged on the same
+  stretch, and no frame is compared with itself.
 """
 
 from __future__ import annotations
@@ -30,9 +31,14 @@ ANCHOR_SHARE = 1 / 3
 
 
 class EvaluationProtocol(StrEnum):
-    """What is asked of the scores. ``clip``: is this clip a fake, all of it?"""
+    """What is asked of the scores.
+
+    ``clip``: is this clip a fake, all of it? ``hijack``: is the stream still the one of its anchor? Only scores against
+    a given anchor can tell: genuine is the rest of the genuine video, fake is the swap over the same stretch.
+    """
 
     CLIP = "clip"
+    HIJACK = "hijack"
 
 
 class Subject(StrEnum):
@@ -47,12 +53,13 @@ class Level(StrEnum):
 
     FRAME = "frame"
     WINDOW_1S = "window_1s"
+    WINDOW_2S = "window_2s"
     WINDOW_5S = "window_5s"
     WINDOW_10S = "window_10s"
     VIDEO = "video"
 
 
-WINDOW_S = {Level.WINDOW_1S: 1.0, Level.WINDOW_5S: 5.0, Level.WINDOW_10S: 10.0}
+WINDOW_S = {Level.WINDOW_1S: 1.0, Level.WINDOW_2S: 2.0, Level.WINDOW_5S: 5.0, Level.WINDOW_10S: 10.0}
 
 
 class ScoreSource(Protocol):
@@ -61,7 +68,14 @@ class ScoreSource(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
     def spec(self, name: str) -> ScoreSpec: ...
-    def score(self, embedding: F32, logit: F32, time_s: F64, anchor: AnchorPool | None = None) -> Mapping[str, F64]: ...
+    def score(
+        self,
+        embedding: F32,
+        logit: F32,
+        time_s: F64,
+        anchor: AnchorPool | None = None,
+        identity: F32 | None = None,
+    ) -> Mapping[str, F64]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,35 +85,65 @@ class ClipScores:
     time_s: F64
     scores: dict[str, F64]
 
+    def after(self, start_s: float) -> ClipScores:
+        """The frames later than ``start_s``."""
+        keep = self.time_s > start_s
+        return ClipScores(self.time_s[keep], {name: values[keep] for name, values in self.scores.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class GenuineAnchor:
+    """Faces of the genuine video, and the time up to which nothing is judged by them."""
+
+    pool: AnchorPool
+    until_s: float
+
+
+def who(features: Features) -> I64:
+    """``(N,)``: who each face is, across cuts where that is known; a face of nobody known goes by its track."""
+    return np.where(features.person >= 0, features.person, -1 - features.track)
+
 
 def main_subject(features: Features) -> Features:
-    """The rows of the track with most faces; all rows if no two faces share a moment (one person, cut tracks)."""
+    """The rows of the person with most faces; all rows if no two faces share a moment (one person, cut tracks)."""
     if len(np.unique(features.time_s)) == len(features):
         return features
-    tracks, counts = np.unique(features.track, return_counts=True)
-    return features.only(features.track == tracks[np.argmax(counts)])
+    of_face = who(features)
+    people, counts = np.unique(of_face, return_counts=True)
+    return features.only(of_face == people[np.argmax(counts)])
 
 
-def genuine_anchor(features: Features, frames: int) -> AnchorPool | None:
-    """The main person's first ``frames`` good faces, within a genuine clip's first third; None below two."""
+def genuine_anchor(
+    features: Features, frames: int, protocol: EvaluationProtocol = EvaluationProtocol.CLIP
+) -> GenuineAnchor | None:
+    """Up to ``frames`` good faces of the main person from a genuine clip's first third; None below two.
+
+    ``clip`` takes the first ones, ``hijack`` spreads them over the third.
+    """
     if not len(features):
         return None
     features = main_subject(features)
     start, end = features.time_s[0], features.time_s[-1]
+    third_s = float(start + (end - start) * ANCHOR_SHARE)
+    hijack = protocol is EvaluationProtocol.HIJACK
     chosen = choose_self_anchor(
         features.time_s,
         features.embedding,
         features.logit,
         k=frames,
+        quality=np.isfinite(features.identity).all(axis=1),
         # Sampling at a fixed rate already keeps them apart.
         min_gap_s=0.0,
-        until_s=float(start + (end - start) * ANCHOR_SHARE),
-        protocol=AnchorProtocol.FIRST,
+        until_s=third_s,
+        protocol=AnchorProtocol.SPREAD if hijack else AnchorProtocol.FIRST,
     )
     if chosen is None:
         return None
     rows = features.only(chosen)
-    return AnchorPool(rows.embedding, rows.logit, rows.time_s, Origin.ENROLLED)
+    found = AnchorPool(
+        rows.embedding, rows.logit, rows.time_s, Origin.ENROLLED, identity=rows.identity, yaw_deg=rows.yaw_deg
+    )
+    return GenuineAnchor(found, third_s if hijack else float(rows.time_s.max()))
 
 
 def score_clip(
@@ -107,7 +151,7 @@ def score_clip(
     scorer: ScoreSource,
     *,
     subject: Subject,
-    anchor: AnchorPool | None = None,
+    anchor: GenuineAnchor | None = None,
     tolerance_s: float = 0.0,
 ) -> ClipScores:
     """All named scores of one clip.
@@ -118,9 +162,8 @@ def score_clip(
     """
     if subject is Subject.MAIN:
         return _score_person(main_subject(features), scorer, anchor, tolerance_s)
-    people = [
-        _score_person(features.only(features.track == track), scorer, None, 0.0) for track in np.unique(features.track)
-    ]
+    of_face = who(features)
+    people = [_score_person(features.only(of_face == one), scorer, None, 0.0) for one in np.unique(of_face)]
     if not people:
         return _score_person(features, scorer, None, 0.0)
     time_s, moment = np.unique(np.concatenate([p.time_s for p in people]), return_inverse=True)
@@ -131,14 +174,22 @@ def score_clip(
     return ClipScores(time_s, worst)
 
 
-def _score_person(features: Features, scorer: ScoreSource, anchor: AnchorPool | None, tolerance_s: float) -> ClipScores:
+def _score_person(
+    features: Features, scorer: ScoreSource, anchor: GenuineAnchor | None, tolerance_s: float
+) -> ClipScores:
     count = len(features)
     found: Mapping[str, F64] = {}
     if count:
-        found = scorer.score(features.embedding, features.logit, features.time_s, anchor)
+        found = scorer.score(
+            features.embedding,
+            features.logit,
+            features.time_s,
+            anchor=None if anchor is None else anchor.pool,
+            identity=features.identity if features.identity.shape[1] else None,
+        )
     scores = {name: np.array(found.get(name, np.full(count, np.nan)), dtype=np.float64) for name in scorer.names}
     if anchor is not None:
-        taken = features.time_s <= anchor.times_s.max() + tolerance_s
+        taken = features.time_s <= anchor.until_s + tolerance_s
         for name in scorer.names:
             if scorer.spec(name).anchor == "given":
                 scores[name][taken] = np.nan

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from av.container import OutputContainer
 from av.video.stream import VideoStream
@@ -22,6 +23,7 @@ from difffake.video import Limits, open_video
 
 TIME_BASE = Fraction(1, 90_000)
 MAX_CRF = 51
+MAX_SHRINK = 16
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 DEFAULT_FPS = 25.0  # for rate control only, where a file does not tell its rate
 
@@ -38,20 +40,24 @@ _ENCODERS = {Codec.H264: "libx264", Codec.H265: "libx265"}
 
 @dataclass(frozen=True, slots=True)
 class Recompression:
-    """Codec, constant rate factor (0 best .. 51 worst) and encoder preset."""
+    """Codec, constant rate factor (0 best .. 51 worst), encoder preset; each side divided by ``shrink`` (1 to 16)."""
 
     codec: Codec = Codec.H264
     crf: int = 23
     preset: str = "veryfast"
+    shrink: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.crf <= MAX_CRF:
             raise DataError(f"a CRF of {self.crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
         if self.preset not in PRESETS:
             raise DataError(f"no preset {self.preset[:40]!r}", hint=f"choose one of {', '.join(PRESETS)}")
+        if not 1 <= self.shrink <= MAX_SHRINK:
+            raise DataError(f"a picture cannot be shrunk by {self.shrink}", hint=f"choose 1 (not) to {MAX_SHRINK}")
 
     def __str__(self) -> str:
-        return f"{self.codec.value}-crf{self.crf}-{self.preset}"
+        shrunk = "" if self.shrink == 1 else f"-by{self.shrink}"
+        return f"{self.codec.value}-crf{self.crf}-{self.preset}{shrunk}"
 
 
 DEFAULT_RECOMPRESSION = Recompression()
@@ -65,7 +71,8 @@ def recompress(
     stop_s: float | None = None,
     limits: Limits | None = None,
 ) -> Path:
-    """Encode the video ``path`` into the MP4 file ``out``; size, frame times and number of frames stay.
+    """Encode the video ``path`` into the MP4 file ``out``; frame times and number of frames stay, and so does the size
+    unless it is to shrink.
 
     What is encoded is what a scan would see: upright, deinterlaced, 8 bits. An odd width or height loses its
     last column or row, since 4:2:0 has none. ``out`` appears whole or not at all; ``stop_s`` encodes no more
@@ -94,7 +101,9 @@ def _encode(path: Path, out: Path, recompression: Recompression, stop_s: float |
         stream: VideoStream | None = None
         size = (0, 0)
         for frame in video:
-            even = (frame.image.shape[0] // 2 * 2, frame.image.shape[1] // 2 * 2)
+            height, width = frame.image.shape[:2]
+            step = 2 * recompression.shrink
+            even = (height // step * 2, width // step * 2)
             if stream is None:
                 size = even
                 stream = _open_stream(container, recompression, size, video.info.fps)
@@ -102,7 +111,11 @@ def _encode(path: Path, out: Path, recompression: Recompression, stop_s: float |
                 raise LimitExceededError(
                     f"{path.name} changes its picture size midway", hint="evaluate it without --crf"
                 )
-            image = np.ascontiguousarray(frame.image[: size[0], : size[1]])
+            image = np.ascontiguousarray(
+                frame.image[: size[0] * recompression.shrink, : size[1] * recompression.shrink]
+            )
+            if recompression.shrink > 1:
+                image = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
             picture = av.VideoFrame.from_ndarray(image, format="rgb24")
             picture.pts, picture.time_base = round(frame.pts_s / TIME_BASE), TIME_BASE
             container.mux(stream.encode(picture))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from difffake import __version__
-from difffake.anchors import AnchorPool
-from difffake.bundle import EXTRACTOR, Bundle
-from difffake.errors import DataError, DiffFakeError, NoFaceError
-from difffake.evaluation.bootstrap import Difference, Performance, Resampling, paired_difference, performance
+from difffake.bundle import EXTRACTOR, IDENTITY, Bundle
+from difffake.errors import BundleError, DataError, DiffFakeError, NoFaceError
+from difffake.evaluation.bootstrap import FPRS, Difference, Performance, Resampling, paired_difference, performance
 from difffake.evaluation.features import FeatureStore, Observer, Sampling
 from difffake.evaluation.layouts import FAKE, REAL, Item, Listing, list_items
-from difffake.evaluation.outcome import EvaluationReport, EvaluationSettings, LeftOut, VideoScores
+from difffake.evaluation.outcome import CROWDED, EvaluationReport, EvaluationSettings, LeftOut, VideoScores
 from difffake.evaluation.protocol import (
     ClipScores,
+    EvaluationProtocol,
+    GenuineAnchor,
     Level,
     Subject,
     genuine_anchor,
@@ -29,6 +30,7 @@ from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 
 BASELINE = "logit"
+NO_ANCHOR = "no anchor: no genuine video of the same stream, or too few good faces in its first third"
 
 Progress = Callable[[int, int, str], None]
 """Called with items done, items in all, and the id of the video at hand."""
@@ -48,7 +50,7 @@ class _Collected:
     items: list[Item] = field(default_factory=list)
     clips: list[ClipScores] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    anchors: dict[str, AnchorPool] = field(default_factory=dict)
+    anchors: dict[str, GenuineAnchor] = field(default_factory=dict)
 
 
 def evaluate(
@@ -61,22 +63,25 @@ def evaluate(
 
     Raises:
         DataError: the folder does not hold the layout, or not one real and one fake video could be scored.
+        BundleError: the protocol asks for scores that the bundle does not have.
     """
-    listing = list_items(settings.layout, settings.root, compression=settings.compression, split=settings.split)
-    sampling = Sampling(settings.fps, settings.max_frames, settings.recompression)
-    store = FeatureStore(settings.cache, detector, _features_id(detector), sampling)
     scorer = Scorer(detector.bundle)
-    collected = _collect(settings, listing, store, scorer, progress)
-    _require_both(collected)
-    return _judge(settings, listing, scorer, detector.bundle.model_id, collected)
+    names = _asked_for(settings, scorer)
+    listing = list_items(settings.layout, settings.root, compression=settings.compression, split=settings.split)
+    stores = _Stores.of(settings, detector)
+    collected = _collect(settings, listing, stores, scorer, progress)
+    _require_both(settings, collected)
+    return _judge(settings, listing, scorer, names, detector.bundle.model_id, collected)
 
 
-def _features_id(detector: BundledDetector) -> str:
+def features_id(detector: BundledDetector) -> str:
     """What decides over embeddings besides the video: not the densities, which can be refitted on the same ones."""
     manifest, told = detector.bundle.manifest, detector.settings
+    identity = manifest.files.get(IDENTITY)
     return " ".join(
         (
             manifest.files[EXTRACTOR].sha256,
+            f"identity {identity.sha256 if identity else None}",
             f"eyes {manifest.eye_distance}",
             f"side {told.analysis_side_px}",
             f"faces {told.max_faces}",
@@ -85,10 +90,40 @@ def _features_id(detector: BundledDetector) -> str:
     )
 
 
+def _asked_for(settings: EvaluationSettings, scorer: Scorer) -> list[str]:
+    if settings.protocol is EvaluationProtocol.CLIP:
+        return list(scorer.names)
+    names = [name for name in scorer.names if scorer.spec(name).anchor == "given"]
+    if not names:
+        raise BundleError(
+            "the bundle has no score against a given anchor",
+            hint="take a bundle with anchor or identity evidence, or evaluate with --protocol clip",
+        )
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """Where the faces that are judged come from, and those of anchors."""
+
+    judged: FeatureStore
+    anchors: FeatureStore
+
+    @classmethod
+    def of(cls, settings: EvaluationSettings, detector: BundledDetector) -> _Stores:
+        model = features_id(detector)
+        sampling = Sampling(settings.fps, settings.max_frames, settings.recompression)
+        judged = FeatureStore(settings.cache, detector, model, sampling)
+        if not settings.anchor_as_recorded or settings.recompression is None:
+            return cls(judged, judged)
+        as_recorded = replace(sampling, recompression=None)
+        return cls(judged, FeatureStore(settings.cache, detector, model, as_recorded))
+
+
 def _collect(
     settings: EvaluationSettings,
     listing: Listing,
-    store: FeatureStore,
+    stores: _Stores,
     scorer: Scorer,
     progress: Progress | None,
 ) -> _Collected:
@@ -100,7 +135,7 @@ def _collect(
         if progress is not None:
             progress(done, len(items), item.video)
         try:
-            clip = _score(settings, item, store, scorer, found.anchors)
+            clip = _score(settings, item, stores, scorer, found.anchors)
         except DiffFakeError as error:
             found.left_out.append(LeftOut(item, _reason(error)))
         else:
@@ -114,38 +149,53 @@ def _collect(
 def _score(
     settings: EvaluationSettings,
     item: Item,
-    store: FeatureStore,
+    stores: _Stores,
     scorer: Scorer,
-    anchors: dict[str, AnchorPool],
+    anchors: dict[str, GenuineAnchor],
 ) -> ClipScores:
-    features = store.features(item)
+    features = stores.judged.features(item)
     if not len(features):
         raise NoFaceError(
             "no face" if not features.faces else "no face good enough to be scored",
             hint="the video is left out",
         )
+    hijack = settings.protocol is EvaluationProtocol.HIJACK
+    # A genuine video without fakes can be held against its own beginning all the same.
+    stream = item.video if hijack and item.pair is None and item.label == REAL else item.pair
     anchor = None
-    if item.pair is not None and settings.judged_by is Subject.MAIN:
-        if item.label == REAL and item.pair not in anchors:
-            pool_of_genuine = genuine_anchor(features, settings.anchor_frames)
-            if pool_of_genuine is not None:
-                anchors[item.pair] = pool_of_genuine
-        anchor = anchors.get(item.pair)
-    return score_clip(features, scorer, subject=settings.judged_by, anchor=anchor, tolerance_s=0.5 / settings.fps)
+    if stream is not None and settings.judged_by is Subject.MAIN:
+        if item.label == REAL and stream not in anchors:
+            found = genuine_anchor(stores.anchors.features(item), settings.anchor_frames, settings.protocol)
+            if found is not None:
+                anchors[stream] = found
+        anchor = anchors.get(stream)
+    tolerance_s = 0.5 / settings.fps
+    if not hijack:
+        return score_clip(features, scorer, subject=settings.judged_by, anchor=anchor, tolerance_s=tolerance_s)
+    if anchor is None:
+        raise NoFaceError(NO_ANCHOR, hint="the video is left out")
+    clip = score_clip(features, scorer, subject=settings.judged_by, anchor=anchor, tolerance_s=tolerance_s)
+    clip = clip.after(anchor.until_s + tolerance_s)
+    if not len(clip.time_s):
+        raise NoFaceError("no face after the anchor's stretch", hint="the video is left out")
+    return clip
 
 
 def _reason(error: DiffFakeError) -> str:
     return str(error) if isinstance(error, NoFaceError) else f"unreadable ({type(error).__name__})"
 
 
-def _require_both(collected: _Collected) -> None:
+def _require_both(settings: EvaluationSettings, collected: _Collected) -> None:
+    hint = "look at one of them with: difffake scan FILE"
+    if settings.protocol is EvaluationProtocol.HIJACK:
+        hint = "the hijack protocol needs fakes beside the genuine videos that they were made from"
     labels = {item.label for item in collected.items}
     for label, name in ((REAL, "real"), (FAKE, "fake")):
         if label not in labels:
             reasons = sorted({out.reason for out in collected.left_out if out.item.label == label})
             raise DataError(
                 f"not one {name} video could be scored: {'; '.join(reasons)}",
-                hint="look at one of them with: difffake scan FILE",
+                hint=hint,
             )
 
 
@@ -162,19 +212,21 @@ def _judge(
     settings: EvaluationSettings,
     listing: Listing,
     scorer: Scorer,
+    names: list[str],
     model_id: str,
     collected: _Collected,
 ) -> EvaluationReport:
     resampling = Resampling(settings.draws, settings.seed)
     rows = {level: _rows(collected, scorer, level) for level in Level}
-    scored = [name for name in scorer.names if _has_both(rows[Level.FRAME], name)]
+    scored = [name for name in names if _has_both(rows[Level.FRAME], name)]
     videos = rows[Level.VIDEO]
+    figures = {name: {level: _performance(rows[level], name, resampling) for level in Level} for name in scored}
     return EvaluationReport(
         settings=settings,
         model_id=model_id,
         listing=listing,
         evidence={name: scorer.spec(name).evidence for name in scored},
-        performance={name: {level: _performance(rows[level], name, resampling) for level in Level} for name in scored},
+        performance=figures,
         over_baseline={
             name: {level: _difference(rows[level], name, resampling) for level in (Level.FRAME, Level.VIDEO)}
             for name in scored
@@ -188,7 +240,7 @@ def _judge(
         left_out=tuple(collected.left_out),
         frames=tuple(int(np.sum(rows[Level.FRAME].label == label)) for label in (REAL, FAKE)),
         anchored_pairs=_anchored_pairs(collected),
-        notes=(*listing.notes, *_notes(settings, scorer, scored)),
+        notes=(*listing.notes, *_notes(settings, scorer, names, scored), *_few_negatives(figures)),
     )
 
 
@@ -229,9 +281,31 @@ def _anchored_pairs(collected: _Collected) -> int:
     return len(fakes & set(collected.anchors))
 
 
-def _notes(settings: EvaluationSettings, scorer: Scorer, scored: list[str]) -> list[str]:
+def _few_negatives(performance: dict[str, dict[Level, Performance]]) -> Iterator[str]:
+    """Below 1 / FPR real rows no false alarm is allowed at all: the TPR does not mean what its name says."""
+    real = {level: min((levels[level].real for levels in performance.values()), default=0) for level in Level}
+    for fpr in FPRS:
+        few = [f"{level.value} ({count:,})" for level, count in real.items() if count * fpr < 1]
+        if few:
+            yield (
+                f"TPR at FPR {100 * fpr:g} % means 'without a single false alarm' where there are fewer than "
+                f"{1 / fpr:,.0f} real rows: {', '.join(few)}."
+            )
+
+
+def _notes(settings: EvaluationSettings, scorer: Scorer, names: list[str], scored: list[str]) -> list[str]:
     notes = []
-    unscored = [name for name in scorer.names if name not in scored]
+    if settings.protocol is EvaluationProtocol.HIJACK:
+        notes.append(
+            f"Question: is the stream still the one of its anchor? Anchor: up to {settings.anchor_frames} good faces "
+            "spread over the first third of the genuine video. Genuine: the rest of it. Fake: the swap over the same "
+            "stretch. An impersonation of the anchor's own person is another question."
+        )
+        if settings.layout in CROWDED:
+            notes.append("Judged by the face seen most, which need not be the manipulated one.")
+    if settings.anchor_as_recorded and settings.recompression is not None:
+        notes.append("The anchors come from the files as recorded; only what is judged was encoded again.")
+    unscored = [name for name in names if name not in scored]
     anchored = [name for name in unscored if scorer.spec(name).anchor == "given"]
     if anchored:
         why = (

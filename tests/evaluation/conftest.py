@@ -60,12 +60,18 @@ class ColourFaces:
     frame: NDArray[np.int64]
     time_s: NDArray[np.float64]
     track: NDArray[np.int64]
+    person: NDArray[np.int64]
+    yaw_deg: NDArray[np.float32]
     embedding: NDArray[np.float32]
     logit: NDArray[np.float32]
+    identity: NDArray[np.float32]
 
 
 class ColourDetector:
-    """Embedding: the mean colour / 25. Logit: its red. Black is no face, blue (0, 0, 200) a face too bad to use."""
+    """Embedding: the mean colour / 25. Logit: its red. Black is no face, blue (0, 0, 200) a face too bad to use.
+
+    Where the bundle has an identity network, green and blue are who it is.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.settings = bundle, ScanSettings()
@@ -81,45 +87,61 @@ class ColourDetector:
             np.array([i for i, _, _ in faces], np.int64),
             np.array([t for _, t, _ in faces], np.float64),
             np.zeros(len(faces), np.int64),
+            np.full(len(faces), -1, np.int64),
+            np.zeros(len(faces), np.float32),
             colours,
             colours[:, 0],
+            colours[:, 1 : 1 + self.bundle.manifest.identity_dim],
         )
 
 
-@pytest.fixture
-def detector(tmp_path: Path) -> ColourDetector:
+def colour_bundle(folder: Path, identity: bytes | None = None) -> Bundle:
     mixture = GaussianMixture(np.ones(1), np.full((1, 3), 4.0), np.ones((1, 3)))
     steady = GaussianMixture(np.ones(1), np.zeros((1, 3)), np.full((1, 3), 2.0))
-    bundle = save_bundle(
-        tmp_path / "bundle",
+    scores = {
+        "logit": ScoreSpec(evidence="artifact", kind="logit"),
+        "density": ScoreSpec(evidence="artifact", kind="density", density="plain"),
+        "signed_self": ScoreSpec(
+            evidence="artifact", kind="differential", anchor="self", density="steady", combination=Combination.SIGNED
+        ),
+        "signed_anchor": ScoreSpec(
+            evidence="anchor", kind="differential", anchor="given", density="steady", combination=Combination.SIGNED
+        ),
+        "logit_minus_anchor": ScoreSpec(evidence="anchor", kind="logit", anchor="given", minus_anchor_mean=True),
+    }
+    if identity is not None:
+        scores["identity_stream"] = ScoreSpec(
+            evidence="identity", kind="distance", anchor="given", embedding="identity"
+        )
+    calibration = Calibration.fit(np.arange(8.0), np.arange(8))
+    return save_bundle(
+        folder,
         extractor=b"colour",
+        identity=identity,
         densities={"plain": mixture, "steady": steady},
-        calibrations={"logit": Calibration.fit(np.arange(8.0), np.arange(8))},
+        calibrations={"logit": calibration},
         name="colour",
         backbone="none",
         side_px=224,
         dim=3,
+        identity_dim=0 if identity is None else 2,
         eye_distance=0.28,
         normalisation="none",
-        scores={
-            "logit": ScoreSpec(evidence="artifact", kind="logit"),
-            "density": ScoreSpec(evidence="artifact", kind="density", density="plain"),
-            "signed_self": ScoreSpec(
-                evidence="artifact", kind="differential", anchor="self", density="steady",
-                combination=Combination.SIGNED,
-            ),
-            "signed_anchor": ScoreSpec(
-                evidence="anchor", kind="differential", anchor="given", density="steady",
-                combination=Combination.SIGNED,
-            ),
-            "logit_minus_anchor": ScoreSpec(
-                evidence="anchor", kind="logit", anchor="given", minus_anchor_mean=True
-            ),
-        },
+        scores=scores,
         evidence={"artifact": "logit"},
         created="2026-01-01",
         git_revision="0",
         licence="Apache-2.0",
         training={},
-    )  # fmt: skip
-    return ColourDetector(bundle)
+    )
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> ColourDetector:
+    return ColourDetector(colour_bundle(tmp_path / "bundle"))
+
+
+@pytest.fixture
+def identity_detector(tmp_path: Path) -> ColourDetector:
+    """The same, with an identity network beside the extractor."""
+    return ColourDetector(colour_bundle(tmp_path / "identity_bundle", identity=b"green and blue"))

@@ -35,7 +35,7 @@ def test_faces_come_back_from_the_cache_as_they_were(tmp_path: Path, item: Item,
     cached = again.features(item)
     assert (first.computed, again.computed) == (1, 0)
     assert detector.seen == seen
-    for name in ("time_s", "track", "embedding", "logit"):
+    for name in ("time_s", "track", "person", "yaw_deg", "embedding", "logit", "identity"):
         np.testing.assert_array_equal(getattr(computed, name), getattr(cached, name))
         assert getattr(computed, name).dtype == getattr(cached, name).dtype
     assert (cached.frames, cached.faces, len(cached)) == (12, 12, 12)

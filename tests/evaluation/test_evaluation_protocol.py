@@ -15,6 +15,7 @@ from difffake.bundle import ScoreSpec
 from difffake.evaluation.features import Features
 from difffake.evaluation.protocol import (
     ClipScores,
+    EvaluationProtocol,
     Level,
     Subject,
     genuine_anchor,
@@ -27,15 +28,24 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
-def faces(times: list[float], tracks: list[int] | None = None, logits: list[float] | None = None) -> Features:
+def faces(
+    times: list[float],
+    tracks: list[int] | None = None,
+    logits: list[float] | None = None,
+    people: list[int] | None = None,
+    identity_dim: int = 0,
+) -> Features:
     count = len(times)
     return Features(
-        np.array(times, np.float64),
-        np.array(tracks or [0] * count, np.int64),
-        np.array(times, np.float32).reshape(-1, 1) * np.ones((1, 4), np.float32),
-        np.array(logits or np.arange(count), np.float32),
-        count,
-        count,
+        time_s=np.array(times, np.float64),
+        track=np.array(tracks or [0] * count, np.int64),
+        person=np.array(people or [-1] * count, np.int64),
+        yaw_deg=np.zeros(count, np.float32),
+        embedding=np.array(times, np.float32).reshape(-1, 1) * np.ones((1, 4), np.float32),
+        logit=np.array(logits or np.arange(count), np.float32),
+        identity=np.array(times, np.float32).reshape(-1, 1) * np.ones((1, identity_dim), np.float32),
+        frames=count,
+        faces=count,
     )
 
 
@@ -52,8 +62,16 @@ class Plain:
             anchor="given" if given_anchor else "none",
         )
 
-    def score(self, embedding: F32, logit: F32, time_s: F64, anchor: AnchorPool | None = None) -> Mapping[str, F64]:
+    def score(
+        self,
+        embedding: F32,
+        logit: F32,
+        time_s: F64,
+        anchor: AnchorPool | None = None,
+        identity: F32 | None = None,
+    ) -> Mapping[str, F64]:
         assert len(embedding) == len(time_s)
+        assert identity is None or len(identity) == len(time_s)
         own = logit.astype(np.float64)
         return {"own": own} if anchor is None else {"own": own, "against": own - anchor.logits.mean()}
 
@@ -61,6 +79,14 @@ class Plain:
 def test_main_subject_is_the_face_seen_most() -> None:
     both = faces([0, 0, 1, 1, 2], [7, 8, 7, 8, 8])
     assert main_subject(both).time_s.tolist() == [0, 1, 2]
+
+
+def test_the_main_subject_is_one_person_across_cuts() -> None:
+    # Tracks 1 and 3 are one person before and after a cut, seen more often than track 2; nobody knows who track 9 is.
+    times, tracks = [0, 0, 1, 1, 2, 3, 3, 3], [1, 2, 1, 2, 2, 3, 3, 9]
+    assert main_subject(faces(times, tracks)).time_s.tolist() == [0, 1, 2]
+    known = main_subject(faces(times, tracks, people=[5, 6, 5, 6, 6, 5, 5, -1]))
+    assert known.track.tolist() == [1, 1, 3, 3]
 
 
 def test_one_person_whose_track_was_cut_stays_one() -> None:
@@ -71,12 +97,42 @@ def test_one_person_whose_track_was_cut_stays_one() -> None:
 def test_the_anchor_is_the_first_third_at_most() -> None:
     long = genuine_anchor(faces([i / 4 for i in range(100)]), 8)
     assert long is not None
-    assert long.times_s.tolist() == [i / 4 for i in range(8)]
-    assert long.origin is Origin.ENROLLED
+    assert long.pool.times_s.tolist() == [i / 4 for i in range(8)]
+    assert long.until_s == 7 / 4
+    assert not long.pool.has_identity
+    assert long.pool.origin is Origin.ENROLLED
     short = genuine_anchor(faces([i / 4 for i in range(13)]), 8)
     assert short is not None
-    assert short.times_s.max() <= 1.0
-    assert len(short) < 8
+    assert short.pool.times_s.max() <= 1.0
+    assert len(short.pool) < 8
+
+
+def test_a_hijack_anchor_is_spread_over_the_third_and_all_of_it_counts_on_neither_side() -> None:
+    clip = faces([i / 4 for i in range(121)], identity_dim=3)
+    anchor = genuine_anchor(clip, 8, EvaluationProtocol.HIJACK)
+    assert anchor is not None
+    assert len(anchor.pool) == 8
+    assert anchor.until_s == pytest.approx(10)
+    gaps = np.diff(anchor.pool.times_s)
+    assert gaps.min() >= 1.0
+    assert gaps.max() <= 1.5
+    assert anchor.pool.times_s[-1] < 10
+    # The identity embeddings are those of the very faces.
+    np.testing.assert_array_equal(anchor.pool.identities[:, 0], anchor.pool.times_s.astype(np.float32))
+    scored = score_clip(clip, Plain(), subject=Subject.MAIN, anchor=anchor)
+    judged = ~np.isnan(scored.scores["against"])
+    assert judged.tolist() == (clip.time_s > anchor.until_s).tolist()
+    assert scored.after(anchor.until_s).time_s.tolist() == clip.time_s[judged].tolist()
+
+
+def test_faces_without_an_identity_are_no_anchor_where_there_is_a_network() -> None:
+    clip = faces([i / 4 for i in range(40)], identity_dim=2)
+    clip.identity[:3] = np.nan
+    anchor = genuine_anchor(clip, 4)
+    assert anchor is not None
+    assert anchor.pool.times_s.tolist() == [0.75, 1.0, 1.25, 1.5]
+    clip.identity[:] = np.nan
+    assert genuine_anchor(clip, 4) is None
 
 
 @pytest.mark.parametrize("times", [[], [0.0], [0.0, 5.0, 6.0]])
@@ -89,7 +145,7 @@ def test_the_anchors_stretch_is_left_out_of_both_sides() -> None:
     real, fake = faces(times), faces([t + 0.01 for t in times if t != 0.5])
     anchor = genuine_anchor(real, 6)
     assert anchor is not None
-    end = anchor.times_s.max()
+    end = anchor.pool.times_s.max()
     for clip in (real, fake):
         scored = score_clip(clip, Plain(), subject=Subject.MAIN, anchor=anchor, tolerance_s=0.125)
         judged = ~np.isnan(scored.scores["against"])

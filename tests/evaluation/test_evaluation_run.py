@@ -154,9 +154,9 @@ def test_json_has_what_scripts_read(pairs: Path, tmp_path: Path, detector: Any) 
     assert saved["model"] == detector.bundle.model_id
     assert set(saved["scores"]) == set(detector.bundle.manifest.scores)
     for score in saved["scores"].values():
-        assert list(score) == ["frame", "window_1s", "window_5s", "window_10s", "video"]
+        assert list(score) == ["frame", "window_1s", "window_2s", "window_5s", "window_10s", "video"]
         for figures in score.values():
-            assert {"auc", "auc_ci", "eer", "tpr_at_fpr_1e-2", "tpr_at_fpr_5e-2"} <= set(figures)
+            assert {"auc", "auc_ci", "eer", "tpr_at_fpr_1e-3", "tpr_at_fpr_1e-2", "tpr_at_fpr_5e-2"} <= set(figures)
             assert figures["auc_ci"][0] <= figures["auc"] <= figures["auc_ci"][1]
     difference = saved["auc_minus_logit"]["logit_minus_anchor"]["video"]
     assert difference["difference_ci"][0] > 0
