@@ -15,6 +15,8 @@ from difffake.differential import Combination, differences
 
 SIDE_PX = 224
 DIM = 16
+IDENTITY_SIDE_PX = 150
+IDENTITY_DIM = 8
 
 
 def tiny_extractor(seed: int = 0, dim: int = DIM) -> bytes:
@@ -49,6 +51,27 @@ def tiny_extractor(seed: int = 0, dim: int = DIM) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def tiny_identity(seed: int = 0, dim: int = IDENTITY_DIM) -> bytes:
+    """An ONNX identity network: mean colour of a 3 x 3 grid, times a random matrix."""
+    weights = (np.random.default_rng(seed).normal(size=(27, dim)) / 500).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["faces"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("AveragePool", ["pixels"], ["grid"], kernel_shape=[50, 50], strides=[50, 50]),
+        helper.make_node("Flatten", ["grid"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["embedding"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny identity",
+        [helper.make_tensor_value_info("faces", TensorProto.UINT8, ["B", 3, IDENTITY_SIDE_PX, IDENTITY_SIDE_PX])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["B", dim])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 SCORES = {
     "logit": {"evidence": "artifact", "kind": "logit"},
     "density": {"evidence": "artifact", "kind": "density", "density": "single"},
@@ -69,31 +92,43 @@ SCORES = {
     },
 }
 
+#: Both are one statistic; the first is calibrated on anchors of the same stream, the second on other footage.
+IDENTITY_SCORES = {
+    name: {"evidence": "identity", "kind": "distance", "anchor": "given", "embedding": "identity"}
+    for name in ("identity_stream", "identity_enrolled")
+}
 
-def write_tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
-    """Write a consistent bundle; its densities and calibrations are fitted on random embeddings."""
+
+def write_tiny_bundle(folder: Path, seed: int = 0, *, identity: bool = False) -> Bundle:
+    """Write a consistent bundle, with an identity network if asked for; all of it is fitted on random embeddings."""
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(400, DIM))
     square = differences(embeddings[:200], embeddings[200:201], Combination.SQUARE, l2=True)[:, 0]
     values, people = rng.normal(size=400), np.arange(400) % 40
     calibration = Calibration.fit(values, people)
+    scores = SCORES | (IDENTITY_SCORES if identity else {})
+    evidence = {"artifact": "logit", "anchor": "signed_anchor"}
+    if identity:
+        evidence |= {"identity": "identity_stream", "identity_enrolled": "identity_enrolled"}
     return save_bundle(
         folder,
         extractor=tiny_extractor(seed),
+        identity=tiny_identity(seed) if identity else None,
         densities={
             "single": fit_density(embeddings, seed=seed),
             "square_l2": fit_density(square, seed=seed),
             "signed": fit_density(embeddings[:200] - embeddings[200:], seed=seed),
         },
-        calibrations=dict.fromkeys(SCORES, calibration),
+        calibrations=dict.fromkeys(scores, calibration),
         name="tiny",
         backbone="one matrix",
         side_px=SIDE_PX,
         dim=DIM,
+        identity_dim=IDENTITY_DIM if identity else 0,
         eye_distance=0.28,
         normalisation="inside the graph",
-        scores=SCORES,
-        evidence={"artifact": "logit", "anchor": "signed_anchor"},
+        scores=scores,
+        evidence=evidence,
         created="2026-01-01T00:00:00+00:00",
         git_revision="unknown",
         licence="Apache-2.0",
