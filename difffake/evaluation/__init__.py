@@ -12,7 +12,7 @@ from difffake.evaluation.outcome import EvaluationReport, EvaluationSettings
 from difffake.evaluation.protocol import EvaluationProtocol, Level, Subject
 from difffake.evaluation.recompress import Codec, Recompression, recompress
 from difffake.evaluation.report import compare, to_json, to_markdown, write
-from difffake.evaluation.run import Progress, evaluate
+from difffake.evaluation.run import Progress, evaluate, features_id
 
 __all__ = [
     "FAKE",
@@ -34,6 +34,7 @@ __all__ = [
     "compare",
     "eer",
     "evaluate",
+    "features_id",
     "list_items",
     "paired_difference",
     "performance",

@@ -104,6 +104,8 @@ def _encode(path: Path, out: Path, recompression: Recompression, stop_s: float |
             height, width = frame.image.shape[:2]
             step = 2 * recompression.shrink
             even = (height // step * 2, width // step * 2)
+            if not all(even):
+                raise DataError(f"{path.name} has {width} x {height} px: too small", hint="shrink it less, or not")
             if stream is None:
                 size = even
                 stream = _open_stream(container, recompression, size, video.info.fps)

@@ -82,6 +82,28 @@ def test_odd_sizes_lose_a_row_and_a_column(tmp_path: Path) -> None:
     assert decode(recompress(source, tmp_path / "b.mp4"))[1].shape == (1, 64, 96, 3)
 
 
+@pytest.mark.parametrize("width", [256, 258])
+def test_a_shrunken_picture_is_the_same_picture(tmp_path: Path, write_video: WriteVideo, width: int) -> None:
+    source = write_video(tmp_path / "a.mkv", [(200, 60, 60)] * 4, [(60, 60, 200)] * 4, size=(width, 128))
+    half = Recompression(crf=10, shrink=2)
+    _, images, times = decode(recompress(source, tmp_path / "b.mp4", half))
+    assert images.shape == (4, 64, 128, 3)
+    assert times == pytest.approx(decode(source)[2], abs=1e-3)
+    np.testing.assert_allclose(images[:, :, :60].mean((0, 1, 2)), (200, 60, 60), atol=6)
+    np.testing.assert_allclose(images[:, :, -60:].mean((0, 1, 2)), (60, 60, 200), atol=6)
+    assert str(half) == "h264-crf10-veryfast-by2"
+    assert str(Recompression(crf=10)) == "h264-crf10-veryfast"
+
+
+def test_a_picture_cannot_be_shrunk_to_nothing(tmp_path: Path, write_video: WriteVideo) -> None:
+    source = write_video(tmp_path / "a.mp4", COLOURS[:2], size=(64, 30))
+    with pytest.raises(DataError, match="64 x 30 px: too small"):
+        recompress(source, tmp_path / "b.mp4", Recompression(shrink=16))
+    for shrink in (0, 17):
+        with pytest.raises(DataError, match="shrunk"):
+            Recompression(shrink=shrink)
+
+
 @pytest.mark.parametrize("crf", [-1, 52])
 def test_a_crf_that_does_not_exist(crf: int) -> None:
     with pytest.raises(DataError, match="CRF"):
