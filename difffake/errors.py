@@ -89,3 +89,9 @@ class MissingExtraError(DiffFakeError, ImportError):
     """A feature whose optional packages are not installed."""
 
     exit_code = 23
+
+
+class AnchorError(DiffFakeError, ValueError):
+    """Footage that cannot be enrolled, or an anchor file that is damaged or does not fit."""
+
+    exit_code = 24
