@@ -1,4 +1,4 @@
-"""Tracks within shots, and cuts between them."""
+"""Tracks within shots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difffake.faces import Faces
-from difffake.people import CutDetector, Tracker, iou
+from difffake.people import Tracker, iou
 
 
 def faces_at(*centres: tuple[float, float], eye_px: float = 40.0) -> Faces:
@@ -63,13 +63,3 @@ def test_overlap_of_boxes() -> None:
     a = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
     b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 0, 0]], np.float32)
     np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0], [0, 0, 0]], atol=1e-6)
-
-
-def test_a_cut_is_told_from_motion_and_from_noise() -> None:
-    rng = np.random.default_rng(0)
-    scene = np.repeat(np.repeat(rng.integers(0, 120, (9, 16, 3), dtype=np.uint8), 20, 0), 20, 1)
-    other = np.repeat(np.repeat(rng.integers(130, 255, (9, 16, 3), dtype=np.uint8), 20, 0), 20, 1)
-    cuts = CutDetector()
-    noisy = np.clip(scene + rng.normal(0, 4, scene.shape), 0, 255).astype(np.uint8)
-    pictures = [scene, noisy, np.roll(scene, 24, axis=1), other, other, scene]
-    assert [cuts.is_cut(p) for p in pictures] == [False, False, False, True, False, True]
