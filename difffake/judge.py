@@ -108,8 +108,9 @@ class Judge:
         times = seen.time_s[rows]
         own, why_none = self._self_anchor(seen, rows)
         enrolled = self._enrolled.get(seen.names.get(person, ""))
+        has_identity = seen.identity.shape[1] > 0
         refs = references(
-            self._names,
+            {e: name for e, name in self._names.items() if has_identity or not e.startswith("identity")},
             own=own,
             why_none=why_none,
             enrolled=enrolled,

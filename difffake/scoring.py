@@ -77,7 +77,7 @@ class Scorer:
             if only is not None and name not in only:
                 continue
             if spec.embedding == "identity":
-                if identity is not None and anchor is not None and anchor.has_identity:
+                if identity is not None and identity.shape[1] and anchor is not None and anchor.has_identity:
                     scores[name] = self._identity(spec, identity, anchor.identities)
             elif spec.anchor == "none":
                 scores[name] = self._alone(spec, features, logit)
