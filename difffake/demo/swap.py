@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from difffake.demo.writer import VideoWriter
 from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, Faces, align
 from difffake.video import Limits, open_video
@@ -26,7 +25,6 @@ U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
 _SIDE_PX = 320
-_CRF = "20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,8 @@ def make_demo_clips(
     swapped = 0
     with (
         open_video(source, fps=None, limits=Limits()) as video,
-        _Writer(clips.genuine, rate) as genuine,
-        _Writer(clips.swapped, rate) as manipulated,
+        VideoWriter(clips.genuine, rate) as genuine,
+        VideoWriter(clips.swapped, rate) as manipulated,
     ):
         for frame in video:
             image = frame.image
@@ -132,29 +130,3 @@ def _oval(points: npt.NDArray[np.floating]) -> U8:
     axes = (int(0.92 * apart), int(1.12 * apart))
     cv2.ellipse(mask, (int(centre[0]), int(centre[1])), axes, 0, 0, 360, 255, -1)
     return mask
-
-
-class _Writer:
-    """An H.264 file of constant frame rate."""
-
-    def __init__(self, path: Path, rate: Fraction) -> None:
-        self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": _CRF, "preset": "veryfast"})
-        self._stream.pix_fmt = "yuv420p"
-
-    def write(self, image: U8) -> None:
-        even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-        if not self._stream.codec_context.is_open:
-            self._stream.height, self._stream.width = even.shape[:2]
-        self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24"))
-
-    def _mux(self, frame: av.VideoFrame | None) -> None:
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._mux(None)
-        self._container.close()
