@@ -227,8 +227,8 @@ def markdown(report: dict[str, Any]) -> str:
     """The tables for people."""
     lines = [
         f"Model `{report['model']}`, difffake {report['difffake']}; {report['fps']:g} frames a second. All clips are "
-        f"real: every alarm is a false one. Anchors: {ANCHOR_SIZE} good faces spread over the first third of the clip as "
-        "recorded. An alarm is a run of windows whose mean score has a p-value below the level; footage counts only "
+        f"real: every alarm is a false one. Anchors: {ANCHOR_SIZE} good faces spread over the first third of the clip "
+        "as recorded. An alarm is a run of windows whose mean score has a p-value below the level; footage counts only "
         "while a face is scored. Behind 'at most': 95 % upper bound if alarms came independently, which those of one "
         "clip do not.",
     ]
@@ -240,14 +240,14 @@ def markdown(report: dict[str, Any]) -> str:
             "",
             f"## Anchor from {title}",
             "",
-            "| condition | evidence | window, s | windows | footage, h | level | windows below | alarms / h (at most) | "
-            "clips |",
+            "| condition | evidence | window, s | windows | footage, h | level | windows below | alarms / h (at most) "
+            "| clips |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [
             f"| {row['condition']} | {row['evidence']} (`{row['score']}`) | {row['window_s']:g} | {row['windows']} | "
-            f"{row['footage_h']:.3f} | {row['level']} (p < {row['p_below']:g}) | {_percent(row['share'])} | {_rate(row)} | "
-            f"{len(row['clips_concerned'])} of {row['clips']} |"
+            f"{row['footage_h']:.3f} | {row['level']} (p < {row['p_below']:g}) | {_percent(row['share'])} | "
+            f"{_rate(row)} | {len(row['clips_concerned'])} of {row['clips']} |"
             for row in rows
         ]
     lines += ["", "## By pose: share of one-second windows below the level, anchor from the same stream", ""]
