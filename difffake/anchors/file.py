@@ -239,18 +239,25 @@ def add_person(
     Raises:
         AnchorError: the file there is of another stream, of other networks, or damaged.
     """
-    anchors = AnchorFile.of(checked_name(stream, "stream"), bundle)
-    if path.exists():
-        try:
-            there = read_anchors(path)
-            _check_same(path, there, anchors)
-            anchors = there
-        except AnchorError:
-            if not overwrite:
-                raise
+    anchors = check_target(path, stream, bundle, overwrite=overwrite)
     anchors = anchors.with_person(replace(person, name=checked_name(person.name, "person")))
     save_anchors(path, anchors)
     return anchors
+
+
+def check_target(path: Path, stream: str, bundle: Bundle, *, overwrite: bool = False) -> AnchorFile:
+    """The file that `add_person` would add to, before the work of an enrolment; raises as it does."""
+    new = AnchorFile.of(checked_name(stream, "stream"), bundle)
+    if not path.exists():
+        return new
+    try:
+        there = read_anchors(path)
+        _check_same(path, there, new)
+    except AnchorError:
+        if not overwrite:
+            raise
+        return new
+    return there
 
 
 def _check_same(path: Path, there: AnchorFile, new: AnchorFile) -> None:

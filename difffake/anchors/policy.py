@@ -30,9 +30,10 @@ class AnchorState(StrEnum):
 class AnchorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one person's anchor is found and kept. All times are those of the stream, s.
 
-    Distances of identity embeddings are Euclidean (dlib's network: one person in one stream 0.1 to 0.45, two people
-    0.6 to 0.9). Distances of artifact embeddings are in spreads: the root mean square distance of the first anchor's
-    members from their centre, so that they mean the same for every network.
+    Distances of identity embeddings are Euclidean. In 40 real clips (dlib's network) the frames of a person lie 0.11 to
+    0.33 (median of a clip) from the centre of 12 of them, those of other people 0.74. Distances of artifact embeddings
+    are in spreads: the root mean square distance of the first anchor's members from their centre, so that they mean
+    the same for every network; later frames of a person lie 1 to 2 from it.
 
     Args:
         size: K, members of the anchor (8: Stamnas & Sanchez 2025).
@@ -49,8 +50,8 @@ class AnchorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         updates_per_minute: bounded: one member is replaced at most so often.
         update_identity, update_artifact: bounded: how near to the anchor's centre a frame must be to enter it.
         max_drift_identity, max_drift_artifact: bounded: how far the centre, and every member that enters, may ever
-            be from the centre of the first anchor. Two faces lie 0.6 to 0.9 apart: a centre that moved by 0.25 at
-            the most still tells them from each other.
+            be from the centre of the first anchor. As half of the members stay, the centre moves about half of it at
+            the most, and still tells its person from others.
         expire_after_s: given up when the person was not seen for so long; ``None``: never.
         max_age_s: given up at this age; ``None``: never.
     """
@@ -65,17 +66,20 @@ class AnchorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     min_agreeing: float = 0.75
     mode: AnchorMode = AnchorMode.FROZEN
     updates_per_minute: float = 2.0
-    update_identity: float = 0.3
+    update_identity: float = 0.35
     update_artifact: float = 2.0
-    max_drift_identity: float = 0.25
+    max_drift_identity: float = 0.3
     max_drift_artifact: float = 2.0
     expire_after_s: float | None = 12 * 3600.0
     max_age_s: float | None = None
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "mode", AnchorMode(self.mode))
         numbers = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
-        numbers.pop("mode")
+        del numbers["mode"]
+        # One policy is one row of bytes, whether it was given 60 or 60.0.
+        exact = {name: value if name in ("size", "min_frames") else float(value) for name, value in numbers.items()}
+        for name, value in {"mode": AnchorMode(self.mode), **exact}.items():
+            msgspec.structs.force_setattr(self, name, value)
         shares = {name: numbers[name] for name in ("suspicious_p", "max_suspicious", "min_agreeing")}
         wrong = {n: v for n, v in numbers.items() if not (math.isfinite(v) and v > 0) and n not in ("gap_s", *shares)}
         wrong |= {n: v for n, v in shares.items() if not 0 <= v <= 1}

@@ -1,0 +1,193 @@
+"""``difffake enroll`` and ``difffake anchors``: trusted footage -> the anchor of a person, and what a file holds."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from difffake.anchors.enrol import Clip, Enrolment, enrol
+from difffake.anchors.file import (
+    AnchorFile,
+    EnrolledPerson,
+    Footage,
+    add_person,
+    check_target,
+    checked_name,
+    load_anchors,
+    read_anchors,
+)
+from difffake.bundle import Bundle
+from difffake.detector import Detector
+from difffake.errors import AnchorError, MediaNotFoundError
+from difffake.observe import Observations
+from difffake.results import LIMITS, QUESTIONS
+from difffake.scoring import Scorer
+from difffake.settings import ScanSettings
+from difffake.video import open_video
+from stream.console import printable, progress_bar
+
+_MAX_FOOTAGE = 64
+
+
+def enroll(
+    footage: Annotated[list[Path], typer.Argument(help="Video of the person alone, or three or more photos.")],
+    stream: Annotated[str, typer.Option(help="Id of the stream that the person appears in.")],
+    person: Annotated[str, typer.Option(help="The person's name, as verdicts will give it.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The anchor file; a person is added to one that is there.")
+    ] = Path("anchors.msgpack"),
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    fps: Annotated[float, typer.Option(help="Frames analysed per second of video.")] = 5.0,
+    duration: Annotated[float | None, typer.Option(help="Take no more than the first seconds of each file.")] = None,
+    analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes every core.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin FILE anew where it is of another stream or other networks.")
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="The footage is genuine, even if it looks manufactured to the model.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress.")] = False,
+) -> None:
+    """Enrol a person from trusted footage: what later faces of the stream are held against."""
+    try:
+        settings = ScanSettings(fps=fps, duration_s=duration, analysis_side_px=analysis_side, threads=threads)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if len(footage) > _MAX_FOOTAGE:
+        raise typer.BadParameter(f"{len(footage)} files of footage: give {_MAX_FOOTAGE} at the most")
+    stream, person = checked_name(stream, "stream"), checked_name(person, "person")
+    with Detector.load(bundle, settings) as detector:
+        check_target(out, stream, detector.bundle, overwrite=overwrite)
+        clips, warnings = _observe(detector, footage, quiet=quiet)
+        enrolment = enrol(clips, trust=trust)
+        enrolled = EnrolledPerson(
+            name=person,
+            pool=enrolment.pool,
+            footage=tuple(
+                Footage(name=c.name, sha256=_sha256(p), duration_s=c.duration_s)
+                for c, p in zip(clips, footage, strict=True)
+            ),
+            fps=fps,
+            trusted=enrolment.trusted,
+        )
+        anchors = add_person(out, stream, detector.bundle, enrolled, overwrite=overwrite)
+        if not quiet:
+            console = Console()
+            _print_enrolment(console, out, anchors, enrolled, enrolment)
+            _print_questions(console, detector.bundle, enrolled)
+    _print_warnings(Console(stderr=quiet), [*warnings, *enrolment.warnings])
+
+
+def show_anchors(
+    file: Annotated[Path, typer.Argument(help="An anchor file of `difffake enroll`.")],
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+) -> None:
+    """Show who is enrolled in an anchor file, and whether it fits a bundle."""
+    anchors, warnings = read_anchors(file), []
+    try:
+        warnings = list(load_anchors(file, Bundle.load(bundle)).warnings)
+    except AnchorError as error:
+        warnings = [f"anchor: {error}. {error.hint}"]
+    console = Console()
+    console.print(Text(f"{printable(file.name)}: stream {anchors.stream}", style="bold"))
+    table = Table(box=None, padding=(0, 2), pad_edge=True)
+    for column in ("  who", "since", "from", "frames", "holds"):
+        table.add_column(column)
+    for person in anchors.people:
+        pool = person.pool
+        holds = [name for name, there in (("anchor", pool.has_artifact), ("identity", pool.has_identity)) if there]
+        footage = ", ".join(printable(f.name) for f in person.footage)
+        table.add_row(
+            Text(f"  {person.name}"), Text(printable(person.created)), Text(footage), str(len(pool)), ", ".join(holds)
+        )
+    console.print(table)
+    _print_warnings(console, warnings)
+
+
+def _observe(detector: Detector, footage: list[Path], *, quiet: bool) -> tuple[list[Clip], list[str]]:
+    settings, clips, warnings = detector.settings, [], []
+    with progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress:
+        for path in footage:
+            if not path.is_file():
+                raise MediaNotFoundError(f"{path}: no such file", hint="give files: an anchor names what it is made of")
+            task = progress.add_task(printable(path.name), total=None)
+            with open_video(path, fps=settings.fps, limits=settings.limits, stop_s=settings.duration_s) as video:
+                ends = [s for s in (video.info.duration_s, settings.duration_s) if s is not None]
+
+                def advance(reached_s: float, _frames: int) -> None:
+                    progress.update(task, completed=reached_s, total=min(ends, default=None))  # noqa: B023
+
+                seen = detector.observe(video, advance)
+                last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
+                duration_s = None if video.info.kind == "image" else min([last_s, *ends])
+                clips.append(Clip(path.name, seen, _artifact_p(detector.bundle, seen), duration_s))
+                warnings += [f"{path.name}: {w}" for w in (*video.warnings, *seen.warnings)]
+            progress.remove_task(task)
+    return clips, warnings
+
+
+def _artifact_p(bundle: Bundle, seen: Observations) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The p-value of every face's own artifact evidence; NaN where it was not scored."""
+    scorer, name = Scorer(bundle), bundle.manifest.evidence.get("artifact")
+    p = np.full(len(seen.track), np.nan)
+    for track in np.unique(seen.track[seen.scored]):
+        rows = np.flatnonzero((seen.track == track) & seen.scored)
+        scores = scorer.score(seen.embedding[rows], seen.logit[rows], seen.time_s[rows])
+        if name in scores:
+            p[rows] = scorer.p_value(name, scores[name])
+    return p
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _print_enrolment(
+    console: Console, out: Path, anchors: AnchorFile, person: EnrolledPerson, enrolment: Enrolment
+) -> None:
+    figures = enrolment.figures
+    console.print(Text(f"{person.name} on {anchors.stream}, in {printable(str(out))}", style="bold"))
+    left_out = [
+        f"{n} {what}" for n, what in ((figures.together, "with two faces"), (figures.strangers, "of another face")) if n
+    ]
+    rows = {
+        "footage": ", ".join(printable(f.name) for f in person.footage),
+        "frames": f"{len(person.pool)} of {figures.good} good ones, of {figures.frames} analysed"
+        + (f"; left out: {', '.join(left_out)}" if left_out else ""),
+        "time": f"{figures.span_s:.1f} s" if figures.span_s else "photos",
+        "pose": "yaw {:.0f} to {:.0f}°, pitch {:.0f} to {:.0f}°".format(*figures.yaw_deg, *figures.pitch_deg),
+        "light": "{:.0f} to {:.0f} of 255".format(*figures.luma),
+        "identity": "none: the bundle has no identity network"
+        if figures.identity_spread is None
+        else f"all within {figures.identity_spread:.2f} of their centre",
+        "in the file": f"{len(anchors.people)} {'people' if len(anchors.people) > 1 else 'person'}",
+    }
+    table = Table(box=None, padding=(0, 2), pad_edge=True, show_header=False)
+    for name, value in rows.items():
+        table.add_row(f"  {name}", Text(value))
+    console.print(table)
+
+
+def _print_questions(console: Console, bundle: Bundle, person: EnrolledPerson) -> None:
+    """Which questions the anchor answers, and what the answers do not say."""
+    pool = person.pool
+    for evidence, there in (("anchor", pool.has_artifact), ("identity", pool.has_identity)):
+        if there and evidence in bundle.manifest.evidence:
+            console.print(Text(f"  {evidence}: {QUESTIONS[evidence]} {LIMITS[evidence]}"))
+        else:
+            console.print(Text(f"  {evidence}: not answered by this anchor", style="dim"))
+
+
+def _print_warnings(console: Console, warnings: list[str]) -> None:
+    for warning in warnings:
+        console.print(Text(f"  warning: {printable(warning)}", style="yellow"))
