@@ -7,10 +7,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.detector import Detector
-from difffake.evaluation import EvaluationSettings, Layout, Level, Recompression, evaluate, to_json
+from difffake.evaluation import EvaluationProtocol, EvaluationSettings, Layout, Level, Recompression, evaluate, to_json
 from difffake.settings import ScanSettings
 from difffake.video import open_video
 
@@ -61,3 +62,33 @@ def test_real_faces_from_files_to_figures(clips: dict[str, Path], tiny_bundle: B
     signed, logit = (report.performance[name][Level.FRAME] for name in ("signed_anchor", "logit"))
     assert signed.real < logit.real
     assert signed.fake < logit.fake
+
+
+def test_a_hijack_on_real_faces(clips: dict[str, Path], tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", identity=True)
+    root = tmp_path / "pairs"
+    root.mkdir()
+    side_by_side(clips["man"], root / "man.mp4")
+    side_by_side(clips["woman"], root / "woman.mp4")
+    settings = EvaluationSettings(
+        layout=Layout.SIDE_BY_SIDE,
+        root=root,
+        cache=tmp_path / "cache",
+        fps=5.0,
+        max_frames=30,
+        recompression=Recompression(crf=35),
+        draws=100,
+        protocol=EvaluationProtocol.HIJACK,
+        anchor_as_recorded=True,
+    )
+    with Detector.load(bundle.path, ScanSettings(analysis_side_px=320, threads=1)) as detector:
+        report = evaluate(settings, detector)
+    assert report.left_out == ()
+    assert set(report.performance) == {"signed_anchor", "logit_minus_anchor", "identity_stream", "identity_enrolled"}
+    score = {v.item.video: v.scores["identity_stream"] for v in report.videos}
+    assert score["man/right"] > score["man/left"]
+    assert score["woman/right"] > score["woman/left"]
+    frames = report.performance["identity_stream"][Level.FRAME]
+    # Two thirds of 6 s and of 2.4 s.
+    assert 20 <= frames.real <= 28
+    assert abs(frames.real - frames.fake) <= 2
