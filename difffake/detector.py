@@ -12,11 +12,13 @@ from typing import Self
 import msgspec
 
 import difffake
+from difffake.anchors.file import AnchorFile
 from difffake.bundle import Bundle
 from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, FaceDetector, Reason
 from difffake.judge import Judge, bands
 from difffake.observe import FrameStatus, Observations, Progress, observe
+from difffake.reference import Enrolled
 from difffake.results import ScanResult, Source
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
@@ -88,8 +90,19 @@ class Detector:
             progress=progress,
         )
 
-    def scan(self, source: str | Path, on_progress: ScanProgress | None = None) -> ScanResult:
+    def scan(
+        self,
+        source: str | Path,
+        on_progress: ScanProgress | None = None,
+        *,
+        anchors: AnchorFile | None = None,
+    ) -> ScanResult:
         """Scan a video, an image or a live address.
+
+        Args:
+            source: a path or an address.
+            on_progress: called while the scan goes on.
+            anchors: people who are enrolled, from `difffake.anchors.file.load_anchors` with this detector's bundle.
 
         Raises:
             NoFaceError: no face in it that can be scored.
@@ -106,7 +119,8 @@ class Detector:
             seen = self.observe(video, report)
             if not seen.scored.any():
                 raise _no_face(video.name, seen)
-            judge = Judge(self._scorer, self._bundle.manifest.evidence, settings)
+            enrolled = {p.name: Enrolled.of(p) for p in anchors.people} if anchors is not None else {}
+            judge = Judge(self._scorer, self._bundle.manifest.evidence, settings, enrolled)
             found = judge.judge(seen)
             statuses = Counter(status.value for status in seen.frame_status)
             last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
@@ -122,7 +136,12 @@ class Detector:
                 switches=found.switches,
                 moments=found.moments,
                 bands=bands(seen, min([last_s, *ends])),
-                warnings=[*video.warnings, *seen.warnings, *_crowd(seen, len(found.people))],
+                warnings=[
+                    *(anchors.warnings if anchors else ()),
+                    *video.warnings,
+                    *seen.warnings,
+                    *_crowd(seen, len(found.people)),
+                ],
             )
 
     def with_settings(self, settings: ScanSettings) -> Detector:

@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from difffake.anchors import AnchorPool, Origin, choose_self_anchor
+from difffake.anchors import AnchorKeeper, AnchorPolicy, AnchorPool, Candidates
 from difffake.calibration import combine_windows
 from difffake.observe import Observations
 from difffake.reference import NOT_IN_BUNDLE, Enrolled, Reference, References, references
@@ -133,22 +133,23 @@ class Judge:
         return np.where(seen.time_s[rows] > ref.from_s, values, np.nan)
 
     def _self_anchor(self, seen: Observations, rows: I64) -> tuple[AnchorPool | None, str]:
-        """The first good frames of this person, or why there are none."""
-        size = self._settings.anchor_size
-        chosen = choose_self_anchor(
-            seen.time_s[rows],
-            seen.embedding[rows],
-            seen.logit[rows],
-            k=size,
-            min_gap_s=self._settings.anchor_gap_s,
+        """The anchor that this person's own first good frames make, or why they make none."""
+        settings = self._settings
+        policy = AnchorPolicy(
+            size=settings.anchor_size,
+            gap_s=settings.anchor_gap_s,
+            min_frames=settings.anchor_size,
+            suspicious_p=settings.suspicious_p,
         )
-        if chosen is None or len(chosen) < size:
-            return None, "too few frames for an anchor"
-        own = rows[chosen]
-        pool = AnchorPool(
-            seen.embedding[own], seen.logit[own], seen.time_s[own], Origin.SELF, identity=seen.identity[own]
-        )
-        return pool, ""
+        keeper = AnchorKeeper(policy)
+        keeper.offer(Candidates.of(seen, rows, self._artifact_p(seen, rows)))
+        return keeper.pool, "no anchor: " + keeper.status(float(seen.time_s[rows[-1]])).reason
+
+    def _artifact_p(self, seen: Observations, rows: I64) -> F64:
+        name = self._names.get("artifact")
+        if name is None:
+            return np.full(len(rows), np.nan)
+        return self._scorer.p_value(name, self._score(seen, rows, Reference(name, {})))
 
     def _nearest_enrolled(self, seen: Observations, rows: I64) -> Enrolled | None:
         """The enrolled person whom this one resembles most."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from difffake.anchors import AnchorPool
+from difffake.anchors.file import EnrolledPerson
 from difffake.results import AnchorInfo, Level
 
 F64 = npt.NDArray[np.float64]
@@ -28,6 +29,21 @@ class Enrolled:
 
     pool: AnchorPool
     info: AnchorInfo
+
+    @classmethod
+    def of(cls, person: EnrolledPerson) -> Enrolled:
+        """What an anchor file says of a person."""
+        pool = person.pool
+        info = AnchorInfo(
+            origin=pool.origin.value,
+            name=person.name,
+            frames=len(pool),
+            start_s=round(float(pool.times_s.min()), 3),
+            end_s=round(float(pool.times_s.max()), 3),
+            source=", ".join(footage.name for footage in person.footage) or None,
+            created=person.created,
+        )
+        return cls(pool, info)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from difffake.anchors.file import AnchorFile, load_anchors
 from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError
 from difffake.report import anchor_in_words, render_report
@@ -89,6 +90,11 @@ def scan(
         list[str], typer.Argument(help="Videos, images, folders, or live addresses (rtsp://, http://, ...).")
     ],
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    anchor: Annotated[
+        Path | None,
+        typer.Option(metavar="ANCHORS", help="Enrolled people, from `difffake enroll`: who should be seen."),
+    ] = None,
+    guests: Annotated[bool, typer.Option("--guests", help="Others than the enrolled people are expected too.")] = False,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all results as JSON; - for stdout.")] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html|DIR", help="Write an HTML report; into a folder for several.")
@@ -112,6 +118,7 @@ def scan(
             "max_faces": faces,
             "analysis_side_px": analysis_side,
             "threads": threads,
+            "guests": guests,
         },
         set_ or [],
     )
@@ -123,9 +130,10 @@ def scan(
         Detector.load(bundle, settings) as detector,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
+        anchors = None if anchor is None else load_anchors(anchor, detector.bundle)
         for source, target in zip(sources, reports, strict=True):
             try:
-                result = _scan_one(detector, source, progress)
+                result = _scan_one(detector, source, progress, anchors)
             except DiffFakeError as error:
                 failures.append(_failed(source, error))
                 continue
@@ -189,7 +197,7 @@ def _media_files(folder: Path) -> Iterator[Path]:
                 yield Path(root) / name
 
 
-def _scan_one(detector: Detector, source: str, progress: Progress) -> ScanResult:
+def _scan_one(detector: Detector, source: str, progress: Progress, anchors: AnchorFile | None) -> ScanResult:
     task = progress.add_task(printable(Path(source).name or source), total=None)
 
     def advance(reached_s: float, end_s: float | None) -> None:
@@ -197,7 +205,7 @@ def _scan_one(detector: Detector, source: str, progress: Progress) -> ScanResult
 
     try:
         log.debug("scan", source=source)
-        return detector.scan(source, advance)
+        return detector.scan(source, advance, anchors=anchors)
     finally:
         progress.remove_task(task)
 
