@@ -70,12 +70,9 @@ def test_a_clip_of_one_person(woman: ScanResult, tiny_bundle: Bundle) -> None:
 
 def test_evidence_is_apart_and_against_the_persons_own_beginning(woman: ScanResult) -> None:
     (person,) = woman.people
-    assert person.anchors["anchor"].end_s == pytest.approx(7 * 0.4, abs=0.3)
-    early = [
-        p
-        for t, p in zip(person.frames.time_s, person.frames.anchor_p, strict=True)
-        if t <= person.anchors["anchor"].end_s
-    ]
+    end_s = person.anchors["anchor"].end_s
+    assert end_s == pytest.approx(7 * 0.4, abs=0.3)
+    early = [p for t, p in zip(person.frames.time_s, person.frames.anchor_p, strict=True) if t <= end_s]
     assert early
     assert set(early) == {None}
     first = person.windows[0]
