@@ -12,6 +12,8 @@ from difffake.evaluation.protocol import EvaluationProtocol, Level, Subject
 from difffake.evaluation.recompress import Recompression
 from difffake.scoring import ANCHOR_SIZE
 
+DEFAULT_FPS = 4.0
+DEFAULT_MAX_FRAMES = 400
 # Only one of several people is manipulated in these.
 CROWDED = frozenset({Layout.DFDC, Layout.FFIW})
 
@@ -29,8 +31,8 @@ class EvaluationSettings:
     cache: Path
     compression: str = "c23"
     split: Path | None = None
-    fps: float = 4.0
-    max_frames: int = 400
+    fps: float = DEFAULT_FPS
+    max_frames: int = DEFAULT_MAX_FRAMES
     recompression: Recompression | None = None
     subject: Subject | None = None  # None: what suits the layout
     anchor_frames: int = ANCHOR_SIZE

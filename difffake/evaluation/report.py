@@ -23,7 +23,7 @@ from difffake.evaluation.bootstrap import (
     paired_difference,
 )
 from difffake.evaluation.layouts import FAKE, REAL
-from difffake.evaluation.outcome import EvaluationReport, EvaluationSettings
+from difffake.evaluation.outcome import DEFAULT_FPS, DEFAULT_MAX_FRAMES, EvaluationReport, EvaluationSettings
 from difffake.evaluation.protocol import EvaluationProtocol, Level
 
 FORMAT = 1
@@ -102,6 +102,8 @@ def command(settings: EvaluationSettings) -> str:
         parts.append(f"--compression {settings.compression}")
     if settings.split is not None:
         parts.append(f"--split {settings.split.name}")
+    if (settings.fps, settings.max_frames) != (DEFAULT_FPS, DEFAULT_MAX_FRAMES):
+        parts.append(f"--fps {settings.fps:g} --max-frames {settings.max_frames}")
     if settings.recompression is not None:
         parts.append(f"--codec {settings.recompression.codec.value} --crf {settings.recompression.crf}")
     if settings.protocol is not EvaluationProtocol.CLIP:

@@ -105,6 +105,12 @@ def test_the_report_says_what_was_asked_and_what_few_negatives_mean(pairs: Path,
     assert "window_2s (20)" in one_percent
 
 
+def test_the_command_names_another_sampling(pairs: Path, identity_detector: Any) -> None:
+    saved = to_json(evaluate(settings(pairs, fps=8.0, max_frames=90), identity_detector))
+    assert "--layout side-by-side --fps 8 --max-frames 90 --protocol hijack pairs" in saved["command"]
+    assert saved["scores"]["identity_stream"]["frame"]["real"] > 31 * PEOPLE
+
+
 def test_anchors_from_the_recording_and_frames_from_its_encode(pairs: Path, identity_detector: Any) -> None:
     encode = Recompression(crf=40)
     both = evaluate(settings(pairs, recompression=encode), identity_detector)
