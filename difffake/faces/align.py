@@ -81,9 +81,14 @@ def to_crop(landmarks_px: F32, matrices: F32) -> F32:
 
 
 def align(
-    image: U8, landmarks_px: F32, *, side_px: int = CROP_SIDE_PX, eye_distance: float = EYE_DISTANCE
+    image: U8,
+    landmarks_px: F32,
+    *,
+    side_px: int = CROP_SIDE_PX,
+    eye_distance: float = EYE_DISTANCE,
+    target_px: F32 | None = None,
 ) -> tuple[U8, F32]:
-    """Cut every face out of an image, aligned to `template`.
+    """Cut every face out of an image, aligned to `template` or to another set of points.
 
     Large faces are averaged down (area interpolation by a power of two, then 2x2 samples a pixel), so that no
     detail aliases; small ones are interpolated linearly. Beyond the picture's border lies its mirror image.
@@ -93,20 +98,28 @@ def align(
         landmarks_px: ``(N, 5, 2) float32`` in the image's pixels.
         side_px: side of the crops.
         eye_distance: distance between the eyes as a share of the side.
+        target_px: where the landmarks shall land, ``(5, 2)`` in pixels of the crop, instead of the template of
+            ``side_px`` and ``eye_distance``.
 
     Returns:
         Crops ``(N, side_px, side_px, 3) uint8`` and matrices ``(N, 2, 3) float32`` that take image pixels to
         crop pixels.
 
     Raises:
-        ValueError: the image is no ``(H, W, 3) uint8``, or landmarks are not finite or all in one place.
+        ValueError: the image is no ``(H, W, 3) uint8``, landmarks are not finite or all in one place, or a size or the
+            target is out of range.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
     points = np.asarray(landmarks_px, np.float32)
     if points.ndim != 3 or points.shape[1:] != (5, 2):
         raise ValueError(f"landmarks are (N, 5, 2), not {points.shape}")
-    matrices = similarity(points, template(side_px, eye_distance=eye_distance))
+    target = template(side_px, eye_distance=eye_distance)
+    if target_px is not None:
+        target = np.asarray(target_px, np.float32)
+        if target.shape != (5, 2) or not np.isfinite(target).all():
+            raise ValueError(f"a target is five finite points (5, 2), not {target.shape}")
+    matrices = similarity(points, target)
     if not np.isfinite(matrices).all():
         raise ValueError("landmarks must be finite and not all in one place")
     crops = np.empty((len(points), side_px, side_px, 3), np.uint8)
