@@ -180,12 +180,12 @@ def _print_enrolment(
 
 def _print_questions(console: Console, bundle: Bundle, person: EnrolledPerson) -> None:
     """Which questions the anchor answers, and what the answers do not say."""
-    pool = person.pool
+    pool, table = person.pool, Table(box=None, padding=(0, 2), pad_edge=True, show_header=False)
     for evidence, there in (("anchor", pool.has_artifact), ("identity", pool.has_identity)):
-        if there and evidence in bundle.manifest.evidence:
-            console.print(Text(f"  {evidence}: {QUESTIONS[evidence]} {LIMITS[evidence]}"))
-        else:
-            console.print(Text(f"  {evidence}: not answered by this anchor", style="dim"))
+        answered = there and evidence in bundle.manifest.evidence
+        told = f"{QUESTIONS[evidence]} {LIMITS[evidence]}" if answered else "not answered by this anchor"
+        table.add_row(f"  {evidence}", Text(told, style="" if answered else "dim"))
+    console.print(table)
 
 
 def _print_warnings(console: Console, warnings: list[str]) -> None:

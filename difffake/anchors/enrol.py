@@ -45,7 +45,7 @@ class EnrolmentRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     size: int = 8
-    gap_s: float = 0.25
+    gap_s: float = 0.15
     min_span_s: float = 2.0
     min_photos: int = 3
     bystander: float = 1 / 3
