@@ -119,8 +119,8 @@ def align(
         target = np.asarray(target_px, np.float32)
         if target.shape != (5, 2) or not np.isfinite(target).all():
             raise ValueError(f"a target is five finite points (5, 2), not {target.shape}")
-    matrices = similarity(points, target)
-    if not np.isfinite(matrices).all():
+    matrices = similarity(points, target) if np.isfinite(points).all() else None
+    if matrices is None or not np.isfinite(matrices).all():
         raise ValueError("landmarks must be finite and not all in one place")
     crops = np.empty((len(points), side_px, side_px, 3), np.uint8)
     scales = np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
