@@ -1,0 +1,155 @@
+"""The tracks that are being followed, as aligned arrays, and what happened to them in place and time."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from difffake.people.ledger import UNKNOWN, Arrays
+from difffake.people.sightings import PeopleSettings
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_FIELDS: dict[str, tuple[type, float]] = {
+    "track": (np.int64, UNKNOWN),
+    "person": (np.int64, UNKNOWN),
+    "shot": (np.int64, 0),
+    "seen_s": (np.float64, -np.inf),
+    # Usable faces so far; their running mean is what a young track is judged by.
+    "count": (np.int64, 0),
+    # The person was made for this track.
+    "born": (np.uint8, 0),
+    # When the place last allowed for another face to have taken over.
+    "doubt_s": (np.float64, -np.inf),
+    # When the face last was near its person, and the run of faces that are nearer to another one.
+    "near_s": (np.float64, -np.inf),
+    "stray_to": (np.int64, UNKNOWN),
+    "stray_s": (np.float64, np.nan),
+    "stray_count": (np.int64, 0),
+    # Where a new stretch of the track begins that is not yet anybody's; minus infinity in the first stretch.
+    "since_s": (np.float64, -np.inf),
+}
+
+
+class ActiveTracks:
+    """Aligned arrays of the tracks seen lately, at most ``max_active`` and those of the present frame."""
+
+    def __init__(self, size: int, settings: PeopleSettings) -> None:
+        self._settings = settings
+        self._size = size
+        self.track: I64
+        self.person: I64
+        self.shot: I64
+        self.seen_s: F64
+        self.count: I64
+        self.born: npt.NDArray[np.uint8]
+        self.doubt_s: F64
+        self.near_s: F64
+        self.stray_to: I64
+        self.stray_s: F64
+        self.stray_count: I64
+        self.since_s: F64
+        for name, (dtype, _) in _FIELDS.items():
+            setattr(self, name, np.zeros(0, dtype))
+        self.box: F32 = np.zeros((0, 4), np.float32)
+        self.mean: F32 = np.zeros((0, size), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.track)
+
+    def sight(self, track: I64, shot: I64, box: F32, time_s: float) -> I64:
+        """Rows ``(n,)`` of the tracks of a frame; their places are taken down, and whether those leave doubt."""
+        fresh = ~np.isin(track, self.track)
+        if fresh.any():
+            self._make_room(track, time_s)
+            extra = int(fresh.sum())
+            for name, (dtype, fill) in _FIELDS.items():
+                setattr(self, name, np.concatenate([getattr(self, name), np.full(extra, fill, dtype)]))
+            self.track[-extra:] = track[fresh]
+            self.box = np.concatenate([self.box, box[fresh]])
+            self.mean = np.concatenate([self.mean, np.zeros((extra, self._size), np.float32)])
+        order = np.argsort(self.track, kind="stable")
+        rows: I64 = order[np.searchsorted(self.track, track, sorter=order)]
+        limits = self._settings
+        size = np.sqrt(np.prod(np.maximum(box[:, 2:] - box[:, :2], 1e-6), axis=1))
+        centre = (box[:, :2] + box[:, 2:]) / 2
+        moved = np.linalg.norm(centre - (self.box[rows, :2] + self.box[rows, 2:]) / 2, axis=1)
+        doubtful = (moved > limits.jump * size) | (time_s - self.seen_s[rows] > limits.gap_s)
+        self.box[rows], self.seen_s[rows], self.shot[rows] = box, time_s, shot
+        around = np.flatnonzero((time_s - self.seen_s <= limits.memory_s) & (self.shot == shot[0]))
+        others = (self.box[around, :2] + self.box[around, 2:]) / 2
+        apart = np.linalg.norm(centre[:, None] - others[None], axis=2)
+        apart[rows[:, None] == around[None]] = np.inf
+        doubtful |= (apart < limits.close * size[:, None]).any(axis=1)
+        self.doubt_s[rows[doubtful]] = time_s
+        return rows
+
+    def average(self, rows: I64, faces: F32) -> None:
+        """Count usable faces ``(n, I)`` of tracks and take them into their running means."""
+        self.count[rows] += 1
+        weight = (1 / self.count[rows, None]).astype(np.float32)
+        self.mean[rows] += weight * (faces - self.mean[rows])
+
+    def release(self, rows: I64, time_s: float) -> None:
+        """The tracks are nobody's from now on, and judged anew."""
+        self.person[rows], self.since_s[rows] = UNKNOWN, time_s
+        self.begin(rows)
+
+    def begin(self, rows: I64) -> None:
+        """Forget what tracks showed so far."""
+        self.count[rows], self.born[rows], self.mean[rows] = 0, 0, 0
+        self.settle(rows)
+
+    def settle(self, rows: I64) -> None:
+        """End the runs of faces that were nearer to somebody else."""
+        self.stray_to[rows], self.stray_s[rows], self.stray_count[rows] = UNKNOWN, np.nan, 0
+
+    def _make_room(self, coming: I64, time_s: float) -> None:
+        """Let those go that were not seen for long, and the longest unseen beyond the bound."""
+        keep = (time_s - self.seen_s <= 10 * self._settings.memory_s) | np.isin(self.track, coming)
+        room = max(self._settings.max_active - len(coming), 0)
+        rank = np.empty(len(self), np.int64)
+        rank[np.lexsort((self.track, -self.seen_s))] = np.arange(len(self))
+        keep &= (rank < room) | np.isin(self.track, coming)
+        if not keep.all():
+            for name in (*_FIELDS, "box", "mean"):
+                setattr(self, name, getattr(self, name)[keep])
+
+    def to_arrays(self) -> Arrays:
+        """Its whole state."""
+        return {f"active_{name}": getattr(self, name).copy() for name in (*_FIELDS, "box", "mean")}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take over the checked arrays of `to_arrays`."""
+        for name in (*_FIELDS, "box", "mean"):
+            setattr(self, name, np.array(arrays[f"active_{name}"]))
+
+
+def specification(size: int, exemplars: int) -> dict[str, tuple[str, tuple[int | str, ...]]]:
+    """Type and shape of every array of a saved registry; letters stand for counts that must agree."""
+    active: dict[str, tuple[str, tuple[int | str, ...]]] = {
+        f"active_{name}": (np.dtype(dtype).name, ("A",)) for name, (dtype, _) in _FIELDS.items()
+    }
+    return active | {
+        "active_box": ("float32", ("A", 4)),
+        "active_mean": ("float32", ("A", size)),
+        "ledger_track": ("int64", ("L",)),
+        "ledger_from_s": ("float64", ("L",)),
+        "ledger_person": ("int64", ("L",)),
+        "people_id": ("int64", ("P",)),
+        "people_twins": ("int64", ("P",)),
+        "people_enrolled": ("uint8", ("P",)),
+        "people_count": ("int64", ("P",)),
+        "people_seen_s": ("float64", ("P",)),
+        "people_box": ("float32", ("P", 4)),
+        "people_centre": ("float32", ("P", size)),
+        "people_faces": ("float32", ("P", exemplars, size)),
+        "people_together": ("uint8", ("P", "P")),
+        "events": ("float64", ("E", 5)),
+        "names": ("uint8", ("N",)),
+        "clock": ("float64", (1,)),
+        "state": ("int64", (4,)),
+    }
