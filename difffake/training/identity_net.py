@@ -47,7 +47,7 @@ class IdentityNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """``relu(second(relu(first(x))) + x)``; with a stride of 2, ``x`` is averaged over 2x2 and its new channels are 0."""
+    """``relu(second(relu(first(x))) + x)``; with a stride of 2, ``x`` is averaged over 2x2, its new channels are 0."""
 
     def __init__(self, first: nn.Conv2d, second: nn.Conv2d, stride: int) -> None:
         super().__init__()
