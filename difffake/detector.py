@@ -18,6 +18,7 @@ from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, FaceDetector, Reason
 from difffake.judge import Judge, bands
 from difffake.observe import FrameStatus, Observations, Progress, observe
+from difffake.people import People
 from difffake.reference import Enrolled
 from difffake.results import ScanResult, Source
 from difffake.scoring import Scorer
@@ -78,7 +79,9 @@ class Detector:
         """The bundle behind the verdicts."""
         return self._bundle
 
-    def observe(self, frames: Iterable[Frame], progress: Progress | None = None) -> Observations:
+    def observe(
+        self, frames: Iterable[Frame], progress: Progress | None = None, people: People | None = None
+    ) -> Observations:
         """Find, track and embed the faces of frames, without a verdict; see `difffake.observe.observe`."""
         return observe(
             frames,
@@ -86,6 +89,7 @@ class Detector:
             self._engine,
             self.settings,
             identity_engine=self._identity_engine,
+            people=people,
             eye_distance=self._bundle.manifest.eye_distance,
             progress=progress,
         )
@@ -116,10 +120,14 @@ class Detector:
                 if on_progress is not None:
                     on_progress(reached_s, min(ends, default=None))
 
-            seen = self.observe(video, report)
+            enrolled = {p.name: Enrolled.of(p) for p in anchors.people} if anchors is not None else {}
+            known = People()
+            for name, person in enrolled.items():
+                if person.pool.has_identity and self._identity_engine is not None:
+                    known.enrol(name, person.pool.identities)
+            seen = self.observe(video, report, known)
             if not seen.scored.any():
                 raise _no_face(video.name, seen)
-            enrolled = {p.name: Enrolled.of(p) for p in anchors.people} if anchors is not None else {}
             judge = Judge(self._scorer, self._bundle.manifest.evidence, settings, enrolled)
             found = judge.judge(seen)
             statuses = Counter(status.value for status in seen.frame_status)

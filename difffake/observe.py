@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from difffake.faces import EYE_DISTANCE, FaceDetector, Faces, Reason, align, assess
-from difffake.people import CutDetector, Tracker
+from difffake.identity import align_identity
+from difffake.people import CutDetector, People, Sightings, Tracker
 from difffake.settings import ScanSettings
 from difffake.video import Frame
 from engines.contract import Engine
@@ -104,6 +105,7 @@ def observe(
     settings: ScanSettings | None = None,
     *,
     identity_engine: Engine | None = None,
+    people: People | None = None,
     eye_distance: float = EYE_DISTANCE,
     progress: Progress | None = None,
 ) -> Observations:
@@ -115,6 +117,7 @@ def observe(
         engine: embeds them.
         settings: `ScanSettings()` if not given.
         identity_engine: embeds who they are; without one every track is a person of its own.
+        people: who is known already; nobody if not given.
         eye_distance: the share of a crop's side between the eyes that the engine was trained for.
         progress: called after every batch.
 
@@ -122,7 +125,7 @@ def observe(
         DiffFakeError: whatever the frames, the detector or the engine raise.
     """
     settings = settings or ScanSettings()
-    seen = _Collector(detector, engine, identity_engine, settings, eye_distance)
+    seen = _Collector(detector, engine, identity_engine, people or People(), settings, eye_distance)
     batch: list[Frame] = []
     pixels = 0
     for frame in frames:
@@ -150,11 +153,12 @@ class _Collector:
         detector: FaceDetector,
         engine: Engine,
         identity_engine: Engine | None,
+        people: People,
         settings: ScanSettings,
         eye_distance: float,
     ) -> None:
         self._detector, self._engine, self._settings = detector, engine, settings
-        self._identity_engine = identity_engine
+        self._identity_engine, self._people = identity_engine, people
         self._eye_distance = eye_distance
         self._cuts = CutDetector()
         self._tracker = Tracker(max_tracks=8 * settings.max_faces)
@@ -169,6 +173,8 @@ class _Collector:
         self._identities: list[F32] = []
         self._quality: list[F32] = []
         self._shots: list[I64] = []
+        self._frames_told = 0
+        self._faces_told = 0
         self._faces: list[Faces] = []
         self._tracks: list[I64] = []
         self._frame_of: list[int] = []
@@ -190,7 +196,7 @@ class _Collector:
             self._embed()
 
     def _add_frame(self, frame: Frame, faces: Faces) -> None:
-        cut = self._cuts.is_cut(frame.image)
+        cut = self._cuts.is_cut(frame.image, faces.boxes_px)
         self._shot += cut
         tracks = self._tracker.update(faces, frame.pts_s, cut=cut)
         crops, _ = align(
@@ -206,8 +212,6 @@ class _Collector:
         self._waiting.extend(crops[good])
         self._waiting_rows.extend((first + good).tolist())
         if self._identity_engine is not None:
-            from difffake.identity import align_identity
-
             self._waiting_chips.extend(align_identity(frame.image, faces.landmarks_px[good]))
         self._quality.append(np.stack([quality.yaw_deg, quality.pitch_deg, quality.luma, quality.sharpness], axis=1))
         self._shots.append(np.full(len(faces), self._shot, np.int64))
@@ -226,8 +230,30 @@ class _Collector:
         self._frame_reason.append(reason)
 
     def _embed(self) -> None:
-        if not self._waiting_rows:
-            return
+        """Embed the faces that wait, and say who is who in all frames since the last time."""
+        identity_dim = 0 if self._identity_engine is None else self._identity_engine.spec.dim
+        identity = np.full((len(self._reasons) - self._faces_told, identity_dim), np.nan, np.float32)
+        if self._waiting_rows:
+            rows = np.array(self._waiting_rows) - self._faces_told
+            self._embed_waiting()
+            if self._identities:
+                identity[rows] = self._identities[-1]
+        since = slice(self._frames_told, None)
+        faces = self._faces[since]
+        if self._faces_told < len(self._reasons):
+            times = np.array(self.frame_time_s[since], np.float64)
+            self._people.update(
+                Sightings(
+                    time_s=np.repeat(times, [len(f) for f in faces]),
+                    track=np.concatenate(self._tracks[since]),
+                    shot=np.concatenate(self._shots[since]),
+                    identity=identity,
+                    boxes_px=np.concatenate([f.boxes_px for f in faces]),
+                )
+            )
+        self._frames_told, self._faces_told = len(self._faces), len(self._reasons)
+
+    def _embed_waiting(self) -> None:
         crops = np.stack(self._waiting)
         result = self._engine.infer(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
         self._embeddings.append(result.embedding)
@@ -236,12 +262,11 @@ class _Collector:
             chips = np.stack(self._waiting_chips).transpose(0, 3, 1, 2)
             self._identities.append(self._identity_engine.infer(np.ascontiguousarray(chips)).embedding)
         self._embedded_rows.extend(self._waiting_rows)
-        tracks = np.concatenate(self._tracks)
+        tracks = np.concatenate(self._tracks[self._frames_told :])
         for row, crop, logit in zip(self._waiting_rows, crops, result.logit, strict=True):
             time_s = self.frame_time_s[self._frame_of[row]]
-            self._thumbnails.offer(row, int(tracks[row]), time_s, float(logit), crop)
+            self._thumbnails.offer(row, int(tracks[row - self._faces_told]), time_s, float(logit), crop)
         self._waiting, self._waiting_chips, self._waiting_rows = [], [], []
-        self._tracks = [tracks]
 
     def finish(self, lost_s: list[float]) -> Observations:
         """Embed what waits, and join everything; ``lost_s`` are times of frames that could not be decoded."""
@@ -264,6 +289,10 @@ class _Collector:
         frame_of = np.array(self._frame_of, np.int64)
         quality = np.concatenate([np.zeros((0, 4), np.float32), *self._quality])
         track = np.concatenate([np.zeros(0, np.int64), *self._tracks])
+        face_time_s = np.array(self.frame_time_s, np.float64)[frame_of]
+        person = self._people.resolve(track, face_time_s)
+        names = {int(i): name for i in np.unique(person) if (name := self._people.name_of(int(i))) is not None}
+        alike = {int(i): tuple(self._people.ambiguous(int(i)).tolist()) for i in np.unique(person)}
         warnings = []
         if self.is_full:
             warnings.append(f"cut: stopped after {n} faces, the limit max_scored")
@@ -272,10 +301,10 @@ class _Collector:
             frame_status=[status[i] for i in order],
             frame_reason=[reasons[i] for i in order],
             frame_of=row_of[frame_of].astype(np.int64),
-            time_s=times[frame_of],
+            time_s=face_time_s,
             shot=np.concatenate([np.zeros(0, np.int64), *self._shots]),
             track=track,
-            person=track,
+            person=person,
             boxes_px=np.concatenate([empty.boxes_px, *(f.boxes_px for f in self._faces)]),
             landmarks_px=np.concatenate([empty.landmarks_px, *(f.landmarks_px for f in self._faces)]),
             confidence=np.concatenate([empty.confidence, *(f.confidence for f in self._faces)]),
@@ -287,8 +316,8 @@ class _Collector:
             embedding=embedding,
             logit=logit,
             identity=identity,
-            names={},
-            ambiguous={},
+            names=names,
+            ambiguous={i: others for i, others in alike.items() if others},
             thumbnails=self._thumbnails.by_row(),
             warnings=warnings,
         )
