@@ -19,7 +19,14 @@ import typer
 
 import difffake
 from difffake.errors import DiffFakeError
-from stream import commands_demo, commands_evaluate, commands_scan, commands_train
+from stream import (
+    commands_demo,
+    commands_enroll,
+    commands_evaluate,
+    commands_identity,
+    commands_scan,
+    commands_train,
+)
 from stream.console import print_error
 
 app = typer.Typer(
@@ -30,12 +37,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("scan")(commands_scan.scan)
+app.command("enroll")(commands_enroll.enroll)
+app.command("anchors")(commands_enroll.show_anchors)
 app.command("demo")(commands_demo.demo)
 app.command("evaluate")(commands_evaluate.evaluate_command)
 app.command("compare")(commands_evaluate.compare_command)
 app.command("crops")(commands_train.crops)
 app.command("train")(commands_train.train)
 app.command("fit")(commands_train.fit)
+app.command("fit-identity")(commands_identity.fit_identity)
 app.command("contact-sheet")(commands_train.contact_sheet)
 
 
