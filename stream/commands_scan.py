@@ -23,7 +23,7 @@ from difffake.anchors.file import AnchorFile, load_anchors
 from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError
 from difffake.report import anchor_in_words, render_report
-from difffake.results import EVIDENCES, Level, Person, ScanResult, Window
+from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
 from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar
 
@@ -299,12 +299,16 @@ def _print_person(console: Console, person: Person) -> None:
         console.print(Text(f"    cannot be told from {others} by the face", style="yellow"))
     for evidence, verdict in person.verdicts.items():
         line = Text(f"    {evidence}: ")
+        line.append(f"{QUESTIONS[evidence]} ", style="dim")
         line.append(printable(verdict.sentence), style=LEVEL_STYLES[verdict.level])
-        if evidence in person.anchors:
-            line.append(f"; against {printable(anchor_in_words(person.anchors[evidence]))}", style="dim")
         console.print(line)
     for evidence, why in person.missing.items():
-        console.print(Text(f"    {evidence}: {why}", style="dim"))
+        console.print(Text(f"    {evidence}: {printable(why)}", style="dim"))
+    against: dict[str, list[str]] = {}
+    for evidence, anchor in person.anchors.items():
+        against.setdefault(anchor_in_words(anchor), []).append(evidence)
+    for words, evidences in against.items():
+        console.print(Text(f"    {' and '.join(evidences)} held against {printable(words)}", style="dim"))
 
 
 def _print_windows(console: Console, result: ScanResult) -> None:
