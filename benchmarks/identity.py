@@ -100,7 +100,7 @@ def collect(
     names: list[str] = []
     chips: dict[str, list[U8]] = {"ours": [], "dlib": []}
     rows: dict[str, list[F32]] = {"ours": [], "dlib": []}
-    counts: Counter[str] = Counter(people=len(people))
+    counts: Counter[str] = Counter({"people": len(people), "without a face": 0})
     kept: list[U8] = []
     for item in [item for person in people for item in by_person[person]]:
         counts["photos"] += 1
