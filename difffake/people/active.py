@@ -78,6 +78,7 @@ class ActiveTracks:
         centre = (box[:, :2] + box[:, 2:]) / 2
         moved = np.linalg.norm(centre - (self.box[rows, :2] + self.box[rows, 2:]) / 2, axis=1)
         doubtful = (moved > limits.jump * size) | (time_s - self.seen_s[rows] > limits.gap_s)
+        doubtful &= np.isfinite(self.seen_s[rows])
         self.box[rows], self.seen_s[rows], self.shot[rows] = box, time_s, shot
         around = np.flatnonzero((time_s - self.seen_s <= limits.memory_s) & (self.shot == shot[0]))
         others = (self.box[around, :2] + self.box[around, 2:]) / 2

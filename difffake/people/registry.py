@@ -44,7 +44,7 @@ class People:
 
     def _begin(self, size: int) -> None:
         s = self._settings
-        self._known = Galleries(size, s.exemplars, s.diverse, s.accept)
+        self._known = Galleries(size, s.exemplars, s.diverse, s.near)
         self._active = ActiveTracks(size, s)
 
     def _accept_size(self, size: int) -> None:
@@ -194,9 +194,9 @@ class People:
         others[np.arange(len(at)), mine[at]] = np.inf
         nearest = others.argmin(axis=1)
         other = others[np.arange(len(at)), nearest]
-        stray = (own > s.accept) & (other < s.accept) & (own - other > s.stray_margin)
+        stray = (own > s.near) & (other < s.near) & (own - other > s.stray_margin)
         r = rows[at]
-        active.near_s[r[own <= s.accept]] = self._clock
+        active.near_s[r[own <= s.near]] = self._clock
         active.settle(r[~stray])
         target = known.id[nearest]
         again = stray & (active.stray_to[r] == target)
@@ -253,8 +253,8 @@ class People:
             nearest = float(away.min(initial=np.inf))
             free = ~np.isin(known.id[: len(known)], active.person[rows])
             # Waiting for more faces makes sense while it may be somebody who is not elsewhere in the picture.
-            if final[i] or (nearest > s.accept and away[free].min(initial=np.inf) > s.fresh):
-                alike = int(known.id[away.argmin()]) if nearest < s.accept else UNKNOWN
+            if final[i] or (nearest > s.near and away[free].min(initial=np.inf) > s.fresh):
+                alike = int(known.id[away.argmin()]) if nearest < s.near else UNKNOWN
                 self._create(int(r[i]), identity[at[i]], alike, rows)
 
     def _settle_person(self, row: int, person: int) -> None:

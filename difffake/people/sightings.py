@@ -25,6 +25,7 @@ class PeopleSettings:
     Args:
         sure: a single face this near to a person is that person.
         accept: the mean of ``decide_after`` faces this near is.
+        near: a single face of a person's own track this near is still that person's, and may be learnt from.
         fresh: a single face farther from everybody is somebody new.
         merge: centres of two people never seen together, that are this near, are one.
         margin: the second nearest must be this much farther for a decision on a single face; ``stray_margin`` is how
@@ -43,7 +44,8 @@ class PeopleSettings:
     """
 
     sure: float = 0.36
-    accept: float = 0.45
+    accept: float = 0.40
+    near: float = 0.45
     fresh: float = 0.62
     merge: float = 0.33
     margin: float = 0.05
@@ -61,8 +63,8 @@ class PeopleSettings:
     max_events: int = 4096
 
     def __post_init__(self) -> None:
-        if not 0 < self.merge <= self.sure <= self.accept <= self.fresh:
-            raise ValueError("need 0 < merge <= sure <= accept <= fresh")
+        if not 0 < self.merge <= self.sure <= self.accept <= self.near <= self.fresh:
+            raise ValueError("need 0 < merge <= sure <= accept <= near <= fresh")
         bounds = (self.decide_after, self.max_people, self.max_tracks, self.max_active, self.max_events)
         if min(bounds) < 1 or self.exemplars < 3:
             raise ValueError("bounds must be at least 1, exemplars at least 3")
