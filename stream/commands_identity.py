@@ -76,7 +76,7 @@ def fit_identity(
     for kind in KINDS:
         figures = fitted.figures[kind]
         power = figures["impostors_by_statistic"][statistic]["tpr_at_fpr_0.01"]
-        at = (f"{value:.3f}" for value in figures["score_at_p"].values())
+        at = ("never" if value is None else f"{value:.3f}" for value in figures["score_at_p"].values())
         table.add_row(kind, str(figures["people"]), *at, f"{power:.3f}")
     Console().print(table)
     typer.echo(f"{made.model_id} in {printable(str(out))}; evidence: {made.manifest.evidence}")

@@ -7,7 +7,7 @@ identity: after it, `difffake fit-identity` puts the network and these scores in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +23,9 @@ from difffake.calibration import Calibration, combine_windows
 from difffake.density import GaussianMixture, fit_density
 from difffake.errors import DataError
 from difffake.evaluation.metrics import roc
-from difffake.scoring import ANCHOR_SIZE, Scorer
-from difffake.training.identity_faces import ORIGINAL, IdentityFaces
+from difffake.scoring import Scorer
+from difffake.training.identity_faces import IdentityFaces
+from difffake.training.identity_trials import Trial, enrolled_trials, grouped, stream_trials
 from engines.onnx import OnnxEngine
 
 F32 = npt.NDArray[np.float32]
@@ -75,15 +76,6 @@ class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """An anchor of a real person and faces to hold against it: rows of one `IdentityFaces`."""
-
-    person: str
-    anchor: I64
-    rows: I64
-
-
-@dataclass(frozen=True, slots=True)
 class IdentityFit:
     """What goes into a bundle: scores by name, their density where they need one, calibrations, and figures."""
 
@@ -103,48 +95,6 @@ class _Scored:
     time_s: F64
     fold: I64
     impostor: F64
-
-
-def stream_trials(faces: IdentityFaces) -> list[Trial]:
-    """The beginning of each track as the anchor of what follows, and its end as the anchor of what came before.
-
-    In every delivery by its own anchor, and by the anchor of the original: a stream changes its rate midway.
-    """
-    trials: list[Trial] = []
-    for person, tracks in _tracks(faces):
-        for original in tracks:
-            source = original[faces.delivery[original] == ORIGINAL]
-            for delivery in np.unique(faces.delivery[original]):
-                own = original[faces.delivery[original] == delivery]
-                for anchored in [own] if delivery == ORIGINAL else [own, source]:
-                    trials += _both_ends(faces, person, anchored, own)
-    return trials
-
-
-def enrolled_trials(faces: IdentityFaces, *, max_anchors_per_photo: int = 4) -> list[Trial]:
-    """Each photo, in every delivery, against other photos of the person: one at a time, and all of them together.
-
-    One photo is like a clip as an anchor (one place, one light), several are like a diverse pool. Of people with
-    several clips each clip is held against the beginning of every other.
-    """
-    trials: list[Trial] = []
-    by_person = _grouped(faces.people[~faces.is_video], np.flatnonzero(~faces.is_video))
-    for person, rows in by_person:
-        photos = np.unique(faces.footage[rows])
-        for photo in photos if len(photos) > 1 else []:
-            tested = rows[faces.footage[rows] == photo]
-            others = rows[(faces.footage[rows] != photo) & (faces.delivery[rows] == ORIGINAL)]
-            trials += [Trial(person, others[i : i + 1], tested) for i in range(min(len(others), max_anchors_per_photo))]
-            if len(others) > 1:
-                trials.append(Trial(person, others[:ANCHOR_SIZE], tested))
-    longest: dict[str, list[I64]] = {}
-    for person, tracks in _tracks(faces):
-        longest.setdefault(person, []).append(tracks[0])
-    for person, clips in longest.items():
-        for i, anchored in enumerate(clips):
-            source = anchored[faces.delivery[anchored] == ORIGINAL][:ANCHOR_SIZE]
-            trials += [Trial(person, source, clip) for j, clip in enumerate(clips) if j != i]
-    return trials
 
 
 def fit_identity(faces: IdentityFaces, settings: IdentitySettings | None = None) -> IdentityFit:
@@ -247,35 +197,6 @@ def add_identity(
     )
 
 
-def _tracks(faces: IdentityFaces) -> list[tuple[str, list[I64]]]:
-    """Per clip its person and the rows of each of its tracks, in order of time, the longest track first."""
-    video = np.flatnonzero(faces.is_video)
-    video = video[np.argsort(faces.time_s[video], kind="stable")]
-    clips = []
-    for _, rows in _grouped(faces.footage[video], video):
-        tracks = [own for _, own in _grouped(faces.track[rows], rows)]
-        clips.append((str(faces.people[rows[0]]), tracks))
-    return clips
-
-
-def _both_ends(faces: IdentityFaces, person: str, anchored: I64, tested: I64) -> list[Trial]:
-    size = min(ANCHOR_SIZE, len(anchored) // 2)
-    if size < 2:
-        return []
-    first, last = anchored[:size], anchored[-size:]
-    times = faces.time_s
-    pairs = [(first, tested[times[tested] > times[first[-1]]]), (last, tested[times[tested] < times[last[0]]])]
-    return [Trial(person, anchor, rows) for anchor, rows in pairs if len(rows)]
-
-
-def _grouped(keys: npt.NDArray[Any], rows: I64) -> list[tuple[Any, I64]]:
-    """Rows by key, each group in the order given."""
-    found, place = np.unique(keys, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    parts = np.split(rows[order], np.cumsum(np.bincount(place, minlength=len(found)))[:-1])
-    return list(zip(found.tolist(), parts, strict=True)) if len(found) else []
-
-
 def _without(trials: dict[str, list[Trial]], fold_of: dict[str, int], fold: int) -> dict[str, list[Trial]]:
     return {kind: [t for t in found if fold_of[t.person] != fold] for kind, found in trials.items()}
 
@@ -288,7 +209,7 @@ def _fit_density(faces: IdentityFaces, trials: dict[str, list[Trial]], settings:
     rng = np.random.default_rng(settings.seed)
     changes = []
     for found in trials.values():
-        for _, own in _grouped(np.array([t.person for t in found]), np.arange(len(found))):
+        for _, own in grouped(np.array([t.person for t in found]), np.arange(len(found))):
             picked = rng.choice(own, settings.pairs_per_person)
             left = [rng.choice(found[i].rows) for i in picked]
             right = [rng.choice(found[i].anchor) for i in picked]
@@ -372,12 +293,12 @@ def _held_out(scored: _Scored, settings: IdentitySettings) -> dict[str, Any]:
         "held_out_faces_below_p": _shares(p, scored.person),
         "impostor_faces_below_p": _by_level([float(np.mean(np.concatenate(impostor_p) < level)) for level in LEVELS]),
     }
-    if windows:
+    if len(set(window_people)) >= settings.folds:
         found[f"held_out_windows_of_{WINDOW_S:g}_s_below_p"] = _shares(np.concatenate(windows), np.array(window_people))
     return found
 
 
-def _shares(p: F64, people: npt.NDArray[np.integer]) -> dict[str, float]:
+def _shares(p: F64, people: npt.NDArray[np.integer]) -> dict[str, float | None]:
     """Mean over people of the share of their p-values below each level."""
     weights = _weights(people)
     return _by_level([float(weights @ (p < level)) for level in LEVELS])
@@ -388,8 +309,9 @@ def _weights(people: npt.NDArray[np.integer]) -> F64:
     return np.asarray(1.0 / (len(sizes) * sizes[member]), np.float64)
 
 
-def _by_level(values: Any) -> dict[str, float]:
-    return {f"{level:g}": round(float(v), 5) for level, v in zip(LEVELS, values, strict=True)}
+def _by_level(values: Iterable[float]) -> dict[str, float | None]:
+    """Figures by level; None where a level is never reached, as few people cannot vouch for it."""
+    return {f"{x:g}": round(float(v), 5) if np.isfinite(v) else None for x, v in zip(LEVELS, values, strict=True)}
 
 
 def _power(scored: _Scored) -> dict[str, float]:
@@ -401,9 +323,10 @@ def _power(scored: _Scored) -> dict[str, float]:
     real_mean = float(weights[: len(scored.value)] @ scored.value)
     real_variance = float(weights[: len(scored.value)] @ np.square(scored.value - real_mean))
     spread = np.sqrt((real_variance + scored.impostor.var()) / 2)
-    return {
-        "auc": float(curve.auc()[0]),
-        "eer": float(curve.eer()[0]),
-        "d_prime": float((scored.impostor.mean() - real_mean) / spread),
-        **{f"tpr_at_fpr_{rate:g}": float(curve.tpr_at(rate)[0]) for rate in _FALSE_ALARMS},
+    figures = {
+        "auc": curve.auc()[0],
+        "eer": curve.eer()[0],
+        "d_prime": (scored.impostor.mean() - real_mean) / spread,
+        **{f"tpr_at_fpr_{rate:g}": curve.tpr_at(rate)[0] for rate in _FALSE_ALARMS},
     }
+    return {name: round(float(value), 5) for name, value in figures.items()}

@@ -5,7 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import typer
 from tiny import IDENTITY_DIM, tiny_identity, write_tiny_bundle
+from typer.testing import CliRunner
 
 from difffake.anchors import AnchorPool, Origin
 from difffake.bundle import Bundle, Manifest
@@ -21,11 +23,11 @@ from difffake.training.fit_identity import (
     IdentityFit,
     IdentitySettings,
     add_identity,
-    enrolled_trials,
     fit_identity,
-    stream_trials,
 )
 from difffake.training.identity_faces import DEGRADED, ORIGINAL, IdentityFaces
+from difffake.training.identity_trials import enrolled_trials, stream_trials
+from stream.commands_identity import fit_identity as fit_identity_command
 
 FILMED, PHOTOGRAPHED, FRAMES = 12, 30, 20
 ENCODE = "h264-crf28-veryfast"
@@ -154,6 +156,8 @@ def test_others_are_found_and_the_figures_say_so(fitted: IdentityFit) -> None:
     assert fitted.figures[STREAM]["people"] == FILMED
     assert fitted.figures[ENROLLED]["people"] == PHOTOGRAPHED
     assert "held_out_windows_of_5_s_below_p" in fitted.figures[STREAM]
+    # Twelve people cannot vouch for one in a thousand.
+    assert fitted.figures[STREAM]["score_at_p"]["0.001"] is None
 
 
 def test_a_person_weighs_the_same_however_long_he_is_seen(faces: IdentityFaces) -> None:
@@ -195,6 +199,22 @@ def test_identity_can_be_fitted_again_in_place(fitted: IdentityFit, network: Pat
     assert again.model_id == once.model_id
     assert again.manifest.training["identity"]["data"] == "other"
     assert Bundle.load(tmp_path / "b").model_id == again.model_id
+
+
+def test_the_command_fits_kept_embeddings_again(faces: IdentityFaces, network: Path, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(fit_identity_command)
+    faces.save(tmp_path / "faces.npz")
+    write_tiny_bundle(tmp_path / "old")
+    words = ["nowhere", "nothing", "--bundle", tmp_path / "old", "--identity", network, "--out", tmp_path / "new"]
+    words += ["--faces", tmp_path / "faces.npz", "--data", "drawn numbers", "--network", "a matrix, CC0"]
+    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0
+    made = Bundle.load(tmp_path / "new")
+    assert made.model_id in done.output
+    assert made.manifest.evidence["identity"] == STREAM
+    assert made.manifest.training["identity"]["network"] == "a matrix, CC0"
+    assert made.manifest.training["identity"]["data"] == "drawn numbers"
 
 
 def test_a_network_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from tiny import IDENTITY_DIM, tiny_extractor, tiny_identity
 from difffake.errors import DataError
 from difffake.evaluation.recompress import Recompression, recompress
 from difffake.faces import CenterFace, Faces
-from difffake.training.fit_identity import stream_trials
 from difffake.training.identity_faces import (
     DEGRADED,
     ENCODES,
@@ -21,6 +20,7 @@ from difffake.training.identity_faces import (
     embed_photos,
     several_photos,
 )
+from difffake.training.identity_trials import stream_trials
 from difffake.training.store import CropStore
 from engines.contract import Engine
 from engines.onnx import OnnxEngine
