@@ -23,6 +23,8 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+#: Good frames from which on the centre of a shot's identities is worth looking at.
+_MIN_SHOT = 5
 _ONE_PERSON = "give footage of one person alone, or cut out the part where they are"
 
 
@@ -39,6 +41,8 @@ class EnrolmentRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_together: two faces side by side in more than this share of the frames are refused, in fewer are left out.
         identity_radius, photo_radius: faces of one person lie within this of their medoid, in one recording, and in
             photos or several recordings.
+        centre_radius: the centres of shots with 5 good frames or more lie within this of their medoid. They tell more
+            than frames do: in 44 real clips, 0.02 to 0.21 between recordings of one person, 0.42 on between people.
         max_strangers: other faces in more than this share of the good frames are refused, in fewer are left out.
         suspicious_p, max_suspicious: refused if more than this share of the good frames has a p-value of its own
             `artifact` evidence below that.
@@ -52,6 +56,7 @@ class EnrolmentRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_together: float = 0.05
     identity_radius: float = IDENTITY_RADIUS
     photo_radius: float = PHOTO_RADIUS
+    centre_radius: float = 0.4
     max_strangers: float = 0.1
     suspicious_p: float = 0.05
     max_suspicious: float = 0.5
@@ -116,6 +121,7 @@ class _Rows:
     """The good faces of the person, of all clips, end to end."""
 
     clip: I64
+    shot: I64
     time_s: F64
     at_s: F64
     embedding: F32
@@ -317,20 +323,31 @@ def _one_person(clips: Sequence[Clip], rows: _Rows, rules: EnrolmentRules) -> Ma
     if not rows.identity.shape[1] or not len(rows):
         return np.ones(len(rows), bool)
     agree = agreeing(rows.identity, rules.identity_radius if len(clips) == 1 else rules.photo_radius)
-    photos = clips[0].duration_s is None
-    strangers = np.bincount(rows.clip[~agree], minlength=len(clips))
+    strange = ~agree | _in_other_shots(rows, agree, rules.centre_radius)
+    strangers = np.bincount(rows.clip[strange], minlength=len(clips))
     whole = strangers == np.bincount(rows.clip, minlength=len(clips))
-    allowed = 0 if photos else rules.max_strangers * len(rows)
-    if strangers.sum() <= allowed and not (whole & (strangers > 0)).any():
+    allowed = 0 if clips[0].duration_s is None else rules.max_strangers * len(rows)
+    if strangers.sum() <= allowed and not (whole & (strangers > 0)).any() and (strange == ~agree).all():
         return agree
     told = []
     for number in np.flatnonzero(strangers).tolist():
-        times = rows.at_s[(rows.clip == number) & ~agree]
+        times = rows.at_s[(rows.clip == number) & strange]
         told.append(clips[number].name if whole[number] else f"{clips[number].name} {_when(clips[number], times)}")
     raise AnchorError(
         f"more than one person: another face in {', '.join(told[:5])} ({strangers.sum()} of {len(rows)} good frames)",
         hint=_ONE_PERSON,
     )
+
+
+def _in_other_shots(rows: _Rows, agree: Mask, radius: float) -> Mask:
+    """Mask of the rows in shots whose centre is not that of most: somebody who looks much like the person."""
+    _, shot = np.unique(np.stack([rows.clip, rows.shot]), axis=1, return_inverse=True)
+    shot = shot.ravel()
+    long = np.flatnonzero(np.bincount(shot[agree]) >= _MIN_SHOT)
+    centres = np.array([rows.identity[agree & (shot == s)].mean(axis=0) for s in long])
+    if len(centres) < 2:
+        return np.zeros(len(rows), bool)
+    return np.isin(shot, long[~agreeing(centres, radius)])
 
 
 def _when(clip: Clip, times: F64) -> str:

@@ -126,6 +126,24 @@ def test_a_person_who_changes_in_the_middle() -> None:
     assert "more than one person: another face in clip.mp4 from 6.0 to 9.8 s (20 of 50 good frames)" in text
 
 
+def test_somebody_much_like_the_person_is_told_by_the_centres_of_shots() -> None:
+    rng = np.random.default_rng(0)
+    like = who(0) + (who(1) - who(0)) * 0.45 / 0.7
+    identity = np.repeat([who(0), like], [30, 20], axis=0) + rng.normal(0, 0.1 / 128**0.5, (50, 128))
+    seen = observed(range(50), identity)
+    assert enrol([clip(seen)]).figures.strangers == 0  # in one shot nothing tells them apart
+    seen.shot[30:] = 1
+    assert "another face in clip.mp4 from 6.0 to 9.8 s (20 of 50 good frames)" in refused(clip(seen))
+    a, b = clip(observed(range(30), identity[:30])), clip(observed(range(20), identity[30:]), "b.mp4")
+    assert "another face in b.mp4 (20 of 50 good frames)" in refused(a, b)
+
+
+def test_cuts_within_footage_of_one_person_are_fine() -> None:
+    seen = observed(range(60))
+    seen.shot[:] = np.arange(60) // 7
+    assert enrol([clip(seen)]).figures.good == 60
+
+
 def test_few_frames_of_another_face_are_left_out() -> None:
     identity = np.stack([who(int(i in (20, 21))) for i in range(50)])
     done = enrol([clip(observed(range(50), identity))])
