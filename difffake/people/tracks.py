@@ -13,12 +13,16 @@ from difffake.faces.contract import F32, Faces
 
 I64 = npt.NDArray[np.int64]
 
+#: Distance between the eyes of a face seen from the front, as a share of its box's width.
+_EYES_OF_WIDTH = 0.4
+
 
 class Tracker:
     """Gives every face of successive frames an integer track id, from 0 on, never used twice.
 
-    Faces are matched greedily, best pair first, by overlap and by how far the landmarks moved, measured in eye
-    distances: robust at a few frames a second, where boxes of a moving head overlap little.
+    Faces are matched by overlap and by how far the landmarks moved, measured in eye distances: robust at a few frames
+    a second, where boxes of a moving head overlap little. The pairs are the best for all faces together, so that of
+    two people close together neither takes the other's place.
 
     Args:
         max_gap_s: a track not seen for longer ends.
@@ -45,13 +49,8 @@ class Tracker:
         ids = np.full(len(faces), -1, np.int64)
         matched = np.zeros(len(self._ids), bool)
         if len(faces) and len(self._ids):
-            likeness = self._likeness(faces)
-            for flat in np.argsort(-likeness, axis=None, kind="stable"):
-                old, new = np.unravel_index(flat, likeness.shape)
-                if not np.isfinite(likeness[old, new]):
-                    break
-                if not matched[old] and ids[new] < 0:
-                    matched[old], ids[new] = True, self._ids[old]
+            old, new = _pairs(self._likeness(faces))
+            matched[old], ids[new] = True, self._ids[old]
         fresh = ids < 0
         ids[fresh] = self._next + np.arange(int(fresh.sum()))
         self._next += int(fresh.sum())
@@ -63,7 +62,9 @@ class Tracker:
         old, new = self._faces, faces
         eyes = np.linalg.norm(old.landmarks_px[:, 1] - old.landmarks_px[:, 0], axis=1)
         steps = np.linalg.norm(old.landmarks_px[:, None] - new.landmarks_px[None], axis=3).mean(axis=2)
-        move = steps / np.maximum(eyes, 1.0)[:, None]
+        # In profile the eyes lie close together, and the head still moves as fast.
+        widths = old.boxes_px[:, 2] - old.boxes_px[:, 0]
+        move = steps / np.maximum(np.maximum(eyes, _EYES_OF_WIDTH * widths), 1.0)[:, None]
         overlap = iou(old.boxes_px, new.boxes_px)
         likeness: npt.NDArray[np.float64] = np.where(
             (move <= self._max_move) | (overlap > 0.3), overlap - move / self._max_move, -np.inf
@@ -80,6 +81,44 @@ class Tracker:
             np.concatenate([faces.landmarks_px, self._faces.landmarks_px[keep]]),
             np.concatenate([faces.confidence, self._faces.confidence[keep]]),
         )
+
+
+def _pairs(likeness: npt.NDArray[np.float64]) -> tuple[I64, I64]:
+    """Rows and columns ``(M,)`` of the pairs to match: as many as can be, and of those the likest altogether.
+
+    Shortest augmenting paths (Kuhn 1955; Jonker and Volgenant 1987). Minus infinity is never matched.
+    """
+    old, new = likeness.shape
+    # A column for each row that may stay alone, at no cost; a match is worth more than any two differ.
+    cost = np.zeros((old, new + old))
+    cost[:, :new] = np.where(np.isfinite(likeness), -8 - np.clip(likeness, -3, 1), 1)
+    row_price, price = np.zeros(old), np.zeros(new + old)
+    owner = np.full(new + old, -1)
+    for start in range(old):
+        reach, before = np.full(new + old, np.inf), np.full(new + old, -1)
+        done = np.zeros(new + old, bool)
+        row, length, column = start, 0.0, -1
+        while row >= 0:
+            step = length + cost[row] - row_price[row] - price
+            nearer = ~done & (step < reach)
+            reach[nearer], before[nearer] = step[nearer], column
+            column = int(np.where(done, np.inf, reach).argmin())
+            length, row = float(reach[column]), int(owner[column])
+            done[column] = True
+        end = column
+        passed = done.copy()
+        passed[end] = False
+        row_price[owner[passed]] += length - reach[passed]
+        row_price[start] += length
+        price[passed] -= length - reach[passed]
+        while end >= 0:
+            last = int(before[end])
+            owner[end] = start if last < 0 else owner[last]
+            end = last
+    columns = np.flatnonzero(owner[:new] >= 0)
+    rows = owner[columns]
+    sound = np.isfinite(likeness[rows, columns])
+    return rows[sound], columns[sound]
 
 
 def iou(a: F32, b: F32) -> npt.NDArray[np.float64]:

@@ -33,6 +33,24 @@ def test_a_face_that_moves_by_its_own_width_is_followed() -> None:
     assert ids == [[0]] * 5
 
 
+def test_of_two_people_close_together_neither_takes_the_others_place() -> None:
+    """Both moved to the left; the second came nearer to where the first was than the first stayed."""
+    tracker = Tracker(max_move=2.0)
+    assert tracker.update(faces_at((100, 100), (170, 100)), 0.0).tolist() == [0, 1]
+    assert tracker.update(faces_at((60, 100), (105, 100)), 0.2).tolist() == [0, 1]
+
+
+def test_a_profile_is_followed_as_far_as_a_face_from_the_front() -> None:
+    tracker = Tracker()
+    profile = faces_at((100, 100))
+    profile.landmarks_px[:, :2, 0] = 100
+    tracker.update(profile, 0.0)
+    moved = Faces(
+        profile.boxes_px + np.float32([60, 0, 60, 0]), profile.landmarks_px + np.float32([60, 0]), profile.confidence
+    )
+    assert tracker.update(moved, 0.2).tolist() == [0]
+
+
 def test_someone_elsewhere_is_someone_else() -> None:
     tracker = Tracker()
     tracker.update(faces_at((100, 100)), 0.0)
