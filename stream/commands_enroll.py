@@ -182,8 +182,9 @@ def _print_questions(console: Console, bundle: Bundle, person: EnrolledPerson) -
     """Which questions the anchor answers, and what the answers do not say."""
     pool, table = person.pool, Table(box=None, padding=(0, 2), pad_edge=True, show_header=False)
     for evidence, there in (("anchor", pool.has_artifact), ("identity", pool.has_identity)):
-        answered = there and evidence in bundle.manifest.evidence
-        told = f"{QUESTIONS[evidence]} {LIMITS[evidence]}" if answered else "not answered by this anchor"
+        answered = there and {evidence, f"{evidence}_enrolled"} & set(bundle.manifest.evidence)
+        missing = "not available in this bundle" if there else "not answered by this anchor"
+        told = f"{QUESTIONS[evidence]} {LIMITS[evidence]}" if answered else missing
         table.add_row(f"  {evidence}", Text(told, style="" if answered else "dim"))
     console.print(table)
 

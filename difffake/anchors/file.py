@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 import difffake
-from difffake.anchors.pool import AnchorPool
+from difffake.anchors.pool import AnchorPool, Origin
 from difffake.anchors.record import MAX_BYTES, PoolRecord, seal, unseal
 from difffake.bundle import EXTRACTOR, IDENTITY, Bundle
 from difffake.errors import AnchorError, DiffFakeError
@@ -198,7 +198,7 @@ def load_anchors(path: Path, bundle: Bundle) -> AnchorFile:
     ``warnings`` say so: a fleet that updates its extractor keeps its identities.
 
     Raises:
-        AnchorError: as `read_anchors`; or nothing in it was made with this bundle's networks.
+        AnchorError: as `read_anchors`; or nobody in it was enrolled with this bundle's networks.
     """
     anchors = read_anchors(path)
     extractor, identity = networks(bundle)
@@ -219,12 +219,13 @@ def load_anchors(path: Path, bundle: Bundle) -> AnchorFile:
     for person in anchors.people:
         pool = _parts(person.pool, artifact=keeps_artifact, identity=keeps_identity)
         if pool is None:
-            raise AnchorError(
-                f"{path.name}: {person.name} was enrolled with other networks than this bundle's", hint=again
-            )
+            warnings.append(f"anchor: {person.name} was enrolled with other networks and is left out. To mend: {again}")
+            continue
         if identity is not None and not person.pool.has_identity:
             warnings.append(f"anchor: {person.name} was enrolled without an identity network. To mend: {again}")
         people.append(replace(person, pool=pool))
+    if not people:
+        raise AnchorError(f"{path.name} was made with other networks than this bundle's", hint=again)
     return replace(anchors, people=tuple(people), warnings=tuple(warnings))
 
 
@@ -297,6 +298,8 @@ def _check(anchors: AnchorFile) -> None:
             f"{len(names)} people from {sum(len(p.footage) for p in anchors.people)} files",
             hint=f"a file holds 1 to {MAX_PEOPLE} people, each from up to {MAX_SOURCES} files",
         )
+    if any(p.pool.origin is not Origin.ENROLLED for p in anchors.people):
+        raise AnchorError("an anchor that a stream made of itself", hint="enrol from trusted footage")
     numbers = [n for p in anchors.people for n in (p.fps, *(f.duration_s for f in p.footage)) if n is not None]
     if not all(math.isfinite(n) and n >= 0 for n in numbers):
         raise AnchorError("a frame rate or a duration that is no number", hint="enrol again with `difffake enroll`")

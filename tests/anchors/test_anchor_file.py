@@ -147,6 +147,16 @@ def test_an_anchor_of_two_other_networks_is_refused(bundle: Bundle, other: Bundl
     assert caught.value.exit_code == 24
 
 
+def test_only_those_of_other_networks_are_left_out(bundle: Bundle, other: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "anchors.msgpack"
+    photos = replace(pool(), embeddings=np.zeros((8, 0), np.float32), logits=np.full(8, np.nan, np.float32))
+    save_anchors(path, AnchorFile.of("s", bundle, (person(), replace(person("Bob"), pool=photos))))
+    assert [p.name for p in load_anchors(path, other).people] == ["Ann", "Bob"]
+    loaded = load_anchors(path, with_identity(bundle, "12" * 32))
+    assert [p.name for p in loaded.people] == ["Ann"]
+    assert any("Bob was enrolled with other networks and is left out" in w for w in loaded.warnings)
+
+
 def test_an_anchor_from_before_there_was_an_identity_network(
     bundle: Bundle, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -191,7 +201,15 @@ def test_files_that_make_no_sense_are_not_written(bundle: Bundle, tmp_path: Path
     path = tmp_path / "a"
     short = replace(person("Bob"), pool=pool(identity=64))
     long = replace(person(), footage=(FOOTAGE,) * 1000)
-    for people in ((), (person(), person()), (person(), short), (long,), (replace(person(), fps=float("nan")),)):
+    own = replace(person(), pool=replace(pool(), origin=Origin.SELF))
+    for people in (
+        (),
+        (own,),
+        (person(), person()),
+        (person(), short),
+        (long,),
+        (replace(person(), fps=float("nan")),),
+    ):
         with pytest.raises(AnchorError) as caught:
             save_anchors(path, AnchorFile.of("s", bundle, people))
         assert caught.value.hint
@@ -259,6 +277,7 @@ HOSTILE = {
     "flat embeddings": _body(embeddings=_array("<f4", (8,), bytes(32))),
     "many dimensions": _body(embeddings=_array("<f4", (1,) * 64, bytes(4))),
     "another origin": _body(origin="nowhere"),
+    "a stream's own anchor": _body(origin="self"),
     "no embedding at all": _body(embeddings=_array("<f4", (8, 0), b""), identity=_array("<f4", (8, 0), b"")),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tiny import write_tiny_bundle
 
 from difffake.anchors import Origin
 from difffake.anchors.file import load_anchors, read_anchors
@@ -115,6 +116,31 @@ def test_another_stream_needs_overwrite(
     assert "of the stream news-1, not news-2" in capsys.readouterr().err
     assert run(*again, "--stream", "news-2", "--overwrite") == 0
     assert read_anchors(path).stream == "news-2"
+
+
+def test_photos_and_the_identity_of_footage(
+    clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    knows = write_tiny_bundle(tmp_path / "bundle", identity=True)
+    base[base.index("--bundle") + 1] = str(knows.path)
+    photos = []
+    for number, frame in enumerate(frames_of(clips["man"])[::8]):
+        photos.append(tmp_path / f"{number}.png")
+        cv2.imwrite(str(photos[-1]), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    assert run("enroll", *photos, "--person", "Jan", *base) == 0
+    out = capsys.readouterr().out
+    assert "Is this still the person of the anchor?" in out
+    assert "of their centre" in out
+    jan = load_anchors(tmp_path / "anchors.msgpack", knows).people[0]
+    assert (len(jan.pool), jan.pool.has_artifact, jan.pool.has_identity) == (3, False, True)
+    assert [f.duration_s for f in jan.footage] == [None] * 3
+    assert run("enroll", photos[0], "--person", "Jan", *base) == 24
+    assert "1 photo: too few" in capsys.readouterr().err
+    assert run("enroll", clips["man"], clips["woman"], "--duration", 3, "--person", "Jan", *base) == 24
+    assert "more than one person: another face in WolfgangLanger_Pexels.mp4" in capsys.readouterr().err
+    twice = [np.concatenate([f, f], axis=1) for f in frames_of(clips["man"])]
+    assert run("enroll", write_video(tmp_path / "twice.mp4", twice), "--person", "Jan", *base) == 24
+    assert "the same face twice in one picture in 12 of 12 frames" in capsys.readouterr().err
 
 
 def test_wrong_usage(clips: dict[str, Path], base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
