@@ -30,7 +30,7 @@ class Tracker:
         max_tracks: tracks remembered at once; the longest unseen is forgotten first.
     """
 
-    def __init__(self, max_gap_s: float = 1.5, max_move: float = 2.0, max_tracks: int = 64) -> None:
+    def __init__(self, max_gap_s: float = 1.5, max_move: float = 2.5, max_tracks: int = 64) -> None:
         self._max_gap_s, self._max_move, self._max_tracks = max_gap_s, max_move, max_tracks
         self._next = 0
         self._forget()
