@@ -73,10 +73,10 @@ def fit_identity(
     fitted = fit(embedded, IdentitySettings(statistic=statistic, seed=seed))
     made = add_identity(old, identity, fitted, out, training={"data": data, "network": network})
     table = Table("anchor from", "people", *(f"{statistic} at p = {level:g}" for level in LEVELS), "TPR at 1 % FPR")
-    for kind in KINDS:
+    for kind, anchor in zip(KINDS, ("same stream", "other footage"), strict=True):
         figures = fitted.figures[kind]
         power = figures["impostors_by_statistic"][statistic]["tpr_at_fpr_0.01"]
         at = ("never" if value is None else f"{value:.3f}" for value in figures["score_at_p"].values())
-        table.add_row(kind, str(figures["people"]), *at, f"{power:.3f}")
+        table.add_row(anchor, str(figures["people"]), *at, f"{power:.3f}")
     Console().print(table)
     typer.echo(f"{made.model_id} in {printable(str(out))}; evidence: {made.manifest.evidence}")
