@@ -42,9 +42,9 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     detect_megapixels: float = 64.0
     threads: int = 0
     anchor_size: int = 8
-    anchor_gap_s: float = 0.25
+    anchor_gap_s: float = 0.15
     guests: bool = False
-    switch_s: float = 0.6
+    switch_s: float = 1.0
     suspicious_p: float = 0.05
     strong_p: float = 0.01
     moments: int = 6

@@ -333,7 +333,7 @@ def test_a_mixture_cannot_be_changed_from_outside() -> None:
 def test_evaluation_never_imports_scikit_learn() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from difffake import anchor, anomaly, calibration, density, differential\n"
+        "from difffake import anchors, anomaly, calibration, density, differential\n"
         "m = density.GaussianMixture(np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))\n"
         "m.log_density(np.zeros((3, 2)))\n"
         "assert not {'sklearn', 'scipy', 'torch'} & set(sys.modules), sorted(sys.modules)\n"

@@ -71,7 +71,7 @@ def test_a_clip_of_one_person(woman: ScanResult, tiny_bundle: Bundle) -> None:
 def test_evidence_is_apart_and_against_the_persons_own_beginning(woman: ScanResult) -> None:
     (person,) = woman.people
     end_s = person.anchors["anchor"].end_s
-    assert end_s == pytest.approx(7 * 0.4, abs=0.3)
+    assert end_s == pytest.approx(7 * 0.2, abs=0.15)
     early = [p for t, p in zip(person.frames.time_s, person.frames.anchor_p, strict=True) if t <= end_s]
     assert early
     assert set(early) == {None}
@@ -84,14 +84,16 @@ def test_evidence_is_apart_and_against_the_persons_own_beginning(woman: ScanResu
 
 
 def test_windows_within_the_anchor_are_warming_up(detector: Detector, clips: dict[str, Path]) -> None:
-    result = detector.with_settings(ScanSettings(threads=1, window_s=1, duration_s=6)).scan(clips["woman"])
+    result = detector.with_settings(ScanSettings(threads=1, window_s=1, duration_s=6, anchor_gap_s=0.25)).scan(
+        clips["woman"]
+    )
     (person,) = result.people
     assert [w.missing.get("anchor") for w in person.windows[:3]] == ["warming up"] * 3
     assert [w.anchor is not None for w in person.windows] == [False, False, False, True, True, True]
 
 
 def test_a_short_clip_has_no_anchor_and_says_so(detector: Detector, clips: dict[str, Path]) -> None:
-    (person,) = detector.scan(clips["man"]).people
+    (person,) = detector.with_settings(ScanSettings(threads=1, anchor_gap_s=0.25)).scan(clips["man"]).people
     assert re.fullmatch(r"no anchor: \d of 8 good frames", person.missing["anchor"])
     assert set(person.verdicts) == {"artifact"}
 
