@@ -85,7 +85,8 @@ class CutDetector:
         if last is None:
             return False
         change = _change(last[0], picture, last[1] | faces)
-        most = Change(*np.max(self._before, axis=0)) if self._before else None
+        # The second most: one sudden move must not hide a cut that follows.
+        most = Change(*np.sort(self._before, axis=0)[-min(2, len(self._before))]) if self._before else None
         if change.lost > _GONE and change.colour > _GONE / 2:
             cut = True
         elif most is None:
