@@ -75,12 +75,12 @@ def test_a_bundle_of_our_own_scans_and_evaluates(bundle: Path, clips: dict[str, 
     assert run("compare", report, report) == 0
 
 
-def test_the_demonstration_writes_two_reports(clips: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_the_demonstration_writes_three_reports(clips: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     options = ["--source", clips["face_noface"], "--donor", clips["woman"], "--bundle", tiny_bundle.path]
     # The face leaves this clip before its middle third ends: the swap must cope with frames without a face.
     assert run("demo", "--out", out, *options) == 0
-    for name in ("genuine", "swapped"):
+    for name in ("genuine", "swapped", "broadcast"):
         result = msgspec.json.decode((out / f"{name}.json").read_bytes())
         assert result["frames_analysed"] > 10
         assert "<html" in (out / f"{name}.html").read_text(encoding="utf-8")
