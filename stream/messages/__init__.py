@@ -1,0 +1,49 @@
+"""The wire contract: what is written to Kafka and read from it. JSON Schema of it: ``docs/schema/``."""
+
+from stream.messages.alerts import AlertKind, AlertRecord, AlertState, alert_id
+from stream.messages.codec import EvidenceName, Message, MessageError, decode, encode
+from stream.messages.dead_letters import DeadLetter, ErrorHeaders
+from stream.messages.enrolments import Command, CommandRecord, EnrolmentRecord, decode_enrolment, enrolment_key
+from stream.messages.scores import UNKNOWN, Face, FaceAnchor, FaceEvidence, ScoreRecord, Source, Status
+from stream.messages.state import (
+    DecoderState,
+    PartitionRecord,
+    StateKey,
+    StateRecord,
+    decode_state,
+    pack_arrays,
+    unpack_arrays,
+)
+
+__all__ = [
+    "UNKNOWN",
+    "AlertKind",
+    "AlertRecord",
+    "AlertState",
+    "Command",
+    "CommandRecord",
+    "DeadLetter",
+    "DecoderState",
+    "EnrolmentRecord",
+    "ErrorHeaders",
+    "EvidenceName",
+    "Face",
+    "FaceAnchor",
+    "FaceEvidence",
+    "Message",
+    "MessageError",
+    "PartitionRecord",
+    "ScoreRecord",
+    "Source",
+    "StateKey",
+    "StateRecord",
+    "Status",
+    "alert_id",
+    "decode",
+    "decode_enrolment",
+    "decode_state",
+    "encode",
+    "enrolment_key",
+    "pack_arrays",
+    "unpack_arrays",
+]

@@ -1,0 +1,95 @@
+"""Alerts that open, are updated and close, on the topic ``difffake.alerts``."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from difffake.results import Level
+from stream.messages.codec import EvidenceName, Message, Name, Nanoseconds, Probability, StreamId, Text
+from stream.messages.scores import UNKNOWN, Source
+
+MAX_THUMBNAIL_BYTES = 256 << 10
+
+
+class AlertState(StrEnum):
+    """Where an alert is in its life; `closed` is the last record of an alert."""
+
+    OPENED = "opened"
+    UPDATED = "updated"
+    CLOSED = "closed"
+
+
+class AlertKind(StrEnum):
+    """What made an alert open."""
+
+    THRESHOLD = "threshold"
+    SPIKE = "spike"
+    SUSTAINED = "sustained"
+    IDENTITY_SWITCH = "identity-switch"
+
+
+class AlertRecord(Message, frozen=True, kw_only=True):
+    """One alert at one moment of its life; all records of an alert share its id. Readers ignore unknown fields.
+
+    Args:
+        version: of this schema.
+        id: the same in every record of this alert, and again the same if the input is read again.
+        state: opened, updated or closed.
+        kind: what made it open.
+        evidence: the question that it answers.
+        stream: the stream's id, which is also the record's key.
+        person: who it is about, as in the scores; -1 where nobody can tell.
+        name: the enrolled name; null for anybody else.
+        start_ns: PTS of the first frame that it rests on.
+        end_ns: PTS of the last one; null until it is closed.
+        p_value: the smallest so far, under real footage.
+        level: that p-value in words.
+        first: source of the first frame: where to begin reading to see it again.
+        last: source of the last frame so far.
+        sentence: what happened, for people.
+        thumbnail_jpeg: a face of it, base64; null where there is none.
+        model_id: the model bundle that scored it.
+        difffake: the version of the program.
+    """
+
+    NAME: ClassVar[str] = "alert"
+
+    version: Literal[1] = 1
+    id: Name
+    state: AlertState
+    kind: AlertKind
+    evidence: EvidenceName
+    stream: StreamId
+    person: Annotated[int, msgspec.Meta(ge=UNKNOWN)]
+    name: Name | None
+    start_ns: Nanoseconds
+    end_ns: Nanoseconds | None
+    p_value: Probability
+    level: Level
+    first: Source
+    last: Source
+    sentence: Text
+    thumbnail_jpeg: Annotated[bytes, msgspec.Meta(max_length=MAX_THUMBNAIL_BYTES)] | None
+    model_id: Name
+    difffake: Name
+
+    def __post_init__(self) -> None:
+        if (self.end_ns is not None) != (self.state is AlertState.CLOSED):
+            raise ValueError("an alert has an end when it is closed, and only then")
+        if self.end_ns is not None and self.end_ns < self.start_ns:
+            raise ValueError("an alert that ends before it starts")
+
+    @property
+    def key(self) -> bytes:
+        """Of the Kafka record."""
+        return self.stream.encode()
+
+
+def alert_id(stream: str, person: int, kind: AlertKind, evidence: EvidenceName, first: Source) -> str:
+    """The id of the alert that opened at a frame, 32 hexadecimal digits: read again, the frame gives the same id."""
+    parts = [stream, person, kind.value, evidence, first.topic, first.partition, first.offset, first.index]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]

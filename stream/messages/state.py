@@ -1,0 +1,222 @@
+"""What a worker must know to go on where another stopped, on the compacted topic ``difffake.state``.
+
+The records of a batch are written in the transaction that emits its scores and commits its offsets. A null value
+(tombstone) forgets a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.messages.codec import (
+    Message,
+    MessageError,
+    Nanoseconds,
+    Offset,
+    Partition,
+    StreamId,
+    Topic,
+    decode,
+)
+
+#: Room for the record's key and headers below the 16 MiB of a message.
+MAX_STATE_BYTES = (16 << 20) - (64 << 10)
+MAX_PEOPLE = 4096
+_MAX_ARRAYS, _MAX_DIMENSIONS = 256, 4
+_HINT = "restore from an earlier state, or delete this stream's state: it then warms up again"
+
+Section = Annotated[bytes, msgspec.Meta(max_length=MAX_STATE_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class StateKey:
+    """Key of a state record: ``topic/partition/stream``, or ``topic/partition`` for the partition's own."""
+
+    topic: str
+    partition: int
+    stream: str | None = None
+
+    def encode(self) -> bytes:
+        """The key's bytes; Kafka allows no slash in a topic, so that no two keys are alike."""
+        head = f"{self.topic}/{self.partition}"
+        return (head if self.stream is None else f"{head}/{self.stream}").encode()
+
+    @classmethod
+    def parse(cls, key: bytes | None) -> StateKey:
+        """The key in these bytes.
+
+        Raises:
+            MessageError: it is none.
+        """
+        try:
+            topic, number, *stream = (key or b"").decode().split("/", 2)
+            parsed = cls(topic, int(number), stream[0] if stream else None)
+            if not topic or stream == [""] or parsed.encode() != key:
+                raise ValueError("a part is empty, or the partition is no plain number")
+        except ValueError as error:
+            raise MessageError(
+                f"not the key of a state record: {(key or b'')[:80]!r}",
+                hint="check that the topic is difffake's state topic and that only difffake writes to it",
+            ) from error
+        return parsed
+
+
+class DecoderState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where to begin reading again, so that the decoder of access units is as it was.
+
+    Args:
+        codec: of the access units.
+        key_frame_offset: input offset of the last key frame that is still needed.
+    """
+
+    codec: Literal["h264", "h265", "av1"]
+    key_frame_offset: Offset
+
+
+class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="stream-state"):
+    """All that is known of one stream. The sections belong to their rooms, which check what they read.
+
+    Args:
+        version: of this schema.
+        topic: of the input.
+        partition: of that topic.
+        stream: the stream's id.
+        next_offset: the first input offset that this state does not yet hold.
+        last_pts_ns: PTS of the last frame emitted; null before the first. Frames at or before it are not emitted again.
+        people: who is who, as `pack_arrays`; empty before the first face.
+        tracker: the faces' tracks.
+        cuts: the cut detector.
+        evidence: running windows and open alerts.
+        anchors: person -> the bytes of their anchor keeper.
+        decoder: of access units; null for images and segments.
+        commands_offset: the first offset of the enrolments topic that was not yet applied.
+    """
+
+    NAME: ClassVar[str] = "stream state"
+    FORMAT: ClassVar[Literal["json", "msgpack"]] = "msgpack"
+    MAX_BYTES: ClassVar[int] = MAX_STATE_BYTES
+
+    version: Literal[1] = 1
+    topic: Topic
+    partition: Partition
+    stream: StreamId
+    next_offset: Offset
+    last_pts_ns: Nanoseconds | None
+    people: Section
+    tracker: Section
+    cuts: Section
+    evidence: Section
+    anchors: Annotated[dict[Annotated[int, msgspec.Meta(ge=0)], Section], msgspec.Meta(max_length=MAX_PEOPLE)]
+    decoder: DecoderState | None
+    commands_offset: Offset
+
+    def __post_init__(self) -> None:
+        # The same state is the same bytes, whoever's anchor came first.
+        msgspec.structs.force_setattr(self, "anchors", dict(sorted(self.anchors.items())))
+
+    @property
+    def key(self) -> bytes:
+        """Of the Kafka record."""
+        return StateKey(self.topic, self.partition, self.stream).encode()
+
+
+class PartitionRecord(
+    Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="partition-state"
+):
+    """How far an input partition is done: the position from which a restored worker goes on.
+
+    Args:
+        version: of this schema.
+        topic: of the input.
+        partition: of that topic.
+        next_offset: the first input offset that is not done.
+    """
+
+    NAME: ClassVar[str] = "partition state"
+    FORMAT: ClassVar[Literal["json", "msgpack"]] = "msgpack"
+    MAX_BYTES: ClassVar[int] = 4096
+
+    version: Literal[1] = 1
+    topic: Topic
+    partition: Partition
+    next_offset: Offset
+
+    @property
+    def key(self) -> bytes:
+        """Of the Kafka record."""
+        return StateKey(self.topic, self.partition).encode()
+
+
+def decode_state(key: bytes | None, value: bytes) -> StateRecord | PartitionRecord:
+    """The record of the state topic with this key; a null value has no record, only its `StateKey`.
+
+    Raises:
+        MessageError: as `decode` and `StateKey.parse`; or the value belongs to another key.
+    """
+    parsed = StateKey.parse(key)
+    record: StateRecord | PartitionRecord
+    record = decode(value, PartitionRecord) if parsed.stream is None else decode(value, StateRecord)
+    if record.key != key:
+        raise MessageError(f"a {record.NAME} under the key of another: {(key or b'')[:80]!r}", hint=_HINT)
+    return record
+
+
+class _Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    dtype: Literal["|b1", "|u1", "<i4", "<i8", "<f4", "<f8"]
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+    data: bytes
+
+
+_ARRAYS = msgspec.msgpack.Decoder(dict[str, _Array])
+
+
+def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Named arrays as a section: exact, the same bytes for the same arrays. No pickle.
+
+    Raises:
+        MessageError: an array of another dtype than bool, uint8, int32, int64, float32 and float64.
+    """
+    packed: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    for name in sorted(arrays):
+        array = arrays[name]
+        dtype = array.dtype.newbyteorder("<")
+        packed[name] = (dtype.str, array.shape, array.astype(dtype, copy=False).tobytes())
+    data = msgspec.msgpack.encode(packed)
+    unpack_arrays(data)
+    return data
+
+
+def unpack_arrays(section: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays that `pack_arrays` was given, writable; an empty section has none.
+
+    Raises:
+        MessageError: not such a section, or shapes and bytes that do not fit.
+    """
+    if not section:
+        return {}
+    try:
+        records = _ARRAYS.decode(section)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"not a section of arrays: {error}", hint=_HINT) from error
+    if len(records) > _MAX_ARRAYS:
+        raise MessageError(f"a section of {len(records)} arrays", hint=_HINT)
+    return {name: _array(name, record) for name, record in records.items()}
+
+
+def _array(name: str, record: _Array) -> NDArray[Any]:
+    dtype = np.dtype(record.dtype)
+    if len(record.shape) > _MAX_DIMENSIONS or prod(record.shape) * dtype.itemsize != len(record.data):
+        raise MessageError(
+            f"the array {name[:40]!r} of shape {record.shape[:8]} has {len(record.data)} bytes", hint=_HINT
+        )
+    if dtype.kind == "b" and record.data.strip(b"\0\1"):
+        raise MessageError(f"the mask {name[:40]!r} holds more than true and false", hint=_HINT)
+    flat = np.frombuffer(record.data, dtype)
+    return flat.astype(dtype.newbyteorder("=")).reshape(record.shape)
