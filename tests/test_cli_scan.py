@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import msgspec
 import pytest
+from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.detector import Detector
@@ -215,3 +216,44 @@ def test_the_installed_command_starts_without_torch() -> None:
         [sys.executable, "-m", "stream.cli", "--version"], capture_output=True, text=True, check=True
     )
     assert version.stdout.startswith("difffake ")
+
+
+@pytest.fixture(scope="module")
+def recognising(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle with an identity network."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("recognising") / "tiny", identity=True).path
+
+
+def test_a_video_is_held_against_enrolled_people(
+    clips: dict[str, Path], recognising: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anchors, target = tmp_path / "anchors.msgpack", tmp_path / "out.json"
+    options = ["--bundle", recognising, "--threads", "1"]
+    enrol = ["enroll", "--stream", "news", "--person", "Jane Doe", "--out", anchors, "--trust", "-q", *options]
+    assert run(*enrol, clips["man"]) == 0
+    assert run("scan", clips["man"], "--anchor", anchors, *options, "--json", target) == 0
+    told = capsys.readouterr().out
+    assert "Jane Doe, footage enrolled as trusted (8 frames from single_face.mp4" in " ".join(told.split())
+    assert "Is this still the person of the anchor?" in " ".join(told.split())
+    (person,) = msgspec.json.decode(target.read_bytes())["results"][0]["people"]
+    assert (person["label"], person["name"]) == ("Jane Doe", "Jane Doe")
+    assert person["anchors"]["identity"]["origin"] == "enrolled"
+    assert None not in person["frames"]["identity_p"]
+
+
+def test_anchors_that_cannot_be_used_stop_the_scan(
+    clips: dict[str, Path], recognising: Path, base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scan", clips["man"], *base, "--anchor", tmp_path / "none.msgpack") == 24
+    assert "no such file" in capsys.readouterr().err
+    broken = tmp_path / "broken.msgpack"
+    broken.write_bytes(b"not anchors")
+    assert run("scan", clips["man"], *base, "--anchor", broken) == 24
+    assert "Traceback" not in capsys.readouterr().err
+    other = tmp_path / "other.msgpack"
+    options = ["--bundle", write_tiny_bundle(tmp_path / "b", seed=7, identity=True).path, "--threads", "1", "-q"]
+    enrol = ["enroll", "--stream", "s", "--person", "P", "--out", other, "--trust", *options]
+    assert run(*enrol, clips["man"]) == 0
+    capsys.readouterr()
+    assert run("scan", clips["man"], "--bundle", recognising, "--threads", "1", "--anchor", other) == 24
+    assert "other networks" in capsys.readouterr().err
