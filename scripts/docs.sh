@@ -9,3 +9,4 @@ else
   echo "docs/pseudofakes: left as it is; FACES names no crop store (see difffake crops --help)"
 fi
 "$bin/python" scripts/command_help.py docs/commands.md
+"$bin/python" scripts/schema.py docs/schema
