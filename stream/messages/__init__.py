@@ -1,7 +1,7 @@
 """The wire contract: what is written to Kafka and read from it. JSON Schema of it: ``docs/schema/``."""
 
 from stream.messages.alerts import AlertKind, AlertRecord, AlertState, alert_id
-from stream.messages.codec import EvidenceName, Message, MessageError, decode, encode
+from stream.messages.codec import EvidenceName, Message, MessageError, bounded, decode, encode
 from stream.messages.dead_letters import DeadLetter, ErrorHeaders
 from stream.messages.enrolments import Command, CommandRecord, EnrolmentRecord, decode_enrolment, enrolment_key
 from stream.messages.scores import UNKNOWN, Face, FaceAnchor, FaceEvidence, ScoreRecord, Source, Status
@@ -39,6 +39,7 @@ __all__ = [
     "StateRecord",
     "Status",
     "alert_id",
+    "bounded",
     "decode",
     "decode_enrolment",
     "decode_state",

@@ -78,7 +78,7 @@ class AlertRecord(Message, frozen=True, kw_only=True):
     difffake: Name
 
     def __post_init__(self) -> None:
-        if (self.end_ns is not None) != (self.state is AlertState.CLOSED):
+        if (self.end_ns is not None) != (self.state == AlertState.CLOSED):
             raise ValueError("an alert has an end when it is closed, and only then")
         if self.end_ns is not None and self.end_ns < self.start_ns:
             raise ValueError("an alert that ends before it starts")

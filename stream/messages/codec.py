@@ -19,10 +19,14 @@ Partition = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Topic = Annotated[str, msgspec.Meta(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+(?![\s\S])")]
 StreamId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-Text = Annotated[str, msgspec.Meta(max_length=2048)]
+MAX_TEXT = 2048
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 #: Those of `difffake.results.EVIDENCES`.
 EvidenceName = Literal["artifact", "anchor", "identity"]
+
+_FOREIGN = "check that the topic is the right one and that only difffake writes to it"
+_BUG = "report this as a bug of difffake, with the input that led to it"
 
 
 class MessageError(DiffFakeError, ValueError):
@@ -62,12 +66,17 @@ def encode(message: Message) -> bytes:
     try:
         data: bytes = _encoder(type(message)).encode(message)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise MessageError(f"a {message.NAME} that cannot be written: {error}", hint=_hint_write(message)) from error
+        raise MessageError(f"a {message.NAME} that cannot be written: {error}", hint=_BUG) from error
+    if len(data) > message.MAX_BYTES:
+        raise MessageError(
+            f"a {message.NAME} of {len(data)} bytes, over {message.MAX_BYTES}",
+            hint="lower the bounds in the settings: faces per frame, people per stream, size of anchors",
+        )
     # A few microseconds, so that no reader ever meets a message that only its writer could have corrected.
     try:
         decode(data, type(message))
     except MessageError as error:
-        raise MessageError(f"a {message.NAME} that nobody could read: {error}", hint=_hint_write(message)) from error
+        raise MessageError(f"a {message.NAME} that nobody could read: {error}", hint=_BUG) from error
     return data
 
 
@@ -80,7 +89,7 @@ def decode(data: bytes, kind: type[M]) -> M:
     if len(data) > kind.MAX_BYTES:
         raise MessageError(
             f"a {kind.NAME} of {len(data)} bytes, over {kind.MAX_BYTES}",
-            hint="check that the topic is the right one and that only difffake writes to it",
+            hint=_FOREIGN,
         )
     try:
         head = _head(kind.FORMAT).decode(data)
@@ -88,13 +97,11 @@ def decode(data: bytes, kind: type[M]) -> M:
         message: M = _decoder(kind).decode(data)
     # RecursionError: JSON and msgpack nest without bound.
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(
-            f"not a {kind.NAME}: {error}",
-            hint="check that the topic is the right one and that only difffake writes to it",
-        ) from error
+        raise MessageError(f"not a {kind.NAME}: {error}", hint=_FOREIGN) from error
     return message
 
 
+@cache
 def current_version(kind: type[Message]) -> int:
     """The version that this program writes and reads."""
     version: int = next(f.default for f in msgspec.structs.fields(kind) if f.name == "version")
@@ -115,8 +122,9 @@ def check_version(name: str, found: int, known: int) -> None:
         )
 
 
-def _hint_write(message: Message) -> str:
-    return f"report this as a bug of difffake, with the input that led to it (at most {message.MAX_BYTES} bytes)"
+def bounded(text: str) -> str:
+    """A text that fits in a message: cut at `MAX_TEXT` characters, and valid as UTF-8."""
+    return text[:MAX_TEXT].encode(errors="replace").decode()
 
 
 @cache

@@ -9,11 +9,10 @@ import msgspec
 
 from difffake.errors import DiffFakeError
 from stream.broker.contract import Record
-from stream.messages.codec import MessageError, Name, Offset, Partition, Topic, check_version
+from stream.messages.codec import MessageError, Name, Offset, Partition, Text, Topic, bounded, check_version
 
 PREFIX = "difffake-error-"
 VERSION = 1
-_MAX_TEXT = 2048
 _UNEXPECTED = "report this as a bug of difffake, with this record"
 
 
@@ -45,8 +44,8 @@ class ErrorHeaders(msgspec.Struct, frozen=True, kw_only=True, rename=_header):
     timestamp_ms: Annotated[int, msgspec.Meta(ge=-1)]
     stage: Name
     class_name: Name = msgspec.field(name=PREFIX + "class")
-    message: Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
-    hint: Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
+    message: Text
+    hint: Text
     value_bytes: Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -83,8 +82,8 @@ class DeadLetter:
             timestamp_ms=max(record.timestamp_ms, -1),
             stage=stage,
             class_name=type(error).__name__[:256],
-            message=_text(str(error)),
-            hint=_text(hint),
+            message=bounded(str(error)),
+            hint=bounded(hint),
             value_bytes=len(record.value or b""),
         )
         original = tuple((name, value) for name, value in record.headers if not name.startswith(PREFIX))
@@ -119,8 +118,3 @@ class DeadLetter:
             ) from wrong
         original = tuple((name, value) for name, value in record.headers if not name.startswith(PREFIX))
         return cls(record.key, record.value, original, error)
-
-
-def _text(text: str) -> str:
-    """Bounded, and never such that it cannot be written as UTF-8."""
-    return text[:_MAX_TEXT].encode(errors="replace").decode()

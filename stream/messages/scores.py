@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from difffake.anchors import AnchorState, Origin
+from difffake.faces import Reason
 from difffake.results import Level
 from stream.messages.codec import (
     EvidenceName,
@@ -80,15 +82,15 @@ class FaceAnchor(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         origin: `self`: the stream's own first good frames of this person; `enrolled`: trusted footage; null while there
             is none yet.
-        state: of the anchor, see `difffake.anchors.AnchorState`.
+        state: of the anchor.
         frames: reference frames in it.
         since_ns: PTS since which it stands; null while there is none.
         age_s: seconds of stream time since then; null while there is none.
         frozen: whether an operator froze it.
     """
 
-    origin: Literal["self", "enrolled"] | None
-    state: Name
+    origin: Origin | None
+    state: AnchorState
     frames: Annotated[int, msgspec.Meta(ge=0)]
     since_ns: Nanoseconds | None
     age_s: float | None
@@ -102,7 +104,7 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
         person: who it is in this stream, the same across cuts; -1 where nobody can tell.
         name: the enrolled name; null for anybody else.
         track: the face's track: one face in one place, within one shot.
-        box_px: x1, y1, x2, y2 in pixels of the upright frame; may reach beyond its edges.
+        box_px: corners x1, y1, x2, y2 in pixels of the upright frame; may reach beyond its edges.
         confidence: the detector's, 0 to 1.
         quality: `ok`, or why the face was not scored.
         evidence: what could be said, by evidence: each answers its own question.
@@ -115,7 +117,7 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
     track: Annotated[int, msgspec.Meta(ge=-1)]
     box_px: Box
     confidence: Probability
-    quality: Name
+    quality: Reason
     evidence: dict[EvidenceName, FaceEvidence]
     missing: dict[EvidenceName, Text]
     anchor: FaceAnchor | None
