@@ -1,0 +1,298 @@
+"""A member of a consumer group on Apache Kafka, with the guarantees that exactly-once needs.
+
+kafka-python 3.0.12 read and tested, and what is done about it here:
+
+- Its rebalance listeners run on its own I/O thread and block heartbeats. Ours run on the caller's thread: after every
+  step of its poll loop the assignment is compared with what was told before. New partitions are paused
+  until their listener has run; revoked ones stay nobody's until the next step, which is when it joins again (KIP-429).
+- A member that was thrown out claims its old partitions when it joins again, because its assignor forgets to forget
+  (and its subscriptions carry no generation by which the leader could tell). `Assignor` forgets.
+- Thrown out in the middle of a rebalance, it does not tell its listener that the partitions are lost. `Assignor`
+  sees every join, and so that one.
+- It asks for stable offsets when it reads committed records (KIP-447), so offsets of open transactions are waited for.
+- It keeps silent when the brokers are gone. `poll` watches its connections.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import kafka
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import MemberState
+from kafka.util import Timer
+
+from stream.broker.contract import Listener, Record, TopicPartition
+from stream.broker.errors import BrokerError, BrokerUnavailableError
+from stream.broker.kafka_client import KafkaSettings, connect, translated
+
+
+class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafka-python has no types
+    """Tells the consumer of every attempt to join, and claims no partition that was lost."""
+
+    def __init__(self, joining: Callable[[], bool]) -> None:
+        super().__init__()
+        self._joining = joining
+
+    def metadata(self, topics: set[str]) -> Any:
+        """What a join says of us (KIP-429): topics and owned partitions."""
+        if self._joining():
+            self.member_assignment = None
+        return super().metadata(topics)
+
+
+class KafkaConsumer:
+    """`stream.broker.contract.Consumer` on Apache Kafka."""
+
+    def __init__(
+        self, settings: KafkaSettings, group: str, instance_id: str | None, partitions: Callable[[str], int]
+    ) -> None:
+        self._settings = settings
+        self._partitions_of = partitions
+        self._listener: Listener | None = None
+        self._held: set[TopicPartition] = set()  # ours, and the listener knows
+        self._paused: set[TopicPartition] = set()  # by the caller
+        self._thrown_out = False  # set on kafka-python's thread, read and cleared on ours
+        self._doubtful: set[TopicPartition] = set()  # lost, but kafka-python still has a position for it
+        self._alone_since: float | None = None
+        self._closed = False
+        self._kafka: Any = connect(
+            kafka.KafkaConsumer,
+            settings,
+            **reading(settings, committed=True),
+            group_id=group,
+            group_instance_id=instance_id,
+            partition_assignment_strategy=[Assignor(self._joining)],
+            session_timeout_ms=int(settings.session_timeout_s * 1000),
+            heartbeat_interval_ms=int(settings.heartbeat_s * 1000),
+            max_poll_interval_ms=int(settings.max_poll_interval_s * 1000),
+        )
+
+    def subscribe(self, topics: Sequence[str] | re.Pattern[str], listener: Listener) -> None:
+        """See the contract. Raises `TopicNotFoundError` for a name that does not exist."""
+        self._listener = listener
+        told = _Told(self._pause_on_their_thread, self._lost_on_their_thread)
+        with translated("subscribing"):
+            if isinstance(topics, re.Pattern):
+                self._kafka.subscribe(pattern=topics.pattern, listener=told)
+            else:
+                for topic in topics:
+                    self._partitions_of(topic)
+                self._kafka.subscribe(topics=list(topics), listener=told)
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        """See the contract."""
+        timer = Timer(timeout_s * 1000)
+        while True:
+            with translated("reading from the group"):
+                # One step: it joins or rejoins at most once. Its public poll would run two joins in a row, and the
+                # partitions would be somebody else's before we could commit.
+                batches = self._kafka._poll_once(timer, max_records)
+            kept = self._settle()
+            records = [record(found) for part, batch in batches.items() if part in kept for found in batch]
+            if records or timer.expired:
+                break
+        self._watch_connections()
+        return records
+
+    def assignment(self) -> set[TopicPartition]:
+        """See the contract."""
+        return set(self._held)
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        """See the contract."""
+        with translated(f"reading the committed offset of {name(partition)}"):
+            offset: int | None = self._kafka.committed(
+                theirs(partition), timeout_ms=self._settings.loss_timeout_s * 1000
+            )
+        return offset
+
+    def position(self, partition: TopicPartition) -> int:
+        """See the contract."""
+        self._must_hold(partition)
+        with translated(f"reading the position in {name(partition)}"):
+            offset: int | None = self._kafka.position(
+                theirs(partition), timeout_ms=self._settings.loss_timeout_s * 1000
+            )
+        if offset is None:
+            raise self._unavailable(f"no position in {name(partition)}")
+        return offset
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """See the contract."""
+        self._must_hold(partition)
+        self._kafka.seek(theirs(partition), offset)
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """See the contract."""
+        for partition in partitions:
+            self._must_hold(partition)
+            self._paused.add(partition)
+            self._kafka.pause(theirs(partition))
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """See the contract."""
+        for partition in partitions:
+            self._must_hold(partition)
+            self._paused.discard(partition)
+            self._kafka.resume(theirs(partition))
+
+    def group(self) -> Any:
+        """See the contract. Without a generation it is refused by our producer (the broker would take it)."""
+        return self._kafka.group_metadata()
+
+    def close(self, timeout_s: float) -> None:
+        """See the contract."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._held and self._listener is not None:
+                if self._thrown_out or self._kafka.group_metadata().generation_id < 0:
+                    self._listener.lost(sorted(self._held))
+                else:
+                    self._listener.revoked(sorted(self._held))
+        finally:
+            self._held = set()
+            with translated("leaving the group"):
+                self._kafka.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
+
+    def _joining(self) -> bool:
+        """On kafka-python's thread, before every join: are we out of the group?"""
+        out: bool = self._kafka.group_metadata().generation_id < 0
+        if out:
+            held = self._kafka.assignment()
+            self._kafka.pause(*held)
+            self._thrown_out = self._thrown_out or bool(held)
+        return out
+
+    def _pause_on_their_thread(self, partitions: set[Any]) -> None:
+        self._kafka.pause(*partitions)
+
+    def _lost_on_their_thread(self, _partitions: set[Any]) -> None:
+        self._thrown_out = True
+
+    def _settle(self) -> set[TopicPartition]:
+        """Tells the listener what has changed. Returns the partitions whose records of this step count."""
+        if self._listener is None:
+            raise BrokerError("nothing is subscribed", hint="Call subscribe() before poll().")
+        if self._thrown_out:
+            self._thrown_out = False
+            gone = self._forget(self._held)
+            self._doubtful |= gone
+            if gone:
+                self._listener.lost(sorted(gone))
+        if self._kafka.group_metadata().state != MemberState.STABLE:
+            return set(self._held)
+        now = {ours(partition) for partition in self._kafka.assignment()}
+        revoked, added = self._held - now, now - self._held
+        if revoked:
+            try:
+                self._listener.revoked(sorted(revoked))
+            finally:
+                self._forget(revoked)
+        if added:
+            self._to_committed(added & self._doubtful)
+            self._held |= added
+            self._listener.assigned(sorted(added))
+            self._kafka.resume(*[theirs(partition) for partition in added - self._paused])
+        return self._held - added
+
+    def _forget(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
+        gone = set(partitions)
+        self._held -= gone
+        self._paused -= gone
+        return gone
+
+    def _to_committed(self, partitions: set[TopicPartition]) -> None:
+        for partition in partitions:
+            offset = self.committed(partition)
+            if offset is None:
+                self._kafka.seek_to_beginning(theirs(partition))
+            else:
+                self._kafka.seek(theirs(partition), offset)
+        self._doubtful -= partitions
+
+    def _watch_connections(self) -> None:
+        brokers = self._kafka._cluster.brokers()
+        if any(self._kafka._client.connected(broker.node_id) for broker in brokers):
+            self._alone_since = None
+            return
+        now = time.monotonic()
+        self._alone_since = now if self._alone_since is None else self._alone_since
+        if now - self._alone_since > self._settings.loss_timeout_s:
+            raise self._unavailable(f"no broker can be reached for {self._settings.loss_timeout_s:.0f} s")
+
+    def _unavailable(self, what: str) -> BrokerUnavailableError:
+        return BrokerUnavailableError(
+            f"{what} ({self._settings.bootstrap_servers})",
+            hint="Nothing was lost: start again when the brokers are back; work goes on at the last commit.",
+        )
+
+    def _must_hold(self, partition: TopicPartition) -> None:
+        if partition not in self._held:
+            raise BrokerError(f"{name(partition)} is not ours", hint="Only partitions of `assignment()` can be moved.")
+
+
+class _Told(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """What kafka-python tells on its own thread; nothing that blocks happens here."""
+
+    def __init__(self, pause: Callable[[set[Any]], None], lost: Callable[[set[Any]], None]) -> None:
+        self._pause = pause
+        self._lost = lost
+
+    def on_partitions_assigned(self, assigned: set[Any]) -> None:
+        """No record of these before our listener has run."""
+        self._pause(assigned)
+
+    def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        """Seen by comparing assignments."""
+
+    def on_partitions_lost(self, lost: set[Any]) -> None:
+        """The group went on without us."""
+        self._lost(lost)
+
+
+def reading(settings: KafkaSettings, *, committed: bool) -> dict[str, Any]:
+    """Configuration of everything that reads."""
+    return {
+        "isolation_level": "read_committed" if committed else "read_uncommitted",
+        "auto_offset_reset": "earliest",
+        "enable_auto_commit": False,
+        "allow_auto_create_topics": False,
+        "fetch_max_bytes": settings.fetch_bytes,
+        "max_partition_fetch_bytes": settings.fetch_partition_bytes,
+        "fetch_max_wait_ms": 100,
+        "metrics_enabled": False,
+    }
+
+
+def record(found: Any) -> Record:
+    """kafka-python's record as ours."""
+    return Record(
+        topic=found.topic,
+        partition=found.partition,
+        offset=found.offset,
+        key=found.key,
+        value=found.value,
+        headers=tuple((key, value or b"") for key, value in found.headers),
+        timestamp_ms=found.timestamp,
+    )
+
+
+def theirs(partition: TopicPartition) -> Any:
+    """Our partition as kafka-python's."""
+    return kafka.TopicPartition(partition.topic, partition.partition)
+
+
+def ours(partition: Any) -> TopicPartition:
+    """kafka-python's partition as ours."""
+    return TopicPartition(partition.topic, partition.partition)
+
+
+def name(partition: TopicPartition) -> str:
+    """For messages: `topic[3]`."""
+    return f"{partition.topic}[{partition.partition}]"

@@ -1,0 +1,271 @@
+"""Producers on Apache Kafka: transactional, and plain (idempotent).
+
+kafka-python 3.0.12 read and tested, and what is done about it here:
+
+- A batch that is given up (its delivery timeout passed) does not spoil its transaction: `commit_transaction` would
+  succeed without it. `commit` here waits for every record and looks at each before it commits.
+- After an epoch bump in mid-transaction (KIP-360) `commit_transaction` reports success although the broker has
+  aborted. The bump fails the batch that caused it, so the same look refuses to commit.
+- Its commit, abort and offsets wait for ever when the brokers are gone. Here they wait for `loss_timeout_s`.
+- Offsets go with generation and member id (TxnOffsetCommit v3, KIP-447), so a zombie is refused. But without a
+  generation, which is what a member has that was thrown out and knows it, the broker checks nothing at all: `commit`
+  refuses that itself.
+- It buffers without a limit. `send` waits when too many bytes are on their way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kafka
+import kafka.errors
+from kafka.structs import OffsetAndMetadata
+
+from stream.broker.contract import Headers, TopicPartition
+from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
+from stream.broker.kafka_client import MIB, KafkaSettings, as_ours, connect, translated
+from stream.broker.kafka_consumer import theirs
+
+UNSENT_BYTES = 64 * MIB
+DISCARD_S = 2.0
+
+
+class _Sender:
+    """What both producers share: one kafka-python producer, its records on their way, and a bound on them."""
+
+    def __init__(self, settings: KafkaSettings, partitions: Callable[[str], int], **options: Any) -> None:
+        self._settings = settings
+        self._partitions_of = partitions
+        self._known_topics: set[str] = set()
+        self._sent: list[Any] = []  # kafka-python's futures since the last `_arrive`
+        self._unsent_bytes = 0
+        self._kafka: Any = connect(
+            kafka.KafkaProducer,
+            settings,
+            acks="all",
+            enable_idempotence=True,
+            max_request_size=settings.max_message_bytes,
+            max_block_ms=int(settings.loss_timeout_s * 1000),
+            delivery_timeout_ms=int(settings.loss_timeout_s * 1000),
+            compression_type=settings.compression,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+            linger_ms=5,
+            **options,
+        )
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None,
+        timestamp_ms: int | None,
+    ) -> None:
+        if topic not in self._known_topics:
+            # Asked ourselves: kafka-python would wait for its metadata until the timeout.
+            self._partitions_of(topic)
+            self._known_topics.add(topic)
+        size = len(value or b"") + len(key or b"")
+        if self._unsent_bytes + size > UNSENT_BYTES:
+            self.arrive(self._settings.loss_timeout_s)
+        with translated(f"sending to {topic}"):
+            try:
+                future = self._kafka.send(
+                    topic, value=value, key=key, headers=list(headers), partition=partition, timestamp_ms=timestamp_ms
+                )
+            except ValueError as error:  # no key and no value, or no such partition
+                raise BrokerError(f"sending to {topic}: {error}", hint="Check key, value and partition.") from error
+        self._sent.append(future)
+        self._unsent_bytes += size
+
+    def arrive(self, timeout_s: float) -> None:
+        """Returns when the broker has everything; raises kafka-python's error for the first record it has not."""
+        sent, self._sent, self._unsent_bytes = self._sent, [], 0
+        self._kafka.flush(timeout=timeout_s)
+        for future in sent:
+            if not future.succeeded():
+                raise future.exception or kafka.errors.KafkaTimeoutError("a record was not acknowledged in time")
+
+    def discard(self) -> None:
+        """Ends without waiting for anything."""
+        self._kafka._sender.force_close()
+        with contextlib.suppress(kafka.errors.KafkaError):
+            self._kafka.close(timeout=DISCARD_S)
+
+
+class KafkaPlainProducer:
+    """`stream.broker.contract.PlainProducer` on Apache Kafka."""
+
+    def __init__(self, settings: KafkaSettings, partitions: Callable[[str], int]) -> None:
+        self._sender: _Sender | None = _Sender(settings, partitions)
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """See the contract."""
+        with translated("publishing"):
+            self._open().send(
+                topic, key=key, value=value, headers=headers, partition=partition, timestamp_ms=timestamp_ms
+            )
+
+    def flush(self, timeout_s: float) -> None:
+        """See the contract."""
+        with translated("publishing"):
+            self._open().arrive(timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """See the contract."""
+        if self._sender is None:
+            return
+        sender, self._sender = self._sender, None
+        with translated("publishing"):
+            try:
+                sender.arrive(timeout_s)
+            finally:
+                sender.discard()
+
+    def _open(self) -> _Sender:
+        if self._sender is None:
+            raise BrokerError("this producer is closed", hint="Open a new one.")
+        return self._sender
+
+
+class KafkaProducer:
+    """`stream.broker.contract.Producer` on Apache Kafka."""
+
+    def __init__(self, settings: KafkaSettings, transactional_id: str, partitions: Callable[[str], int]) -> None:
+        self._settings = settings
+        self._id = transactional_id
+        self._partitions_of = partitions
+        self._over: BrokerError | None = None
+        self._in_transaction = False
+        self._sender: _Sender | None = self._start()
+
+    def begin(self) -> None:
+        """See the contract."""
+        if self._over is not None:
+            raise self._over
+        if self._in_transaction:
+            raise BrokerError("a transaction is open", hint="Commit or abort it first.")
+        self._sender = self._sender or self._start()
+        with translated(f"beginning a transaction as {self._id}"):
+            self._sender._kafka.begin_transaction()
+        self._in_transaction = True
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """See the contract."""
+        self._open().send(topic, key=key, value=value, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
+
+    def commit(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
+        """See the contract."""
+        sender = self._open()
+        try:
+            if offsets and group.generation_id < 0:
+                raise StaleGroupError(
+                    f"{self._id}: this member is out of its group", hint="Poll again to join the group anew."
+                )
+            transactions = sender._kafka._transaction_manager
+            sender.arrive(self._settings.loss_timeout_s)
+            if offsets:
+                stamped = {theirs(part): OffsetAndMetadata(offset, "", -1) for part, offset in offsets.items()}
+                self._wait(sender, transactions.send_offsets_to_transaction(stamped, group))
+            self._wait(sender, transactions.begin_commit())
+        except (kafka.errors.KafkaError, BrokerError) as error:
+            ours = error if isinstance(error, BrokerError) else as_ours(error, f"committing as {self._id}")
+            self._fail(ours)
+            raise ours from error
+        self._in_transaction = False
+
+    def abort(self) -> None:
+        """See the contract."""
+        if not self._in_transaction or self._sender is None:
+            return
+        self._in_transaction = False
+        sender = self._sender
+        sender._sent, sender._unsent_bytes = [], 0
+        try:
+            self._wait(sender, sender._kafka._transaction_manager.begin_abort())
+        except kafka.errors.KafkaError as error:
+            ours = as_ours(error, f"aborting as {self._id}")
+            self._drop()
+            if isinstance(ours, FencedError):
+                self._over = ours
+                raise ours from error
+            # The next `begin` starts a new producer, and with that the broker aborts what is open.
+
+    def close(self, timeout_s: float) -> None:
+        """See the contract."""
+        deadline = time.monotonic() + timeout_s
+        if self._over is None:
+            with contextlib.suppress(BrokerError):
+                self.abort()
+            self._over = BrokerError("this producer is closed", hint="Open a new one.")
+        if self._sender is not None:
+            sender, self._sender = self._sender, None
+            with contextlib.suppress(kafka.errors.KafkaError):
+                sender._kafka.close(timeout=max(0.0, deadline - time.monotonic()))
+
+    def _start(self) -> _Sender:
+        sender = _Sender(
+            self._settings,
+            self._partitions_of,
+            transactional_id=self._id,
+            transaction_timeout_ms=int(self._settings.transaction_timeout_s * 1000),
+        )
+        try:
+            with translated(f"starting transactions as {self._id}"):
+                sender._kafka.init_transactions()
+        except BrokerError:
+            sender.discard()
+            raise
+        return sender
+
+    def _open(self) -> _Sender:
+        if self._over is not None:
+            raise self._over
+        if not self._in_transaction or self._sender is None:
+            raise BrokerError("no transaction is open", hint="Call begin() first.")
+        return self._sender
+
+    def _fail(self, error: BrokerError) -> None:
+        """Aborts; ends this producer after an error that no new transaction can mend."""
+        if isinstance(error, FencedError | BrokerUnavailableError):
+            self._in_transaction = False
+            self._over = error
+            self._drop()
+        else:
+            with contextlib.suppress(FencedError):  # `begin` will say so
+                self.abort()
+
+    def _drop(self) -> None:
+        if self._sender is not None:
+            sender, self._sender = self._sender, None
+            sender.discard()
+
+    def _wait(self, sender: _Sender, result: Any) -> None:
+        """kafka-python's own methods wait without a limit."""
+        sender._kafka._sender.wakeup()
+        if not result.wait(timeout_ms=self._settings.loss_timeout_s * 1000):
+            raise kafka.errors.KafkaTimeoutError(f"no answer within {self._settings.loss_timeout_s:.0f} s")

@@ -1,0 +1,181 @@
+"""A real Apache Kafka node for tests and chaos runs: fetched once from Maven Central, started on free ports.
+
+Needs Java 17+ and, the first time, Maven with a way to Maven Central::
+
+    with ApacheKafka(folder) as kafka:
+        ...  # kafka.bootstrap, kafka.kill(), kafka.start(): the same data, the same ports
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+HERE = Path(__file__).parent / "kafka"
+CACHE = Path(__file__).parents[1] / ".cache" / "kafka"
+MIN_JAVA = 17
+HEAP_MB = 384
+
+
+class KafkaMissing(RuntimeError):  # noqa: N818  (it names what is missing, nothing went wrong)
+    """No Apache Kafka can be run here; the message says why."""
+
+
+def java_version(java: str) -> int:
+    """The feature version: 17, 21. 0 when it cannot be told."""
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
+    return int(found.group(1)) if found else 0
+
+
+def class_path() -> str:
+    """Jars from the cache; fetched when they are not there. Raises `KafkaMissing`."""
+    version = re.search(r"<kafka.version>(.+)</kafka.version>", (HERE / "pom.xml").read_text())
+    assert version
+    jars = CACHE / version.group(1)
+    if not jars.exists():
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise KafkaMissing("no Maven (mvn) to fetch Apache Kafka with")
+        half = jars.with_suffix(f".{os.getpid()}")  # renamed when whole: an interrupted download is never used
+        fetch = [maven, "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+        done = subprocess.run([*fetch, f"-DoutputDirectory={half}"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            shutil.rmtree(half, ignore_errors=True)
+            raise KafkaMissing(f"Maven could not fetch Apache Kafka: {(done.stdout + done.stderr).strip()[-300:]}")
+        with contextlib.suppress(OSError):  # another run was faster
+            half.rename(jars)
+        shutil.rmtree(half, ignore_errors=True)
+    return f"{jars}/*"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+class ApacheKafka:
+    """One node (broker and controller) whose data lives in `folder`.
+
+    `bootstrap` takes anybody; `sasl_bootstrap` wants SASL PLAIN with `sasl_username` and `sasl_password`.
+    `properties` override `tests/kafka/server.properties`.
+    """
+
+    sasl_username = "difffake"
+    sasl_password = "right"  # noqa: S105  (a node on the loopback that lives for one test run)
+
+    def __init__(self, folder: Path, *, properties: dict[str, str] | None = None) -> None:
+        java = shutil.which("java")
+        if java is None or java_version(java) < MIN_JAVA:
+            raise KafkaMissing(f"no Java {MIN_JAVA} or newer to run Apache Kafka with")
+        self.folder = folder
+        self.log = folder / "kafka.log"
+        port, sasl_port, controller_port = free_ports(3)
+        self.bootstrap = f"127.0.0.1:{port}"
+        self.sasl_bootstrap = f"127.0.0.1:{sasl_port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        options = [f"-Xms64m -Xmx{HEAP_MB}m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto"]
+        options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn -Dorg.slf4j.simpleLogger.showDateTime=true"]
+        self._java = [java, *" ".join(options).split(), "-cp", class_path()]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._config = folder / "server.properties"
+        text = (HERE / "server.properties").read_text()
+        values = {"port": port, "sasl_port": sasl_port, "controller_port": controller_port, "folder": folder}
+        values |= {"sasl_username": self.sasl_username, "sasl_password": self.sasl_password}
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", str(value))
+        self._config.write_text(text + "".join(f"\n{key}={value}" for key, value in (properties or {}).items()))
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process and self.running else None
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Returns when clients are served. Data of an earlier start is taken up again."""
+        if self.running:
+            return
+        if not (self.folder / "data" / "meta.properties").exists():
+            cluster = base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode()
+            self._run_tool(
+                "kafka.tools.StorageTool", "format", "-t", cluster.replace("-", "A"), "-c", str(self._config)
+            )
+        # A node must not outlive a test run that was killed.
+        setpriv = shutil.which("setpriv")
+        guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+        with self.log.open("ab") as log:
+            command = [*guard, *self._java, "kafka.Kafka", str(self._config)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self._wait(timeout_s)
+
+    def stop(self, timeout_s: float = 20.0) -> None:
+        """Ends in order (SIGTERM), else by force."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL: as a power cut, but what the kernel has buffered survives."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Stops in order and starts again: the same data, the same ports."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _run_tool(self, *arguments: str) -> None:
+        done = subprocess.run([*self._java, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{arguments[0]} failed: {(done.stdout + done.stderr)[-2000:]}")
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if not self.running:
+                raise RuntimeError(f"Apache Kafka ended at its start: {self.log.read_text()[-2000:]}")
+            try:
+                admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=1000)
+            except KafkaError:
+                continue
+            admin.close()
+            return
+        tail = self.log.read_text()[-2000:]
+        self.kill()
+        raise RuntimeError(f"Apache Kafka did not come up in {timeout_s:.0f} s: {tail}")
