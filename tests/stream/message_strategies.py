@@ -1,0 +1,150 @@
+"""Made-up messages of the wire contract, for hypothesis."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from difffake.anchors import AnchorState, Origin
+from difffake.faces import Reason
+from difffake.results import EVIDENCES, Level
+from stream.messages import (
+    AlertKind,
+    AlertRecord,
+    AlertState,
+    Command,
+    CommandRecord,
+    DecoderState,
+    EnrolmentRecord,
+    Face,
+    FaceAnchor,
+    FaceEvidence,
+    PartitionRecord,
+    ScoreRecord,
+    Source,
+    StateRecord,
+    Status,
+)
+
+EDGE = 1 << 63
+streams = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+names = streams
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+topics = st.from_regex(r"[a-zA-Z0-9._-]{1,20}", fullmatch=True)
+times_ns = st.integers(-EDGE, EDGE - 1)
+offsets = st.integers(0, EDGE - 1)
+partitions = st.integers(0, 1000)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+shares = st.floats(0, 1)
+sections = st.binary(max_size=40)
+people = st.integers(-1, 1 << 40)
+
+sources = st.builds(Source, topic=topics, partition=partitions, offset=offsets, index=st.integers(0, 1 << 20))
+evidence = st.builds(
+    FaceEvidence,
+    score=numbers,
+    log_density=st.none() | numbers,
+    p_value=shares,
+    accumulated=st.none() | shares,
+    level=st.sampled_from(Level),
+)
+anchors = st.builds(
+    FaceAnchor,
+    origin=st.none() | st.sampled_from(Origin),
+    state=st.sampled_from(AnchorState),
+    frames=st.integers(0, 1024),
+    since_ns=st.none() | times_ns,
+    age_s=st.none() | numbers,
+    frozen=st.booleans(),
+)
+faces = st.builds(
+    Face,
+    person=people,
+    name=st.none() | names,
+    track=st.integers(-1, 1 << 40),
+    box_px=st.tuples(numbers, numbers, numbers, numbers),
+    confidence=shares,
+    quality=st.sampled_from(Reason),
+    evidence=st.dictionaries(st.sampled_from(EVIDENCES), evidence),
+    missing=st.dictionaries(st.sampled_from(EVIDENCES), texts),
+    anchor=st.none() | anchors,
+)
+scores = st.builds(
+    ScoreRecord,
+    version=st.just(1),
+    stream=streams,
+    pts_ns=times_ns,
+    source=sources,
+    status=st.sampled_from(Status),
+    reason=texts,
+    faces=st.lists(faces, max_size=3).map(tuple),
+    model_id=names,
+    difffake=names,
+)
+_ends = st.one_of(
+    st.tuples(st.sampled_from([AlertState.OPENED, AlertState.UPDATED]), st.just(0), st.none()),
+    st.tuples(st.just(AlertState.CLOSED), st.integers(-EDGE, 0), st.integers(0, EDGE - 1)),
+)
+alerts = _ends.flatmap(
+    lambda end: st.builds(
+        AlertRecord,
+        version=st.just(1),
+        id=names,
+        state=st.just(end[0]),
+        kind=st.sampled_from(AlertKind),
+        evidence=st.sampled_from(EVIDENCES),
+        stream=streams,
+        person=people,
+        name=st.none() | names,
+        start_ns=st.just(end[1]),
+        end_ns=st.just(end[2]),
+        p_value=shares,
+        level=st.sampled_from(Level),
+        first=sources,
+        last=sources,
+        sentence=texts,
+        thumbnail_jpeg=st.none() | st.binary(max_size=60),
+        model_id=names,
+        difffake=names,
+    )
+)
+states = st.builds(
+    StateRecord,
+    version=st.just(1),
+    topic=topics,
+    partition=partitions,
+    stream=streams,
+    next_offset=offsets,
+    last_pts_ns=st.none() | times_ns,
+    people=sections,
+    tracker=sections,
+    cuts=sections,
+    evidence=sections,
+    anchors=st.dictionaries(st.integers(0, 1 << 40), sections, max_size=4),
+    decoder=st.none()
+    | st.builds(DecoderState, codec=st.sampled_from(["h264", "h265", "av1"]), key_frame_offset=offsets),
+    commands_offset=offsets,
+)
+partition_states = st.builds(
+    PartitionRecord, version=st.just(1), topic=topics, partition=partitions, next_offset=offsets
+)
+enrolments = st.builds(
+    EnrolmentRecord,
+    version=st.just(1),
+    stream=streams,
+    person=names,
+    anchors=st.binary(min_size=1, max_size=60),
+    issued_ns=times_ns,
+    by=names,
+    id=names,
+)
+commands = st.builds(
+    CommandRecord,
+    version=st.just(1),
+    stream=streams,
+    command=st.sampled_from(Command),
+    person=st.none() | names | st.integers(0, 1 << 40),
+    issued_ns=times_ns,
+    by=names,
+    id=names,
+)
+messages = st.one_of(scores, alerts, states, partition_states, enrolments, commands)
