@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import cast
 
 import av
@@ -143,3 +144,22 @@ def _pull(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
             yield graph.vpull()
         except (av.error.BlockingIOError, av.error.EOFError):
             return
+
+
+def deinterlaced(frame: av.VideoFrame) -> av.VideoFrame:
+    """One interlaced frame made progressive out of itself (estdif); progressive ones pass.
+
+    For sampled frames of a stream: unlike `Deinterlacer`, it needs no neighbours, so that the result is the same
+    wherever reading began.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    graph.link_nodes(source, graph.add("estdif", "mode=frame:deint=interlaced"), graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    graph.vpush(None)
+    return next(_pull(graph), frame)

@@ -39,7 +39,11 @@ def read_still_header(path: Path) -> StillHeader | None:
         MediaTruncatedError: an image by its first bytes, but it ends within its header.
     """
     with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
+        return still_header(file.read(_HEADER_BYTES), path.name)
+
+
+def still_header(head: bytes, name: str) -> StillHeader | None:
+    """The same for the first bytes of an image, a megabyte or all of it; `name` is for the error."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         codec, size = "png", _png_size(head)
     elif head.startswith(b"\xff\xd8\xff"):
@@ -49,7 +53,7 @@ def read_still_header(path: Path) -> StillHeader | None:
     else:
         return None
     if size is None:
-        raise MediaTruncatedError(f"{path.name}: the {codec.upper()} ends within its header", hint=_DAMAGED_HINT)
+        raise MediaTruncatedError(f"{name}: the {codec.upper()} ends within its header", hint=_DAMAGED_HINT)
     return StillHeader(codec, *size)
 
 
@@ -60,18 +64,26 @@ def decode_still(path: Path, header: StillHeader) -> U8:
         MediaTruncatedError: the file ends before the image does.
         MediaFormatError: the image is damaged.
     """
-    data = path.read_bytes()
+    return decode_still_bytes(path.read_bytes(), header, path.name)
+
+
+def decode_still_bytes(data: bytes, header: StillHeader, name: str, max_pixels: int | None = None) -> U8:
+    """The same from memory. `max_pixels` binds a file whose later headers contradict its first one."""
     if not _is_complete(data, header.codec):
-        raise MediaTruncatedError(f"{path.name}: the {header.codec.upper()} breaks off", hint=_DAMAGED_HINT)
+        raise MediaTruncatedError(f"{name}: the {header.codec.upper()} breaks off", hint=_DAMAGED_HINT)
     try:
         # OpenCV knows every EXIF orientation, but its libraries print to stderr: FFmpeg, which does not, looks first.
         with av.open(io.BytesIO(data), mode="r", format=f"{header.codec}_pipe") as container:
-            next(container.decode(video=0))
+            if max_pixels is not None:
+                container.streams.video[0].codec_context.options = {"max_pixels": str(max_pixels)}
+            frame = next(container.decode(video=0))
+        if (frame.width, frame.height) != (header.width_px, header.height_px):
+            raise ValueError("two headers that contradict each other")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (av.error.FFmpegError, OSError, StopIteration, ValueError, cv2.error):
         image = None
     if image is None:
-        raise MediaFormatError(f"{path.name}: the {header.codec.upper()} is damaged", hint=_DAMAGED_HINT)
+        raise MediaFormatError(f"{name}: the {header.codec.upper()} is damaged", hint=_DAMAGED_HINT)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 

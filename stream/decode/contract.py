@@ -1,0 +1,188 @@
+"""What goes into a `StreamDecoder` and what comes out: records, frames, what was lost, bounds, errors, its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from difffake.errors import DiffFakeError
+
+U8 = npt.NDArray[np.uint8]
+
+
+class InputError(DiffFakeError, ValueError):
+    """A record of which nothing can be used: it becomes a dead letter, counted under `kind`."""
+
+    kind: ClassVar[str] = "input"
+
+
+class UnknownTypeError(InputError):
+    """Neither the header nor the bytes name a content type that DiffFake decodes."""
+
+    kind = "unknown_type"
+
+
+class CorruptInputError(InputError):
+    """The bytes are not what they should be, or break off before the first picture."""
+
+    kind = "corrupt"
+
+
+class TooLargeError(InputError):
+    """Beyond a bound of `DecodeSettings`, before the first picture."""
+
+    kind = "too_large"
+
+
+class EncryptedInputError(InputError):
+    """Encrypted (DRM)."""
+
+    kind = "encrypted"
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One record of a stream. `timestamp_ms`: since the epoch, -1 where there is none; `offset`: in its partition."""
+
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int = -1
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedFrame:
+    """One picture that is to be analysed.
+
+    Args:
+        pts_ns: strictly increasing within a stream.
+        image: upright RGB `(H, W, 3) uint8`, C-contiguous, square pixels.
+        index: which picture of its record, in display order (access units: in decoding order).
+        offset: of the record that held it. Access units come out late: it may be an earlier record than the one
+            that was given to `decode`.
+    """
+
+    pts_ns: int
+    image: U8
+    index: int
+    offset: int
+
+
+class LossReason(StrEnum):
+    """Why a picture that was due is not analysed."""
+
+    STALE = "stale"  # its time is not after that of a picture before it
+    WAITING_FOR_KEY_FRAME = "waiting_for_key_frame"
+    DAMAGED = "damaged"
+    BEYOND_LIMIT = "beyond_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A picture that would have been analysed. `pts_ns` is None where it is not known."""
+
+    pts_ns: int | None
+    reason: LossReason
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What one record gave. Exhaust `frames` before anything else is asked of the decoder.
+
+    Args:
+        content_type: what the record was decoded as.
+        frames: decoded as they are taken, so that a long segment is never in memory whole; raises nothing.
+        lost: pictures that would have been analysed, at most one per sampling period and reason; complete when
+            `frames` has ended, as are the following.
+        pictures: how many were decoded, analysed or not.
+        warnings: `"code: what happened"`.
+        damage: an access unit of the record could not be decoded: keep the record as a dead letter too.
+        replayed: the decoder's restored state already includes this record; nothing is reported twice.
+    """
+
+    content_type: str
+    frames: Iterator[DecodedFrame]
+    lost: list[Lost] = field(default_factory=list)
+    pictures: int = 0
+    warnings: list[str] = field(default_factory=list)
+    damage: InputError | None = None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """What is analysed, and bounds on what comes from outside. No bound depends on the clock of the machine: the same
+    records always give the same frames.
+
+    Args:
+        fps: frames analysed per second of stream time, on a fixed grid of pts; None: every frame.
+        max_bytes: of one record.
+        max_pixels: of one picture.
+        max_frames: pictures decoded per record.
+        max_decoded_pixels: all pictures of one record together; what bounds its time.
+        max_duration_s: of a segment; pictures later than this in it are not believed.
+        clock_restart_s: a pts that falls back by more than this belongs to a producer that started again; its clock
+            is moved to go on after the last picture. Less than this is stale.
+        low_delay: the producer sends no reordered pictures (B-frames): give every access unit out at once, even where
+            its headers do not promise it.
+        max_gop_records: access units after which a key frame is given up as the place to restart from.
+    """
+
+    fps: float | None = 5.0
+    max_bytes: int = 64 << 20
+    max_pixels: int = 8192 * 4608
+    max_frames: int = 5_000
+    max_decoded_pixels: int = 12_000_000_000
+    max_duration_s: float = 600.0
+    clock_restart_s: float = 10.0
+    low_delay: bool = False
+    max_gop_records: int = 3_000
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if name != "low_delay" and value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+
+
+class TimelineState(msgspec.Struct, frozen=True):
+    """Where a stream's time stands: see `stream.decode.timeline.Timeline`."""
+
+    last_ns: int | None = None
+    shift_ns: int = 0
+    sampled_ns: int | None = None
+    segment_end_ns: int | None = None
+    timestamp_ms: int = -1
+
+
+class KeyPoint(msgspec.Struct, frozen=True):
+    """A key frame from which all later pictures can be decoded again, exactly.
+
+    `unit` counts access units within the record at `offset`; `parameters` are the parameter sets it needs and does
+    not carry; `timeline` is how the stream's time stood before this picture.
+    """
+
+    offset: int
+    unit: int
+    content_type: str
+    parameters: bytes
+    timeline: TimelineState
+
+
+class DecoderState(msgspec.Struct, frozen=True):
+    """All that a `StreamDecoder` needs to go on elsewhere, given the records from `key.offset` on again.
+
+    `offset`: the last record it includes, -1 before the first; pictures up to `reached_ns` have been given out.
+    """
+
+    offset: int = -1
+    reached_ns: int | None = None
+    timeline: TimelineState = TimelineState()
+    content_type: str | None = None
+    key: KeyPoint | None = None

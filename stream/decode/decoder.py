@@ -1,0 +1,430 @@
+"""Records of one stream -> frames to be analysed, the same ones whenever they are read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import av
+
+from difffake.errors import LimitExceededError, MediaFormatError, MediaTruncatedError
+from difffake.picture import RgbConverter, deinterlaced
+from difffake.stills import decode_still_bytes, still_header
+from stream.decode.access_units import Loss, Picture, Source, UnitDecoder
+from stream.decode.contract import (
+    U8,
+    CorruptInputError,
+    Decoded,
+    DecodedFrame,
+    DecoderState,
+    DecodeSettings,
+    InputError,
+    KeyPoint,
+    LossReason,
+    Lost,
+    Payload,
+    TooLargeError,
+    UnknownTypeError,
+)
+from stream.decode.segments import Segment, SegmentLoss, SegmentPicture, too_large
+from stream.decode.sniff import IMAGES, KNOWN, SEGMENTS, TS, UNITS, canonical, is_annex_b, sniff
+from stream.decode.timeline import MAX_NS, MS, Timeline
+from stream.decode.units import Start, split_units
+
+_TYPES_HINT = (
+    "set the header content-type to image/jpeg, image/png, image/webp, video/mp4, video/mp2t, video/x-matroska, "
+    "video/h264, video/h265 or video/av1"
+)
+_MAX_LOST = 1_000
+_MAX_WARNINGS = 20
+
+
+class StreamDecoder:
+    """Decodes the records of one stream, in the order of their offsets. Not for two threads at once.
+
+    After a restart: a new one, `restore(state)`, and the records from `resume_offset` on (older ones are ignored).
+    It then gives out exactly the frames that the old one had not given out yet when `state` was taken.
+    """
+
+    def __init__(self, settings: DecodeSettings | None = None) -> None:
+        self._settings = settings or DecodeSettings()
+        self._timeline = Timeline.make(self._settings.fps, self._settings.clock_restart_s)
+        self._units: UnitDecoder | None = None
+        self._key: KeyPoint | None = None
+        self._units_since_key = 0
+        self._offset = -1
+        self._reached_ns: int | None = None
+        self._content_type: str | None = None
+        self._converters: dict[float, RgbConverter] = {}
+        self._busy = False
+
+    @property
+    def resume_offset(self) -> int | None:
+        """The record to read again first after a restart: the committed offset must not pass it.
+
+        None: nothing before the next record is needed.
+        """
+        return None if self._key is None else self._key.offset
+
+    def state(self) -> DecoderState:
+        """As of the last record, whose frames must have been taken."""
+        self._check_idle()
+        last = self._timeline.last_ns
+        reached = max((ns for ns in (last, self._reached_ns) if ns is not None), default=None)
+        return DecoderState(self._offset, reached, self._timeline.state(), self._content_type, self._key)
+
+    def restore(self, state: DecoderState) -> None:
+        """Go on from a state; call it on a new decoder."""
+        self._offset, self._reached_ns = state.offset, state.reached_ns
+        self._content_type, self._key = state.content_type, state.key
+        self._timeline.set_state(state.timeline)
+        if state.key is not None:
+            self._timeline.set_state(state.key.timeline)
+            self._units = UnitDecoder(state.key.content_type, self._settings)
+            self._units.set_parameters(state.key.parameters)
+
+    def decode(self, payload: Payload) -> Decoded:
+        """Decode one record; its frames are decoded as they are taken, and all must be.
+
+        Raises:
+            UnknownTypeError: the content type is neither said nor seen.
+            CorruptInputError: the record gives nothing because it is damaged, or is not what it should be.
+            TooLargeError: beyond a bound.
+            EncryptedInputError: encrypted.
+
+        An error leaves the decoder as if the record had not been there, but for the offset.
+        """
+        self._check_idle()
+        replayed = payload.offset <= self._offset
+        if replayed and (self._key is None or payload.offset < self._key.offset):
+            return Decoded(self._content_type or "", iter(()), replayed=True)
+        decoded = Decoded("", iter(()), replayed=replayed)
+        self._offset = max(self._offset, payload.offset)
+        content_type = self._identify(payload, decoded)
+        decoded.content_type = content_type
+        base_ns = _header_ns(payload, decoded)
+        if content_type in IMAGES:
+            frames = self._image(payload, content_type, base_ns, decoded)
+        elif content_type in SEGMENTS:
+            frames = self._segment(payload, content_type, base_ns, decoded)
+        else:
+            frames = self._access_units(payload, content_type, base_ns, decoded)
+        self._content_type = content_type
+        decoded.frames = self._watched(frames, decoded)
+        return decoded
+
+    def drain(self) -> Decoded:
+        """The pictures that the decoder still holds back, when the stream is known to have ended or to be forgotten.
+
+        Later access units wait for a key frame.
+        """
+        self._check_idle()
+        decoded = Decoded(self._content_type or "", iter(()))
+        decoded.frames = self._watched(self._close_units(decoded), decoded)
+        return decoded
+
+    def _check_idle(self) -> None:
+        if self._busy:
+            raise RuntimeError("take all frames of the record before")
+
+    def _watched(self, frames: Iterator[DecodedFrame], decoded: Decoded) -> Iterator[DecodedFrame]:
+        self._busy = True
+        restarts = self._timeline.restarts
+        return self._watch(frames, decoded, restarts)
+
+    def _watch(self, frames: Iterator[DecodedFrame], decoded: Decoded, restarts: int) -> Iterator[DecodedFrame]:
+        yield from frames
+        self._busy = False
+        if self._timeline.restarts > restarts:
+            _warn(decoded, "clock: its times fell far back; they go on after the last picture")
+        if decoded.replayed:
+            decoded.lost.clear()
+            decoded.warnings.clear()
+            decoded.damage = None
+
+    # what it is
+
+    def _identify(self, payload: Payload, decoded: Decoded) -> str:
+        """Bytes that are clearly of one kind overrule the header; otherwise the header decides, then the past."""
+        value = payload.value
+        if not value:
+            raise CorruptInputError("an empty record", hint="send whole pictures, segments or access units")
+        if len(value) > self._settings.max_bytes:
+            raise TooLargeError(
+                f"a record of {len(value)} bytes, over the limit of {self._settings.max_bytes}",
+                hint="send shorter segments, or raise max_bytes",
+            )
+        said = canonical(_header(payload, "content-type"))
+        seen = sniff(value)
+        if seen is not None:
+            if said is not None and said != seen and said != "application/octet-stream":
+                _warn(decoded, f"content-type: the header says {said[:60]}, the bytes are {seen}")
+            return seen
+        if said in KNOWN:
+            if said in IMAGES:
+                raise CorruptInputError(f"{said}: the bytes are no such image", hint="send the file as it is")
+            return said or ""
+        if said in (None, "application/octet-stream") and self._content_type in UNITS:
+            return self._content_type or ""
+        raise UnknownTypeError(
+            f"content type {said[:60]!r} is not known, nor are the bytes" if said else "the bytes are of no known type",
+            hint=_TYPES_HINT,
+        )
+
+    # the three kinds
+
+    def _image(
+        self, payload: Payload, content_type: str, base_ns: int | None, decoded: Decoded
+    ) -> Iterator[DecodedFrame]:
+        raw_ns = base_ns if base_ns is not None else _record_ns(payload)
+        try:
+            header = still_header(payload.value, content_type)
+            if header is None:
+                raise CorruptInputError(f"{content_type}: damaged", hint="send the file as it is")
+            if header.width_px * header.height_px > self._settings.max_pixels:
+                raise too_large(header.width_px, header.height_px, self._settings.max_pixels)
+            # A picture that is not analysed is not decoded, good or bad.
+            image = None
+            if self._would_be_due(raw_ns):
+                image = decode_still_bytes(payload.value, header, content_type, self._settings.max_pixels)
+        except LimitExceededError as error:
+            raise TooLargeError(str(error), hint=error.hint) from error
+        except (MediaFormatError, MediaTruncatedError) as error:
+            raise CorruptInputError(str(error), hint=error.hint) from error
+        yield_before = self._close_units(decoded)
+        return self._one(payload, raw_ns, image, yield_before, decoded)
+
+    def _would_be_due(self, raw_ns: int | None) -> bool:
+        probe = Timeline.make(self._settings.fps, self._settings.clock_restart_s)
+        probe.set_state(self._timeline.state())
+        pts_ns = probe.place(raw_ns, -1)
+        # A clock that starts again may land in any cell: decode.
+        return pts_ns is not None and (probe.restarts > 0 or probe.is_due(pts_ns) or self._units is not None)
+
+    def _one(
+        self, payload: Payload, raw_ns: int | None, image: U8 | None, before: Iterator[DecodedFrame], decoded: Decoded
+    ) -> Iterator[DecodedFrame]:
+        yield from before
+        decoded.pictures += 1
+        pts_ns = self._place(raw_ns, payload.timestamp_ms, decoded)
+        if pts_ns is not None and image is not None and self._timeline.is_due(pts_ns):
+            self._timeline.sampled_ns = pts_ns
+            yield DecodedFrame(pts_ns, image, 0, payload.offset)
+
+    def _segment(
+        self, payload: Payload, content_type: str, base_ns: int | None, decoded: Decoded
+    ) -> Iterator[DecodedFrame]:
+        segment = Segment(payload.value, content_type, self._settings)
+        items = iter(segment)
+        # Nothing is given out, and no time passes, before a first picture has shown that there is one.
+        first: list[SegmentPicture | SegmentLoss] = []
+        try:
+            for item in items:
+                first.append(item)
+                if isinstance(item, SegmentPicture):
+                    break
+            else:
+                if any(loss.beyond_limit for loss in first if isinstance(loss, SegmentLoss)):
+                    raise TooLargeError(f"{content_type}: beyond the limits", hint="send shorter segments")
+                raise CorruptInputError(
+                    f"{content_type}: not one picture could be decoded", hint="send whole segments, from a key frame on"
+                )
+        except BaseException:
+            segment.close()
+            raise
+        return self._segment_frames(payload, content_type, segment, first, items, base_ns, decoded)
+
+    def _segment_frames(
+        self,
+        payload: Payload,
+        content_type: str,
+        segment: Segment,
+        first: list[SegmentPicture | SegmentLoss],
+        items: Iterator[SegmentPicture | SegmentLoss],
+        base_ns: int | None,
+        decoded: Decoded,
+    ) -> Iterator[DecodedFrame]:
+        yield from self._close_units(decoded)
+        if base_ns is None and content_type == TS and segment.start_ns is not None:
+            base_ns = segment.start_ns
+        elif base_ns is None:
+            base_ns = self._timeline.segment_base_ns(payload.timestamp_ms)
+        end_ns, index = base_ns, 0
+        try:
+            for item in _chain(first, items):
+                raw_ns = base_ns + item.at_ns if item.at_ns is not None else None
+                if isinstance(item, SegmentLoss):
+                    reason = LossReason.BEYOND_LIMIT if item.beyond_limit else LossReason.DAMAGED
+                    self._lose(self._shifted(raw_ns), reason, decoded)
+                    continue
+                decoded.pictures += 1
+                pts_ns = self._place(raw_ns, payload.timestamp_ms, decoded)
+                if item.end_ns is not None:
+                    end_ns = max(end_ns, base_ns + item.end_ns)
+                if pts_ns is not None:
+                    yield from self._sample(item.frame, pts_ns, index, payload.offset, segment.aspect, decoded)
+                index += 1
+        except InputError as error:
+            _warn(decoded, f"cut: {error}")
+        finally:
+            segment.close()
+        self._timeline.segment_end_ns = end_ns
+
+    def _access_units(
+        self, payload: Payload, content_type: str, base_ns: int | None, decoded: Decoded
+    ) -> Iterator[DecodedFrame]:
+        if content_type != "video/av1" and not is_annex_b(payload.value):
+            raise CorruptInputError(
+                f"{content_type}: does not begin with a start code",
+                hint="send Annex B access units; ffmpeg's bit stream filters h264_mp4toannexb and hevc_mp4toannexb "
+                "make them of others",
+            )
+        units = split_units(payload.value, content_type)
+        if not units:
+            raise CorruptInputError(f"{content_type}: no access unit in it", hint="send whole access units")
+        if len(units) > self._settings.max_frames:
+            raise TooLargeError(f"{len(units)} access units in one record", hint="send fewer, or raise max_frames")
+        pictures = sum(unit.has_picture for unit in units)
+        time_ns = base_ns if base_ns is not None else _record_ns(payload)
+        exact = base_ns is not None and pictures == 1
+
+        def frames() -> Iterator[DecodedFrame]:
+            if self._units is None or self._units.content_type != content_type:
+                yield from self._close_units(decoded)
+                self._units = UnitDecoder(content_type, self._settings)
+            for number, unit in enumerate(units):
+                if (
+                    decoded.replayed
+                    and self._key is not None
+                    and (payload.offset, number)
+                    < (
+                        self._key.offset,
+                        self._key.unit,
+                    )
+                ):
+                    continue
+                source = Source(payload.offset, number, time_ns or 0, exact, payload.timestamp_ms)
+                yield from self._pictures(self._units.decode(unit, source), decoded, payload.offset)
+                self._count_since_key(unit.start, decoded)
+
+        return frames()
+
+    # what they share
+
+    def _pictures(
+        self, items: Iterator[Picture | Loss], decoded: Decoded, offset: int | None = None
+    ) -> Iterator[DecodedFrame]:
+        units = self._units
+        if units is None:
+            return
+        for item in items:
+            source = item.source
+            if isinstance(item, Loss):
+                self._lose(self._shifted(source.base_ns), item.reason, decoded)
+                if item.reason is LossReason.DAMAGED and source.offset == offset:
+                    decoded.damage = CorruptInputError(
+                        f"{units.content_type}: an access unit cannot be decoded",
+                        hint="pictures are lost until the next key frame; look for loss between camera and broker",
+                    )
+                continue
+            decoded.pictures += 1
+            before = self._timeline.state()
+            if item.key is not None:
+                self._key = KeyPoint(item.key.offset, item.key.unit, units.content_type, item.key.parameters, before)
+                self._units_since_key = 0
+            last = None if before.last_ns is None else before.last_ns - before.shift_ns
+            pts_ns = self._place(units.time_ns(source, last), source.timestamp_ms, decoded)
+            if pts_ns is not None:
+                yield from self._sample(item.frame, pts_ns, source.unit, source.offset, units.aspect, decoded)
+
+    def _count_since_key(self, start: Start, decoded: Decoded) -> None:
+        self._units_since_key += 1
+        if self._key is not None and start < Start.OPEN and self._units_since_key > self._settings.max_gop_records:
+            _warn(decoded, f"key frame: none for {self._units_since_key} pictures; a restart will lose pictures")
+            self._key = None
+
+    def _close_units(self, decoded: Decoded) -> Iterator[DecodedFrame]:
+        if self._units is not None:
+            yield from self._pictures(self._units.drain(), decoded)
+        self._units = self._key = None
+
+    def _place(self, raw_ns: int | None, timestamp_ms: int, decoded: Decoded) -> int | None:
+        pts_ns = self._timeline.place(raw_ns, timestamp_ms)
+        if pts_ns is None:
+            self._lose(self._shifted(raw_ns), LossReason.STALE, decoded)
+        return pts_ns
+
+    def _shifted(self, raw_ns: int | None) -> int | None:
+        return None if raw_ns is None else raw_ns + self._timeline.shift_ns
+
+    def _sample(
+        self, frame: av.VideoFrame, pts_ns: int, index: int, offset: int, aspect: float, decoded: Decoded
+    ) -> Iterator[DecodedFrame]:
+        if not self._timeline.is_due(pts_ns):
+            return
+        converter = self._converter(aspect)
+        if max(frame.width, converter.width_px(frame)) * frame.height > self._settings.max_pixels:
+            self._lose(pts_ns, LossReason.BEYOND_LIMIT, decoded)
+            return
+        self._timeline.sampled_ns = pts_ns
+        if self._reached_ns is not None and pts_ns <= self._reached_ns:
+            return
+        try:
+            image = converter(deinterlaced(frame))
+        except (av.error.FFmpegError, ValueError) as error:
+            _warn(decoded, f"damaged: a picture cannot be converted ({str(error)[:80]})")
+            self._lose(pts_ns, LossReason.DAMAGED, decoded)
+            return
+        yield DecodedFrame(pts_ns, image, index, offset)
+
+    def _converter(self, aspect: float) -> RgbConverter:
+        if aspect not in self._converters:
+            if len(self._converters) >= 4:
+                self._converters.clear()
+            self._converters[aspect] = RgbConverter(aspect)
+        return self._converters[aspect]
+
+    def _lose(self, pts_ns: int | None, reason: LossReason, decoded: Decoded) -> None:
+        """Count a loss, if the picture would have been analysed: one per cell of the sampling grid and reason."""
+        if len(decoded.lost) >= _MAX_LOST:
+            return
+        timeline = self._timeline
+        if pts_ns is not None:
+            cell = timeline.cell(pts_ns)
+            for other in reversed(decoded.lost):
+                if other.reason is reason and other.pts_ns is not None and timeline.cell(other.pts_ns) == cell:
+                    return
+            if reason is not LossReason.STALE and not timeline.is_due(pts_ns):
+                return
+        decoded.lost.append(Lost(pts_ns, reason))
+
+
+def _header(payload: Payload, name: str) -> bytes | None:
+    """The last one of that name, as Kafka clients read them; names in any case."""
+    return next((value for key, value in reversed(payload.headers) if key.lower() == name), None)
+
+
+def _header_ns(payload: Payload, decoded: Decoded) -> int | None:
+    text = _header(payload, "pts-ns")
+    if text is None:
+        return None
+    if text.isdigit() and len(text) <= 19 and int(text) < MAX_NS:
+        return int(text)
+    _warn(decoded, f"pts-ns: {text[:40]!r} is no time in nanoseconds; the next best is taken")
+    return None
+
+
+def _record_ns(payload: Payload) -> int | None:
+    ns = payload.timestamp_ms * MS
+    return ns if 0 <= ns < MAX_NS else None
+
+
+def _warn(decoded: Decoded, text: str) -> None:
+    if len(decoded.warnings) < _MAX_WARNINGS:
+        decoded.warnings.append(text)
+
+
+def _chain(
+    first: list[SegmentPicture | SegmentLoss], rest: Iterator[SegmentPicture | SegmentLoss]
+) -> Iterator[SegmentPicture | SegmentLoss]:
+    yield from first
+    yield from rest

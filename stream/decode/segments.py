@@ -1,0 +1,190 @@
+"""Pictures out of a self-contained segment: MP4 (also fragmented), MPEG-TS, Matroska, all from memory.
+
+Nothing that a segment says can make FFmpeg open a file or an address: the demuxer is named, reads from memory, and
+every further opening is refused. Decoders are those of video that is sent; FFmpeg's other hundreds stay out of reach.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import av
+import av.container
+import av.error
+import av.stream
+import av.video.stream
+
+from difffake.media import reason
+from stream.decode.contract import (
+    CorruptInputError,
+    DecodeSettings,
+    EncryptedInputError,
+    InputError,
+    TooLargeError,
+    UnknownTypeError,
+)
+from stream.decode.sniff import MATROSKA, MP4, TS
+from stream.decode.timeline import NOMINAL_NS, S
+
+_DEMUXERS = {MP4: "mp4", TS: "mpegts", MATROSKA: "matroska"}
+_CODECS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx-vp9", "mpeg2video", "mpeg4", "mjpeg")
+_OPEN_OPTIONS = {"codec_whitelist": ",".join(_CODECS), "max_streams": "64", "max_probe_packets": "500"}
+_CODECS_HINT = "send H.264, H.265, AV1, VP8, VP9, MPEG-2 or MPEG-4 video"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPicture:
+    """A picture in display order. `at_ns`: after the segment's start, None where its container does not say;
+    `end_ns`: where the picture ends, on the same scale."""
+
+    frame: av.VideoFrame
+    at_ns: int | None
+    end_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentLoss:
+    """A packet or picture that could not be used, and when it would have been shown."""
+
+    at_ns: int | None
+    beyond_limit: bool
+
+
+class Segment:
+    """One segment, opened; iterate once.
+
+    Attributes:
+        start_ns: the container's own time of its start; None if it does not say.
+        aspect: width of a pixel over its height.
+    """
+
+    def __init__(self, value: bytes, content_type: str, settings: DecodeSettings) -> None:
+        self._settings = settings
+        self._name = content_type
+        try:
+            self._container = av.open(
+                io.BytesIO(value),
+                mode="r",
+                format=_DEMUXERS[content_type],
+                container_options={**_OPEN_OPTIONS, "max_pixels": str(settings.max_pixels)},
+                metadata_errors="replace",
+                io_open=_refuse,
+            )
+        except InputError:
+            raise
+        except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
+            raise CorruptInputError(
+                f"{content_type}: cannot be opened ({reason(error)})",
+                hint="each record must be a whole segment; a fragment needs its initialisation segment before it",
+            ) from error
+        try:
+            self._stream = self._choose()
+        except BaseException:
+            self.close()
+            raise
+        start, base = self._stream.start_time, self._stream.time_base
+        self._base = base if base else None
+        self.start_ns = int(start * base * S) if start is not None and base else None
+        context = self._stream.codec_context
+        self.aspect = float(self._stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
+
+    def close(self) -> None:
+        """Free the decoder."""
+        self._container.close()
+
+    def _choose(self) -> av.video.stream.VideoStream:
+        pictures = [s for s in self._container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not pictures:
+            raise CorruptInputError(f"{self._name}: no video in it", hint="give a segment that holds the picture")
+        usable = [s for s in pictures if s.codec_context is not None and s.codec_context.name in _CODECS]
+        if not usable:
+            names = sorted({s.codec_context.name if s.codec_context else "unknown" for s in pictures})
+            raise UnknownTypeError(f"{self._name}: no decoder for {', '.join(names)}", hint=_CODECS_HINT)
+        if any("enc_key_id" in s.metadata for s in usable):
+            raise _encrypted(self._name)
+        default = av.stream.Disposition.default
+        best = max(
+            usable, key=lambda s: (bool(s.disposition & default), s.codec_context.width * s.codec_context.height)
+        )
+        if best.codec_context.width * best.codec_context.height > self._settings.max_pixels:
+            raise too_large(best.codec_context.width, best.codec_context.height, self._settings.max_pixels)
+        best.codec_context.options = {"max_pixels": str(self._settings.max_pixels)}
+        best.codec_context.thread_count = 1
+        return best
+
+    def __iter__(self) -> Iterator[SegmentPicture | SegmentLoss]:
+        """Every picture and every loss until the end or a bound; raises `EncryptedInputError`."""
+        settings, pictures, pixels, errors = self._settings, 0, 0, 0
+        for item in self._decoded():
+            if isinstance(item, SegmentLoss):
+                errors += 1
+                yield item
+                # A segment of nothing but rubbish is not worth a day of error handling.
+                if errors > settings.max_frames:
+                    return
+                continue
+            pictures, pixels = pictures + 1, pixels + item.frame.width * item.frame.height
+            at = item.at_ns
+            if pictures > settings.max_frames or pixels > settings.max_decoded_pixels:
+                yield SegmentLoss(at, beyond_limit=True)
+                return
+            if at is not None and abs(at) > settings.max_duration_s * S:
+                yield SegmentLoss(None, beyond_limit=True)
+                continue
+            yield item
+
+    def _decoded(self) -> Iterator[SegmentPicture | SegmentLoss]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.error.FFmpegError, OSError, ValueError):
+                yield SegmentLoss(None, beyond_limit=False)
+                return
+            if packet.has_sidedata("encryption_info"):
+                raise _encrypted(self._name)
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, ValueError):
+                yield SegmentLoss(self._ns(packet.pts), beyond_limit=False)
+                continue
+            for frame in frames:
+                if not isinstance(frame, av.VideoFrame):
+                    continue
+                at = self._ns(frame.pts)
+                if frame.is_corrupt:
+                    yield SegmentLoss(at, beyond_limit=False)
+                else:
+                    length = int(frame.duration * self._base * S) if frame.duration and self._base else NOMINAL_NS
+                    yield SegmentPicture(frame, at, at + length if at is not None else None)
+
+    def _ns(self, pts: int | None) -> int | None:
+        if pts is None or self._base is None:
+            return None
+        now = int(pts * self._base * S)
+        if self.start_ns is None:
+            self.start_ns = now
+        return now - self.start_ns
+
+
+def too_large(width: int, height: int, max_pixels: int) -> TooLargeError:
+    """For a picture beyond the bound."""
+    return TooLargeError(
+        f"{width} x {height} pixels, over the limit of {max_pixels / 1e6:.0f} megapixels",
+        hint="scale it down before it is sent, or raise max_pixels",
+    )
+
+
+def _encrypted(name: str) -> EncryptedInputError:
+    return EncryptedInputError(f"{name}: the video is encrypted", hint="DiffFake opens no DRM: send it decrypted")
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise CorruptInputError(
+        "the segment refers to another file or address", hint="each record must be complete; nothing else is opened"
+    )

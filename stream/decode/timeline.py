@@ -1,0 +1,97 @@
+"""The time of one stream, in nanoseconds, strictly increasing; and which of its pictures are analysed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from stream.decode.contract import TimelineState
+
+MS, S = 1_000_000, 1_000_000_000
+#: The time of a picture that nothing gives a time to, after the one before.
+NOMINAL_NS = 40 * MS
+#: Segments whose record timestamps say that they begin this much after the end of the one before follow at once:
+#: timestamps are taken when a segment is sent, and jitter.
+_SEAM_NS = 1 * S
+#: Beyond this (the year 2096 if counted from 1970) a time is not believed; it leaves room for sums in 64 bits.
+MAX_NS = 4_000_000_000 * S
+
+
+@dataclasses.dataclass(slots=True)
+class Timeline:
+    """Everything here follows from the records alone, so that a replay makes the same choices.
+
+    Args:
+        period_ns: the sampling grid; None: every picture is analysed.
+        restart_ns: a time that falls back by more than this is a producer's clock that started again.
+        last_ns: time of the last picture, analysed or not.
+        shift_ns: what is added to the producer's times, since its clock started again.
+        sampled_ns: time of the last picture that was analysed.
+        segment_end_ns: where the last segment ended, in the producer's time.
+        timestamp_ms: of the record of the last picture.
+    """
+
+    period_ns: int | None
+    restart_ns: int
+    last_ns: int | None = None
+    shift_ns: int = 0
+    sampled_ns: int | None = None
+    segment_end_ns: int | None = None
+    timestamp_ms: int = -1
+    restarts: int = 0
+
+    @classmethod
+    def make(cls, fps: float | None, restart_s: float) -> Timeline:
+        """At the beginning of a stream."""
+        return cls(None if fps is None else max(round(S / fps), 1), round(restart_s * S))
+
+    def state(self) -> TimelineState:
+        """What `set_state` takes."""
+        return TimelineState(self.last_ns, self.shift_ns, self.sampled_ns, self.segment_end_ns, self.timestamp_ms)
+
+    def set_state(self, state: TimelineState) -> None:
+        """Go on from there."""
+        self.last_ns, self.shift_ns, self.sampled_ns = state.last_ns, state.shift_ns, state.sampled_ns
+        self.segment_end_ns, self.timestamp_ms = state.segment_end_ns, state.timestamp_ms
+
+    def place(self, raw_ns: int | None, timestamp_ms: int) -> int | None:
+        """The time of the next picture in display order, from its producer's; None if it is stale.
+
+        A time that is far before the last one is a clock that started again. It goes on after the last picture, later
+        by what the records' timestamps lie apart.
+        """
+        last = self.last_ns
+        following = last + NOMINAL_NS if last is not None else 0
+        now = following if raw_ns is None else raw_ns + self.shift_ns
+        if last is not None and now <= last:
+            if last - now <= self.restart_ns:
+                return None
+            apart_ms = timestamp_ms - self.timestamp_ms if timestamp_ms >= 0 and self.timestamp_ms >= 0 else 0
+            then = last + max(apart_ms * MS, NOMINAL_NS)
+            self.shift_ns += then - now
+            self.restarts += 1
+            now = then
+        self.last_ns, self.timestamp_ms = now, timestamp_ms
+        return now
+
+    def is_due(self, pts_ns: int) -> bool:
+        """Whether no picture has been analysed yet in this cell of the sampling grid; changes nothing."""
+        if self.period_ns is None or self.sampled_ns is None:
+            return True
+        return self.cell(pts_ns) > self.cell(self.sampled_ns)
+
+    def cell(self, pts_ns: int) -> int:
+        """Which cell of the grid a time lies in (without a grid: the time itself)."""
+        if self.period_ns is None:
+            return pts_ns
+        # The small amount forgives times that a coarse time base has rounded down.
+        return (pts_ns + self.period_ns // 50) // self.period_ns
+
+    def segment_base_ns(self, timestamp_ms: int) -> int:
+        """Where a segment that brings no time of its own begins: laid end to end, a gap only where there was one."""
+        end = self.segment_end_ns
+        if end is None:
+            end = self.last_ns + NOMINAL_NS - self.shift_ns if self.last_ns is not None else None
+        if timestamp_ms < 0:
+            return end if end is not None else 0
+        start = timestamp_ms * MS
+        return start if end is None or start > end + _SEAM_NS else end
