@@ -179,6 +179,8 @@ def _describe(definition: Schema, kind: type[msgspec.Struct]) -> None:
         else:
             said[field] += " " + line.strip()
     for field_info in msgspec.structs.fields(kind):
+        if field_info.name not in said:
+            raise SystemExit(f"{kind.__name__}: its docstring does not describe {field_info.name!r}")
         description, property_ = said.pop(field_info.name), definition["properties"][field_info.encode_name]
         property_["description"] = description[0].upper() + description[1:]
         # msgspec checks such keys, and leaves them out of its schema.
