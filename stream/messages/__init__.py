@@ -6,7 +6,6 @@ from stream.messages.dead_letters import DeadLetter, ErrorHeaders
 from stream.messages.enrolments import Command, CommandRecord, EnrolmentRecord, decode_enrolment, enrolment_key
 from stream.messages.scores import UNKNOWN, Face, FaceAnchor, FaceEvidence, ScoreRecord, Source, Status
 from stream.messages.state import (
-    DecoderState,
     PartitionRecord,
     StateKey,
     StateRecord,
@@ -23,7 +22,6 @@ __all__ = [
     "Command",
     "CommandRecord",
     "DeadLetter",
-    "DecoderState",
     "EnrolmentRecord",
     "ErrorHeaders",
     "EvidenceName",

@@ -33,6 +33,8 @@ class MessageError(DiffFakeError, ValueError):
     """A message that is none, is damaged, beyond its bounds, or of a version that this program does not read."""
 
     exit_code = 40
+    #: Written by a newer version: the fault is ours, not the message's.
+    newer = False
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,10 +118,12 @@ def check_version(name: str, found: int, known: int) -> None:
     """
     if found != known:
         age = "a newer difffake" if found > known else "an unknown difffake"
-        raise MessageError(
+        error = MessageError(
             f"a {name} of {age} (version {found}, this one reads {known})",
             hint="run the same version of difffake everywhere; upgrade this one first",
         )
+        error.newer = found > known
+        raise error
 
 
 def bounded(text: str) -> str:

@@ -68,18 +68,6 @@ class StateKey:
         return parsed
 
 
-class DecoderState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where to begin reading again, so that the decoder of access units is as it was.
-
-    Args:
-        codec: of the access units.
-        key_frame_offset: input offset of the last key frame that is still needed.
-    """
-
-    codec: Literal["h264", "h265", "av1"]
-    key_frame_offset: Offset
-
-
 class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="stream-state"):
     """All that is known of one stream. The sections belong to their rooms, which check what they read.
 
@@ -95,7 +83,8 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
         cuts: the cut detector.
         evidence: running windows and open alerts.
         anchors: person -> the bytes of their anchor keeper.
-        decoder: of access units; null for images and segments.
+        decoder: where its decoder stands, and its sampling.
+        resume_offset: input offset of the last key frame that the decoder still needs; null for images and segments.
         commands_offset: the first offset of the enrolments topic that was not yet applied.
     """
 
@@ -114,7 +103,8 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     cuts: Section
     evidence: Section
     anchors: Annotated[dict[Annotated[int, msgspec.Meta(ge=0)], Section], msgspec.Meta(max_length=MAX_PEOPLE)]
-    decoder: DecoderState | None
+    decoder: Section
+    resume_offset: Offset | None
     commands_offset: Offset
 
     def __post_init__(self) -> None:

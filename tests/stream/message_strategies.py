@@ -13,7 +13,6 @@ from stream.messages import (
     AlertState,
     Command,
     CommandRecord,
-    DecoderState,
     EnrolmentRecord,
     Face,
     FaceAnchor,
@@ -120,8 +119,8 @@ states = st.builds(
     cuts=sections,
     evidence=sections,
     anchors=st.dictionaries(st.integers(0, 1 << 40), sections, max_size=4),
-    decoder=st.none()
-    | st.builds(DecoderState, codec=st.sampled_from(["h264", "h265", "av1"]), key_frame_offset=offsets),
+    decoder=st.binary(max_size=200),
+    resume_offset=st.none() | offsets,
     commands_offset=offsets,
 )
 partition_states = st.builds(

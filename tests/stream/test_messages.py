@@ -123,7 +123,8 @@ def state(**changed: Any) -> StateRecord:
         "cuts": b"",
         "evidence": b"",
         "anchors": {},
-        "decoder": None,
+        "decoder": b"",
+        "resume_offset": None,
         "commands_offset": 0,
     }
     return StateRecord(**(given_ | changed))

@@ -1,0 +1,186 @@
+"""Exactly once: the outputs, the state and the input offsets of a batch are one Kafka transaction.
+
+What a reader with `read_committed` sees of a frame it sees once, whoever died in between: the records of a
+transaction become visible together or never, and a worker that lost a partition cannot commit for it (KIP-447). The
+state topic is authoritative for where to go on: it is written in the same transaction as the scores, and a new owner
+reads it up to its end, waiting for transactions that are still open, before it looks at the first record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from stream.broker.contract import Consumer, Headers, Producer, Reader, Record, TopicPartition
+from stream.broker.errors import MessageTooLargeError
+from stream.messages import DeadLetter, PartitionRecord, StateKey, StateRecord, decode_state, encode
+from stream.messages.codec import MessageError
+from stream.settings import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the state topic says of one input partition.
+
+    Args:
+        next_offset: the first input offset whose outputs are not out yet; None for a partition never worked on.
+        streams: the last state of each of its streams.
+        damaged: streams whose state cannot be read, and why; they begin anew.
+    """
+
+    next_offset: int | None = None
+    streams: dict[str, StateRecord] = field(default_factory=dict)
+    damaged: dict[str, MessageError] = field(default_factory=dict)
+
+    @property
+    def resume_offset(self) -> int | None:
+        """Where to read on: never past a key frame that a decoder still needs."""
+        needed = [s.resume_offset for s in self.streams.values() if s.resume_offset is not None]
+        if self.next_offset is None:
+            return min(needed, default=None)
+        return min([self.next_offset, *needed])
+
+
+def restore(reader: Reader, topics: Topics, state_partitions: int, source: TopicPartition) -> Restored:
+    """Read the state of one input partition, up to the end that the state topic has now.
+
+    A record that cannot be read costs its stream the state, not the partition; one of a newer version is an error.
+
+    Raises:
+        MessageError: the state was written by a newer version.
+    """
+    partition = TopicPartition(topics.state, source.partition % state_partitions)
+    found = Restored()
+    next_offset: int | None = None
+    for record in reader.read(partition, None, reader.end_offset(partition)):
+        key = _key(record)
+        if key is None or (key.topic, key.partition) != source:
+            continue
+        if key.stream is not None:
+            found.streams.pop(key.stream, None)
+            found.damaged.pop(key.stream, None)
+        if record.value is None:
+            continue
+        try:
+            state = decode_state(record.key, record.value)
+        except MessageError as error:
+            if key.stream is None or error.newer:
+                raise
+            found.damaged[key.stream] = error
+            continue
+        if isinstance(state, PartitionRecord):
+            next_offset = state.next_offset
+        else:
+            found.streams[state.stream] = state
+    return Restored(next_offset, found.streams, found.damaged)
+
+
+def _key(record: Record) -> StateKey | None:
+    try:
+        return StateKey.parse(record.key)
+    except MessageError:
+        return None
+
+
+class Checkpoint:
+    """The transaction at hand: opened by the first output or finished record, closed by `commit` or `abort`.
+
+    Args:
+        producer: transactional.
+        consumer: whose place in the group stands behind the offsets.
+        topics: where things go.
+        state_partitions: of the state topic.
+        interval_s, max_records: when a commit is due.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        consumer: Consumer,
+        topics: Topics,
+        state_partitions: int,
+        *,
+        interval_s: float,
+        max_records: int,
+    ) -> None:
+        self._producer, self._consumer, self._topics = producer, consumer, topics
+        self._state_partitions = state_partitions
+        self._interval_s, self._max_records = interval_s, max_records
+        self._records = 0
+        self._opened_s: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything waits for a commit."""
+        return self._opened_s is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the open transaction is old or large enough."""
+        if self._opened_s is None:
+            return False
+        return self._records >= self._max_records or time.monotonic() - self._opened_s >= self._interval_s
+
+    def finished(self) -> None:
+        """An input record is done."""
+        self._open()
+        self._records += 1
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+        """Write an output; visible with the commit."""
+        self._open()
+        self._producer.send(topic, key=key, value=value, headers=headers)
+
+    def bury(self, record: Record, error: Exception, stage: str) -> None:
+        """Write a dead letter; one too large to be sent again goes without its value."""
+        letter = DeadLetter.from_record(record, error, stage)
+        try:
+            self.send(self._topics.deadletters, letter.key, letter.value, letter.headers)
+        except MessageTooLargeError:
+            letter = letter.without_value()
+            self.send(self._topics.deadletters, letter.key, letter.value, letter.headers)
+
+    def commit(
+        self, states: Iterable[StateRecord], done: dict[TopicPartition, int], resume: dict[TopicPartition, int]
+    ) -> None:
+        """Make all outputs since the last commit visible, with the state that belongs to them.
+
+        Args:
+            states: of the streams that changed.
+            done: first unfinished offset of the input partitions that moved.
+            resume: the offsets to commit for them: never past a key frame still needed.
+
+        Raises:
+            StaleGroupError, FencedError, BrokerError: nothing was written, see `stream.broker.contract.Producer`.
+        """
+        if not self.is_open:
+            return
+        try:
+            for state in states:
+                self._send_state(state.partition, state.key, encode(state))
+            for source, offset in done.items():
+                record = PartitionRecord(topic=source.topic, partition=source.partition, next_offset=offset)
+                self._send_state(source.partition, record.key, encode(record))
+        except Exception:
+            self.abort()
+            raise
+        self._closed()
+        self._producer.commit(resume, self._consumer.group())
+
+    def abort(self) -> None:
+        """Drop all outputs since the last commit."""
+        if self.is_open:
+            self._closed()
+            self._producer.abort()
+
+    def _send_state(self, partition: int, key: bytes, value: bytes) -> None:
+        self._producer.send(self._topics.state, key=key, value=value, partition=partition % self._state_partitions)
+
+    def _open(self) -> None:
+        if self._opened_s is None:
+            self._producer.begin()
+            self._opened_s, self._records = time.monotonic(), 0
+
+    def _closed(self) -> None:
+        self._opened_s, self._records = None, 0

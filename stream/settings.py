@@ -1,0 +1,56 @@
+"""What a worker may be told; frozen once read."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Topics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Topics that DiffFake writes, and the one that it is told things by."""
+
+    scores: str = "difffake.scores"
+    alerts: str = "difffake.alerts"
+    state: str = "difffake.state"
+    enrolments: str = "difffake.enrolments"
+    deadletters: str = "difffake.deadletters"
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of `stream.worker.Worker`.
+
+    Args:
+        inputs: input topics.
+        group: consumer group; workers of one group share the partitions.
+        instance_id: static membership: a restart within the session timeout moves no partition.
+        topics: outputs.
+        commit_interval_s, commit_records: a transaction is committed after so long, or so many input records.
+        poll_records: input records fetched at once: what may be waiting in memory.
+        poll_timeout_s: longest wait for records.
+        frames_at_once: frames of a record decoded and analysed together; bounds memory, never changes a score.
+        live_streams: streams kept ready; others are kept as their state's bytes until their next record.
+        enrolments_s: how often the enrolments topic is looked at.
+        idle_s: a stream of access units that sends nothing for so long no longer holds the committed offset back.
+        close_s: the deadline of the last flush.
+        retries: failed commits in a row before the worker gives up.
+    """
+
+    inputs: list[str] = msgspec.field(default_factory=lambda: ["video.in"])
+    group: str = "difffake"
+    instance_id: str | None = None
+    topics: Topics = Topics()
+    commit_interval_s: float = 1.0
+    commit_records: int = 200
+    poll_records: int = 16
+    poll_timeout_s: float = 0.2
+    frames_at_once: int = 16
+    live_streams: int = 512
+    enrolments_s: float = 1.0
+    idle_s: float = 60.0
+    close_s: float = 15.0
+    retries: int = 5
+
+    def __post_init__(self) -> None:
+        numbers = {n: v for n in self.__struct_fields__ if isinstance(v := getattr(self, n), int | float)}
+        wrong = {n: v for n, v in numbers.items() if not v > 0}
+        if wrong or not self.inputs:
+            raise ValueError(f"settings of a worker must be positive, with at least one input topic, not {wrong}")
