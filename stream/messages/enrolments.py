@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from stream.messages.codec import Message, Name, Nanoseconds, StreamId, decode
+from stream.messages.codec import Message, MessageError, Name, Nanoseconds, StreamId, decode
 
 MAX_ANCHOR_BYTES = 8 << 20
 
@@ -113,3 +113,24 @@ def decode_enrolment(value: bytes) -> EnrolmentRecord | CommandRecord:
 
 def _escaped(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2F").replace("#", "%23")
+
+
+def parse_enrolment_key(key: bytes | None) -> tuple[str, str]:
+    """Stream and person (empty for a command) of a key of the enrolments topic.
+
+    Raises:
+        MessageError: it is none.
+    """
+    try:
+        stream, person, *more = (key or b"").decode().split("/")
+        if not stream or len(more) > 1 or bool(more) != person.startswith("#"):
+            raise ValueError("not stream/person, nor stream/#command/person")
+    except ValueError as error:
+        raise MessageError(
+            f"not the key of an enrolment: {(key or b'')[:80]!r}", hint="publish it with `difffake enroll`"
+        ) from error
+    return _plain(stream), "" if more else _plain(person)
+
+
+def _plain(name: str) -> str:
+    return name.replace("%23", "#").replace("%2F", "/").replace("%25", "%")

@@ -1,0 +1,86 @@
+"""Enrolments and operator commands, as the enrolments topic has them: read whole, and again from time to time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from stream.broker.contract import Reader, Record, TopicPartition
+from stream.live import LiveStream
+from stream.messages import CommandRecord, EnrolmentRecord, decode_enrolment
+from stream.messages.codec import MessageError
+from stream.messages.enrolments import parse_enrolment_key
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An entry of the topic. ``record`` is None where an enrolment of ``person`` was taken back."""
+
+    offset: int
+    person: str
+    record: EnrolmentRecord | CommandRecord | None
+
+    def apply(self, stream: LiveStream) -> list[str]:
+        """Do it to a stream; returns warnings."""
+        if self.record is None:
+            stream.withdraw(self.person)
+            return []
+        return stream.apply(self.record)
+
+
+class CommandsLog:
+    """What the topic holds, by stream, in order of offsets; a newer record of one key takes the place of the older.
+
+    Args:
+        reader: of committed records.
+        topic: of one partition: its offsets are the order in which things are applied.
+        every_s: how often `refresh` looks.
+    """
+
+    def __init__(self, reader: Reader, topic: str, every_s: float) -> None:
+        self._reader, self._partition, self._every_s = reader, TopicPartition(topic, 0), every_s
+        self._next, self._looked_s = 0, float("-inf")
+        self._entries: dict[str, dict[bytes, Pending]] = {}
+        self.refused = 0
+
+    def refresh(self) -> None:
+        """Read what has come, if it is time to look.
+
+        Raises:
+            MessageError: a record of a newer version.
+        """
+        now = time.monotonic()
+        if now - self._looked_s < self._every_s:
+            return
+        self._looked_s = now
+        end = self._reader.end_offset(self._partition)
+        if end > self._next:
+            for record in self._reader.read(self._partition, self._next or None, end):
+                self._take(record)
+            self._next = end
+
+    def since(self, stream: str, offset: int) -> Sequence[Pending]:
+        """The entries of a stream from an offset on, in order."""
+        entries = self._entries.get(stream)
+        if not entries:
+            return ()
+        return sorted((e for e in entries.values() if e.offset >= offset), key=lambda e: e.offset)
+
+    def _take(self, record: Record) -> None:
+        try:
+            stream, person = parse_enrolment_key(record.key)
+            value = None if record.value is None else decode_enrolment(record.value)
+            if value is not None and value.key != record.key:
+                raise MessageError("an enrolment under the key of another", hint="publish it with `difffake enroll`")
+        except MessageError as error:
+            if error.newer:
+                raise
+            self.refused += 1
+            log.warning("enrolment refused", offset=record.offset, error=str(error), hint=error.hint)
+            return
+        self._entries.setdefault(stream, {})[record.key or b""] = Pending(record.offset, person, value)
