@@ -17,11 +17,15 @@ import signal
 import socket
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Self
 
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
+with warnings.catch_warnings():
+    # kafka-python reads its schemas by a function that Python 3.11 calls deprecated (3.13 no longer does).
+    warnings.filterwarnings("ignore", "(read|open)_text is deprecated", DeprecationWarning)
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
 
 HERE = Path(__file__).parent / "kafka"
 CACHE = Path(__file__).parents[1] / ".cache" / "kafka"

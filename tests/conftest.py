@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from apache_kafka import ApacheKafka, KafkaMissing
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
@@ -23,3 +26,21 @@ def clips() -> dict[str, Path]:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small consistent bundle on disk; copy its folder before you damage it."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
+    """One real Apache Kafka node for the session, which a test may kill and start again."""
+    try:
+        node = ApacheKafka(tmp_path_factory.mktemp("kafka"))
+    except KafkaMissing as missing:
+        pytest.skip(str(missing))
+    with node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(request: pytest.FixtureRequest) -> str:
+    """Where a real Kafka answers: DIFFFAKE_TEST_BOOTSTRAP, else a node of our own."""
+    given = os.environ.get("DIFFFAKE_TEST_BOOTSTRAP")
+    return given or str(request.getfixturevalue("apache_kafka").bootstrap)
