@@ -91,6 +91,7 @@ class ApacheKafka:
         self.folder = folder
         self.log = folder / "kafka.log"
         port, sasl_port, controller_port = free_ports(3)
+        self._address = ("127.0.0.1", port)
         self.bootstrap = f"127.0.0.1:{port}"
         self.sasl_bootstrap = f"127.0.0.1:{sasl_port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -175,8 +176,11 @@ class ApacheKafka:
             if not self.running:
                 raise RuntimeError(f"Apache Kafka ended at its start: {self.log.read_text()[-2000:]}")
             try:
+                # A refused connection leaves a socket behind in kafka-python, so it comes second.
+                socket.create_connection(self._address, timeout=1).close()
                 admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=1000)
-            except KafkaError:
+            except (KafkaError, OSError):
+                time.sleep(0.05)
                 continue
             admin.close()
             return

@@ -19,7 +19,7 @@ from kafka.admin import OffsetSpec
 from stream.broker.contract import Consumer, PlainProducer, Producer, Reader, Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, TopicNotFoundError
 from stream.broker.kafka_client import KafkaSettings, connect, retried, translated
-from stream.broker.kafka_consumer import KafkaConsumer, name, reading, record, theirs
+from stream.broker.kafka_consumer import KafkaConsumer, name, reading, record, theirs, unstick
 from stream.broker.kafka_producer import KafkaPlainProducer, KafkaProducer
 
 __all__ = ["KafkaBroker", "KafkaSettings"]
@@ -138,6 +138,7 @@ class KafkaReader:
             self._kafka.seek(there, position)
             moved = time.monotonic()
             while position < stop:
+                unstick(self._kafka)
                 found = self._kafka.poll(timeout_ms=READ_STEP_S * 1000, max_records=READ_RECORDS).get(there, [])
                 for one in found:
                     if one.offset >= stop:

@@ -11,6 +11,8 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
   sees every join, and so that one.
 - It asks for stable offsets when it reads committed records (KIP-447), so offsets of open transactions are waited for.
 - It keeps silent when the brokers are gone. `poll` watches its connections.
+- After `resume` it never reads a partition again whose records it had already unpacked, as long as the place of the
+  record batch in work is taken by an empty one. `unstick` clears that place.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ class KafkaConsumer:
         timer = Timer(timeout_s * 1000)
         while True:
             with translated("reading from the group"):
+                unstick(self._kafka)
                 # One step: it joins or rejoins at most once. Its public poll would run two joins in a row, and the
                 # partitions would be somebody else's before we could commit.
                 batches = self._kafka._poll_once(timer, max_records)
@@ -268,6 +271,13 @@ def reading(settings: KafkaSettings, *, committed: bool) -> dict[str, Any]:
         "fetch_max_wait_ms": 100,
         "metrics_enabled": False,
     }
+
+
+def unstick(consumer: Any) -> None:
+    """Before every read: frees the place that an exhausted batch holds against those of resumed partitions."""
+    fetcher = consumer._fetcher
+    if not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
 
 
 def record(found: Any) -> Record:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import kafka
@@ -103,7 +103,10 @@ class KafkaPlainProducer:
     """`stream.broker.contract.PlainProducer` on Apache Kafka."""
 
     def __init__(self, settings: KafkaSettings, partitions: Callable[[str], int]) -> None:
+        self._settings = settings
+        self._partitions_of = partitions
         self._sender: _Sender | None = _Sender(settings, partitions)
+        self._closed = False
 
     def send(
         self,
@@ -116,31 +119,38 @@ class KafkaPlainProducer:
         timestamp_ms: int | None = None,
     ) -> None:
         """See the contract."""
-        with translated("publishing"):
-            self._open().send(
-                topic, key=key, value=value, headers=headers, partition=partition, timestamp_ms=timestamp_ms
-            )
+        with self._open() as sender:
+            sender.send(topic, key=key, value=value, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
 
     def flush(self, timeout_s: float) -> None:
         """See the contract."""
-        with translated("publishing"):
-            self._open().arrive(timeout_s)
+        with self._open() as sender:
+            sender.arrive(timeout_s)
 
     def close(self, timeout_s: float) -> None:
         """See the contract."""
-        if self._sender is None:
+        if self._closed:
             return
-        sender, self._sender = self._sender, None
+        try:
+            self.flush(timeout_s)
+        finally:
+            self._closed = True
+            if self._sender is not None:
+                self._sender.discard()
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[_Sender]:
+        if self._closed:
+            raise BrokerError("this producer is closed", hint="Open a new one.")
+        self._sender = self._sender or _Sender(self._settings, self._partitions_of)
         with translated("publishing"):
             try:
-                sender.arrive(timeout_s)
-            finally:
+                yield self._sender
+            except kafka.errors.KafkaError:
+                # One refused batch ends an idempotent producer of kafka-python for good: the next call starts anew.
+                sender, self._sender = self._sender, None
                 sender.discard()
-
-    def _open(self) -> _Sender:
-        if self._sender is None:
-            raise BrokerError("this producer is closed", hint="Open a new one.")
-        return self._sender
+                raise
 
 
 class KafkaProducer:

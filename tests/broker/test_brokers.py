@@ -68,7 +68,9 @@ class TestRecords:
 
     def test_keys_choose_partitions_as_every_kafka_client_does(self, broker: Broker) -> None:
         name = topic(broker, 12)
-        keys = {b"21": 4, b"foobar": 6, b"a-little-bit-long-string": 10}  # murmur2 of Kafka's own tests, modulo 12
+        # The hashes of Kafka's own tests (UtilsTest.testMurmur2).
+        hashes = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
+        keys = {key: (value & 0x7FFFFFFF) % 12 for key, value in hashes.items()}
         producer = broker.plain_producer()
         for key in keys:
             producer.send(name, key=key, value=key)
@@ -327,10 +329,10 @@ class TestGroups:
         zombie.subscribe([source], told)
         records = take(zombie, 4)
         producer = broker.producer(f"{source}-zombie")
-        producer.begin()
-        producer.send(target, key=b"k", value=b"by the zombie")
         harness.silence(zombie)
         harness.pass_time(SESSION_S + 0.5)
+        producer.begin()
+        producer.send(target, key=b"k", value=b"by the zombie")
         heir = broker.consumer(source)
         heir.subscribe([source], Told())
         again = take(heir, 6)
@@ -345,7 +347,7 @@ class TestGroups:
         until = time.monotonic() + 20
         while told.of("lost") != {part}:
             assert time.monotonic() < until
-            assert zombie.poll(0.1, 10) == []
+            zombie.poll(0.1, 10)  # what it had fetched before may still come; its commit would be refused
         assert not told.of("revoked")
         heir.close(5)
         assert [record.offset for record in take(zombie, 1)] == [5]  # from the heir's commit, not its own memory
