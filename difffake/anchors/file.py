@@ -135,8 +135,17 @@ def save_anchors(path: Path, anchors: AnchorFile) -> None:
     """Write an anchor file, whole or not at all.
 
     Raises:
-        AnchorError: names that are none or occur twice, no people or too many.
+        AnchorError: as `anchors_to_bytes`.
         DiffFakeError: the file cannot be written.
+    """
+    _write(path, anchors_to_bytes(anchors))
+
+
+def anchors_to_bytes(anchors: AnchorFile) -> bytes:
+    """The bytes of an anchor file.
+
+    Raises:
+        AnchorError: names that are none or occur twice, no people or too many.
     """
     _check(anchors)
     record = _FileRecord(
@@ -159,8 +168,8 @@ def save_anchors(path: Path, anchors: AnchorFile) -> None:
     )
     data = seal(KIND, VERSION, record)
     if len(data) > MAX_BYTES:
-        raise AnchorError(f"{path.name}: would be over {MAX_BYTES >> 20} MiB", hint="divide the people among files")
-    _write(path, data)
+        raise AnchorError(f"anchors of over {MAX_BYTES >> 20} MiB", hint="divide the people among files")
+    return data
 
 
 def read_anchors(path: Path) -> AnchorFile:
@@ -178,7 +187,16 @@ def read_anchors(path: Path) -> AnchorFile:
         if isinstance(error, AnchorError):
             raise
         raise AnchorError(f"{path}: cannot be read ({error})", hint="check the path and its rights") from error
-    record = unseal(data, KIND, VERSION, _FileRecord, name=path.name)
+    return anchors_from_bytes(data, path.name)
+
+
+def anchors_from_bytes(data: bytes, name: str = "anchors") -> AnchorFile:
+    """The anchor file in these bytes; ``name`` is what messages call it.
+
+    Raises:
+        AnchorError: damaged, hostile or of a newer version.
+    """
+    record = unseal(data, KIND, VERSION, _FileRecord, name=name)
     anchors = AnchorFile(
         stream=record.stream,
         extractor_sha256=record.extractor_sha256,
@@ -200,7 +218,11 @@ def load_anchors(path: Path, bundle: Bundle) -> AnchorFile:
     Raises:
         AnchorError: as `read_anchors`; or nobody in it was enrolled with this bundle's networks.
     """
-    anchors = read_anchors(path)
+    return fit_anchors(read_anchors(path), bundle, path)
+
+
+def fit_anchors(anchors: AnchorFile, bundle: Bundle, path: Path) -> AnchorFile:
+    """What of anchors a bundle can use, as `load_anchors`; ``path`` is what messages call them."""
     extractor, identity = networks(bundle)
     keeps_artifact = anchors.extractor_sha256 == extractor
     keeps_identity = identity is not None and anchors.identity_sha256 == identity
