@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,15 +13,19 @@ from types import TracebackType
 from typing import Self
 
 from difffake.errors import DiffFakeError, LimitExceededError
+from difffake.media import without_secrets
 from stream.broker.contract import DEFAULT_MAX_MESSAGE_BYTES, Broker
 from stream.broker.errors import BrokerError, MessageTooLargeError
-from stream.media_records import MediaRecord, SourceReport, frames, is_address, segments, units
+from stream.media_records import MediaRecord, frames, segments, units
+from stream.packets import SourceReport, is_address
 
 CONTENT_TYPE, PTS_NS = "content-type", "pts-ns"
 _S = 1_000_000_000
 _FLUSH_S = 30.0
 #: Headers, key and framing of a record.
 _OVERHEAD_BYTES = 4096
+#: Kept of failures and of warnings: a loop without an end meets the same ones again and again.
+_MAX_NOTES = 1000
 
 
 class Form(StrEnum):
@@ -196,12 +200,19 @@ class Publisher:
                 except BrokerError:
                     raise
                 except DiffFakeError as error:
-                    self.failures.append(PublishFailure(stream, str(source), error))
+                    self._fail(PublishFailure(stream, _name(source), error))
                 base_ns = end_ns
                 self.counts[stream].left_out += report.left_out
-                self.warnings += [f"{Path(str(source)).name}: {warning}" for warning in report.warnings]
+                self._warn(f"{_name(source)}: {warning}" for warning in report.warnings)
             if loop == self._settings.loops or base_ns == before_ns:
                 return
+
+    def _fail(self, failure: PublishFailure) -> None:
+        if len(self.failures) < _MAX_NOTES:
+            self.failures.append(failure)
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        self.warnings += itertools.islice(warnings, _MAX_NOTES - len(self.warnings))
 
     def _records(self, source: str | Path, report: SourceReport) -> Iterator[MediaRecord]:
         settings = self._settings
@@ -228,3 +239,7 @@ class Publisher:
         counts.bytes += len(record.value)
         counts.pictures += record.pictures
         return Published(stream, pts_ns, base_ns + record.end_ns, len(record.value), record.pictures)
+
+
+def _name(source: str | Path) -> str:
+    return without_secrets(str(source)) if is_address(source) else Path(str(source)).name
