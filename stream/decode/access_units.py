@@ -13,6 +13,7 @@ import av.error
 import av.video.codeccontext
 
 from stream.decode.contract import DecodeSettings, LossReason
+from stream.decode.h264 import H264Headers, SliceHead
 from stream.decode.sniff import AV1, H264
 from stream.decode.timeline import NOMINAL_NS, S
 from stream.decode.units import Start, Unit
@@ -35,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """A place to restart from. `parameters` are needed there and lie in an earlier record."""
+    """A place to restart from. `parameters`: the parameter sets needed there, where they lie in an earlier record."""
 
     offset: int
     unit: int
@@ -44,19 +45,19 @@ class KeySource:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture in display order. `key`: later pictures can be decoded again from there."""
+    """A picture in display order."""
 
     frame: av.VideoFrame
     source: Source
-    key: KeySource | None
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A unit without a picture."""
+    """A unit without a picture. `is_blind`: because decoding began at a key frame that is shown after it."""
 
     source: Source
     reason: LossReason
+    is_blind: bool = False
 
 
 class UnitDecoder:
@@ -83,33 +84,84 @@ class UnitDecoder:
         self.aspect = 1.0
         self._parameters = b""
         self._carried = b""
+        self._headers = H264Headers() if content_type == H264 else None
+        self._field: tuple[SliceHead, int] | None = None
+        self._last_reference = 0
+        self._start_order: int | None = None
 
     def set_parameters(self, parameters: bytes) -> None:
         """The parameter sets that a restart needs and the records do not carry."""
         self._parameters = self._carried = parameters
 
-    def decode(self, unit: Unit, source: Source) -> Iterator[Picture | Loss]:
-        """Give out what this unit sets free."""
+    def decode(self, unit: Unit, source: Source) -> Iterator[Picture | Loss | KeySource]:
+        """Give out what this unit sets free.
+
+        A `KeySource` stands before the first picture that needs it, and behind all that do not.
+        """
         self._remember(unit)
+        head = self._headers.read(unit.data) if self._headers is not None else None
         if not unit.has_picture:
+            return
+        if head is not None and self._field is not None and head.completes(self._field[0]):
+            number, self._field = self._field[1], None
+            yield from self._push(unit.data, number, source)
             return
         parameters = b""
         if unit.start is Start.CLOSED or (self._context is None and unit.start is not Start.NONE):
             yield from self.drain()
-            self._context = self._open()
-            self._first_id = self._next_id
-            self._blind_until = self._next_id
-            if not unit.parameters:
-                parameters = self._parameters
+            self._context = self._open(is_closed=unit.start is Start.CLOSED)
+            self._first_id = self._blind_until = self._next_id
+            self._start_order = head.order if head is not None and unit.start is not Start.CLOSED else None
+            parameters = b"" if unit.parameters else self._parameters
+            yield KeySource(source.offset, source.unit, parameters)
         elif self._context is None:
             yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME)
             return
-        elif self._carried and not unit.parameters:
+        elif head is not None and self._headers is not None:
+            if self._headers.is_gap(head.frame_num, self._last_reference):
+                yield Loss(source, LossReason.DAMAGED)
+                yield from self.drain()
+                return
+            if self._first_id >= 0 and self._headers.is_before(head.order, self._start_order):
+                # Made of pictures that were never seen. The decoder fills the gap with what is never shown.
+                self._follow(head)
+                self._expect(source)
+                yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
+                return
+        if not parameters and not unit.parameters:
             parameters = self._carried
         self._carried = b""
-        yield from self._send(parameters + unit.data, unit, source, parameters)
+        number, self._next_id = self._next_id, self._next_id + 1
+        self._sent[number] = source
+        self._expect(source)
+        if unit.start is Start.OPEN and number != self._first_id:
+            self._keys[number] = KeySource(source.offset, source.unit, parameters)
+        if head is not None:
+            self._follow(head)
+            self._field = (head, number) if head.is_field else None
+        yield from self._push(parameters + unit.data, number, source)
 
-    def drain(self) -> Iterator[Picture | Loss]:
+    def count_pictures(self, units: list[Unit]) -> int:
+        """How many pictures the units of a record make: two fields make one."""
+        headers, first, count = H264Headers(), None, 0
+        headers.sequence = self._headers.sequence if self._headers is not None else None
+        for unit in units:
+            head = headers.read(unit.data) if self._headers is not None else None
+            if head is not None and first is not None and head.completes(first):
+                first = None
+            else:
+                count, first = count + unit.has_picture, head
+        return count
+
+    def _expect(self, source: Source) -> None:
+        if not source.is_exact:
+            heapq.heappush(self._times, (source.base_ns, source.unit))
+
+    def _follow(self, head: SliceHead) -> None:
+        if head.is_reference:
+            self._last_reference = head.frame_num
+
+    def drain(self) -> Iterator[Picture | Loss | KeySource]:
         """Give out what is held back and close the codec: the next picture must be a key frame."""
         context, self._context = self._context, None
         if context is not None:
@@ -122,6 +174,7 @@ class UnitDecoder:
         self._sent.clear()
         self._keys.clear()
         self._times.clear()
+        self._field = None
 
     def _remember(self, unit: Unit) -> None:
         if unit.parameters:
@@ -133,7 +186,7 @@ class UnitDecoder:
             if not unit.has_picture:
                 self._carried = self._parameters
 
-    def _open(self) -> av.video.codeccontext.VideoCodecContext:
+    def _open(self, *, is_closed: bool) -> av.video.codeccontext.VideoCodecContext:
         name = {AV1: "libdav1d", H264: "h264"}.get(self.content_type, "hevc")
         context = av.codec.context.CodecContext.create(name, "r")
         assert isinstance(context, av.video.codeccontext.VideoCodecContext)  # noqa: S101 - all three are video
@@ -143,8 +196,12 @@ class UnitDecoder:
         if self.content_type == AV1:
             options["max_frame_delay"] = "1"
         else:
-            options["err_detect"] = "explode"
-            if not self._settings.low_delay:
+            # The first pictures after an open start of H.264 may take back references that were never seen: such
+            # errors are none, but cannot be told from others.
+            if is_closed or self.content_type != H264:
+                options["err_detect"] = "explode+crccheck"
+            sequence = self._headers.sequence if self._headers is not None else None
+            if not (self._settings.low_delay or (sequence is not None and sequence.is_in_order)):
                 options["strict"] = "strict"
         context.options = options
         context.thread_count = 1
@@ -152,18 +209,12 @@ class UnitDecoder:
             context.flags |= av.codec.context.Flags.low_delay
         return context
 
-    def _send(self, data: bytes, unit: Unit, source: Source, parameters: bytes) -> Iterator[Picture | Loss]:
+    def _push(self, data: bytes, number: int, source: Source) -> Iterator[Picture | Loss | KeySource]:
         context = self._context
         if context is None:
             return
-        number, self._next_id = self._next_id, self._next_id + 1
         packet = av.Packet(data)
         packet.pts = packet.dts = number
-        self._sent[number] = source
-        if not source.is_exact:
-            heapq.heappush(self._times, (source.base_ns, source.unit))
-        if unit.start >= Start.OPEN:
-            self._keys[number] = KeySource(source.offset, source.unit, parameters)
         try:
             frames = context.decode(packet)
         except (av.error.FFmpegError, ValueError):
@@ -176,7 +227,7 @@ class UnitDecoder:
             yield self._loss(old, self._sent.pop(old))
             self._keys.pop(old, None)
 
-    def _out(self, frames: list[av.VideoFrame]) -> Iterator[Picture | Loss]:
+    def _out(self, frames: list[av.VideoFrame]) -> Iterator[Picture | Loss | KeySource]:
         rate = self._context.framerate if self._context is not None else None
         if rate and 1 <= rate <= 240:
             self._step_ns = round(S / rate)
@@ -188,20 +239,23 @@ class UnitDecoder:
             if source is None or number is None:
                 continue
             key = self._keys.pop(number, None)
-            if number == self._first_id:
+            if number == self._first_id or 0 <= self._first_id < number - _MAX_REORDER:
                 self._first_id, self._blind_until = -1, self._next_id
             # Shown before the key frame that decoding began at: made of pictures that were never seen.
             if self._first_id >= 0:
-                yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME)
+                yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
             elif frame.is_corrupt:
                 yield Loss(source, LossReason.DAMAGED)
             else:
-                yield Picture(frame, source, key)
+                if key is not None:
+                    yield key
+                yield Picture(frame, source)
 
     def _loss(self, number: int, source: Source) -> Loss:
         """A unit whose picture never came: in the first ones after an open start it could not."""
-        blind = number < self._blind_until
-        return Loss(source, LossReason.WAITING_FOR_KEY_FRAME if blind else LossReason.DAMAGED)
+        if number < self._blind_until:
+            return Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
+        return Loss(source, LossReason.DAMAGED)
 
     def time_ns(self, source: Source, after_ns: int | None) -> int:
         """The producer's time of a picture that has just come out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import av
@@ -9,7 +10,7 @@ import av
 from difffake.errors import LimitExceededError, MediaFormatError, MediaTruncatedError
 from difffake.picture import RgbConverter, deinterlaced
 from difffake.stills import decode_still_bytes, still_header
-from stream.decode.access_units import Loss, Picture, Source, UnitDecoder
+from stream.decode.access_units import KeySource, Loss, Picture, Source, UnitDecoder
 from stream.decode.contract import (
     U8,
     CorruptInputError,
@@ -23,19 +24,16 @@ from stream.decode.contract import (
     Lost,
     Payload,
     TooLargeError,
-    UnknownTypeError,
 )
+from stream.decode.records import header_ns, identify, record_ns, warn
 from stream.decode.segments import Segment, SegmentLoss, SegmentPicture, too_large
-from stream.decode.sniff import IMAGES, KNOWN, SEGMENTS, TS, UNITS, canonical, is_annex_b, sniff
-from stream.decode.timeline import MAX_NS, MS, Timeline
+from stream.decode.sniff import IMAGES, SEGMENTS, TS, is_annex_b
+from stream.decode.timeline import Timeline
 from stream.decode.units import Start, split_units
 
-_TYPES_HINT = (
-    "set the header content-type to image/jpeg, image/png, image/webp, video/mp4, video/mp2t, video/x-matroska, "
-    "video/h264, video/h265 or video/av1"
-)
 _MAX_LOST = 1_000
-_MAX_WARNINGS = 20
+#: A picture that never comes out is missed only when others have come out after it.
+_RECENT_CELLS = 64
 
 
 class StreamDecoder:
@@ -55,6 +53,7 @@ class StreamDecoder:
         self._reached_ns: int | None = None
         self._content_type: str | None = None
         self._converters: dict[float, RgbConverter] = {}
+        self._cells: deque[int] = deque(maxlen=_RECENT_CELLS)
         self._busy = False
 
     @property
@@ -77,6 +76,8 @@ class StreamDecoder:
         self._offset, self._reached_ns = state.offset, state.reached_ns
         self._content_type, self._key = state.content_type, state.key
         self._timeline.set_state(state.timeline)
+        if state.timeline.sampled_ns is not None:
+            self._cells.append(self._timeline.cell(state.timeline.sampled_ns))
         if state.key is not None:
             self._timeline.set_state(state.key.timeline)
             self._units = UnitDecoder(state.key.content_type, self._settings)
@@ -99,9 +100,9 @@ class StreamDecoder:
             return Decoded(self._content_type or "", iter(()), replayed=True)
         decoded = Decoded("", iter(()), replayed=replayed)
         self._offset = max(self._offset, payload.offset)
-        content_type = self._identify(payload, decoded)
+        content_type = identify(payload, self._content_type, self._settings, decoded)
         decoded.content_type = content_type
-        base_ns = _header_ns(payload, decoded)
+        base_ns = header_ns(payload, decoded)
         if content_type in IMAGES:
             frames = self._image(payload, content_type, base_ns, decoded)
         elif content_type in SEGMENTS:
@@ -134,48 +135,26 @@ class StreamDecoder:
     def _watch(self, frames: Iterator[DecodedFrame], decoded: Decoded, restarts: int) -> Iterator[DecodedFrame]:
         yield from frames
         self._busy = False
+        decoded.lost[:] = [
+            lost
+            for lost in decoded.lost
+            if lost.reason is LossReason.STALE
+            or lost.pts_ns is None
+            or self._timeline.cell(lost.pts_ns) not in self._cells
+        ]
         if self._timeline.restarts > restarts:
-            _warn(decoded, "clock: its times fell far back; they go on after the last picture")
+            warn(decoded, "clock: its times fell far back; they go on after the last picture")
         if decoded.replayed:
             decoded.lost.clear()
             decoded.warnings.clear()
             decoded.damage = None
-
-    # what it is
-
-    def _identify(self, payload: Payload, decoded: Decoded) -> str:
-        """Bytes that are clearly of one kind overrule the header; otherwise the header decides, then the past."""
-        value = payload.value
-        if not value:
-            raise CorruptInputError("an empty record", hint="send whole pictures, segments or access units")
-        if len(value) > self._settings.max_bytes:
-            raise TooLargeError(
-                f"a record of {len(value)} bytes, over the limit of {self._settings.max_bytes}",
-                hint="send shorter segments, or raise max_bytes",
-            )
-        said = canonical(_header(payload, "content-type"))
-        seen = sniff(value)
-        if seen is not None:
-            if said is not None and said != seen and said != "application/octet-stream":
-                _warn(decoded, f"content-type: the header says {said[:60]}, the bytes are {seen}")
-            return seen
-        if said in KNOWN:
-            if said in IMAGES:
-                raise CorruptInputError(f"{said}: the bytes are no such image", hint="send the file as it is")
-            return said or ""
-        if said in (None, "application/octet-stream") and self._content_type in UNITS:
-            return self._content_type or ""
-        raise UnknownTypeError(
-            f"content type {said[:60]!r} is not known, nor are the bytes" if said else "the bytes are of no known type",
-            hint=_TYPES_HINT,
-        )
 
     # the three kinds
 
     def _image(
         self, payload: Payload, content_type: str, base_ns: int | None, decoded: Decoded
     ) -> Iterator[DecodedFrame]:
-        raw_ns = base_ns if base_ns is not None else _record_ns(payload)
+        raw_ns = base_ns if base_ns is not None else record_ns(payload)
         try:
             header = still_header(payload.value, content_type)
             if header is None:
@@ -207,7 +186,7 @@ class StreamDecoder:
         decoded.pictures += 1
         pts_ns = self._place(raw_ns, payload.timestamp_ms, decoded)
         if pts_ns is not None and image is not None and self._timeline.is_due(pts_ns):
-            self._timeline.sampled_ns = pts_ns
+            self._sampled(pts_ns)
             yield DecodedFrame(pts_ns, image, 0, payload.offset)
 
     def _segment(
@@ -264,7 +243,7 @@ class StreamDecoder:
                     yield from self._sample(item.frame, pts_ns, index, payload.offset, segment.aspect, decoded)
                 index += 1
         except InputError as error:
-            _warn(decoded, f"cut: {error}")
+            warn(decoded, f"cut: {error}")
         finally:
             segment.close()
         self._timeline.segment_end_ns = end_ns
@@ -283,14 +262,13 @@ class StreamDecoder:
             raise CorruptInputError(f"{content_type}: no access unit in it", hint="send whole access units")
         if len(units) > self._settings.max_frames:
             raise TooLargeError(f"{len(units)} access units in one record", hint="send fewer, or raise max_frames")
-        pictures = sum(unit.has_picture for unit in units)
-        time_ns = base_ns if base_ns is not None else _record_ns(payload)
-        exact = base_ns is not None and pictures == 1
+        time_ns = base_ns if base_ns is not None else record_ns(payload)
 
         def frames() -> Iterator[DecodedFrame]:
             if self._units is None or self._units.content_type != content_type:
                 yield from self._close_units(decoded)
                 self._units = UnitDecoder(content_type, self._settings)
+            exact = base_ns is not None and self._units.count_pictures(units) == 1
             for number, unit in enumerate(units):
                 if (
                     decoded.replayed
@@ -311,15 +289,20 @@ class StreamDecoder:
     # what they share
 
     def _pictures(
-        self, items: Iterator[Picture | Loss], decoded: Decoded, offset: int | None = None
+        self, items: Iterator[Picture | Loss | KeySource], decoded: Decoded, offset: int | None = None
     ) -> Iterator[DecodedFrame]:
         units = self._units
         if units is None:
             return
         for item in items:
+            before = self._timeline.state()
+            if isinstance(item, KeySource):
+                self._key = KeyPoint(item.offset, item.unit, units.content_type, item.parameters, before)
+                self._units_since_key = 0
+                continue
             source = item.source
             if isinstance(item, Loss):
-                self._lose(self._shifted(source.base_ns), item.reason, decoded)
+                self._lose(self._shifted(source.base_ns), item.reason, decoded, is_blind=item.is_blind)
                 if item.reason is LossReason.DAMAGED and source.offset == offset:
                     decoded.damage = CorruptInputError(
                         f"{units.content_type}: an access unit cannot be decoded",
@@ -327,10 +310,6 @@ class StreamDecoder:
                     )
                 continue
             decoded.pictures += 1
-            before = self._timeline.state()
-            if item.key is not None:
-                self._key = KeyPoint(item.key.offset, item.key.unit, units.content_type, item.key.parameters, before)
-                self._units_since_key = 0
             last = None if before.last_ns is None else before.last_ns - before.shift_ns
             pts_ns = self._place(units.time_ns(source, last), source.timestamp_ms, decoded)
             if pts_ns is not None:
@@ -339,7 +318,7 @@ class StreamDecoder:
     def _count_since_key(self, start: Start, decoded: Decoded) -> None:
         self._units_since_key += 1
         if self._key is not None and start < Start.OPEN and self._units_since_key > self._settings.max_gop_records:
-            _warn(decoded, f"key frame: none for {self._units_since_key} pictures; a restart will lose pictures")
+            warn(decoded, f"key frame: none for {self._units_since_key} pictures; a restart will lose pictures")
             self._key = None
 
     def _close_units(self, decoded: Decoded) -> Iterator[DecodedFrame]:
@@ -365,16 +344,20 @@ class StreamDecoder:
         if max(frame.width, converter.width_px(frame)) * frame.height > self._settings.max_pixels:
             self._lose(pts_ns, LossReason.BEYOND_LIMIT, decoded)
             return
-        self._timeline.sampled_ns = pts_ns
+        self._sampled(pts_ns)
         if self._reached_ns is not None and pts_ns <= self._reached_ns:
             return
         try:
             image = converter(deinterlaced(frame))
         except (av.error.FFmpegError, ValueError) as error:
-            _warn(decoded, f"damaged: a picture cannot be converted ({str(error)[:80]})")
+            warn(decoded, f"damaged: a picture cannot be converted ({str(error)[:80]})")
             self._lose(pts_ns, LossReason.DAMAGED, decoded)
             return
         yield DecodedFrame(pts_ns, image, index, offset)
+
+    def _sampled(self, pts_ns: int) -> None:
+        self._timeline.sampled_ns = pts_ns
+        self._cells.append(self._timeline.cell(pts_ns))
 
     def _converter(self, aspect: float) -> RgbConverter:
         if aspect not in self._converters:
@@ -383,7 +366,7 @@ class StreamDecoder:
             self._converters[aspect] = RgbConverter(aspect)
         return self._converters[aspect]
 
-    def _lose(self, pts_ns: int | None, reason: LossReason, decoded: Decoded) -> None:
+    def _lose(self, pts_ns: int | None, reason: LossReason, decoded: Decoded, *, is_blind: bool = False) -> None:
         """Count a loss, if the picture would have been analysed: one per cell of the sampling grid and reason."""
         if len(decoded.lost) >= _MAX_LOST:
             return
@@ -393,34 +376,11 @@ class StreamDecoder:
             for other in reversed(decoded.lost):
                 if other.reason is reason and other.pts_ns is not None and timeline.cell(other.pts_ns) == cell:
                     return
-            if reason is not LossReason.STALE and not timeline.is_due(pts_ns):
+            # After a restart, pictures before its key frame do not come out a second time: they are not lost.
+            reached = self._reached_ns is not None and pts_ns <= self._reached_ns
+            if reason is not LossReason.STALE and ((reached and is_blind) or cell in self._cells):
                 return
         decoded.lost.append(Lost(pts_ns, reason))
-
-
-def _header(payload: Payload, name: str) -> bytes | None:
-    """The last one of that name, as Kafka clients read them; names in any case."""
-    return next((value for key, value in reversed(payload.headers) if key.lower() == name), None)
-
-
-def _header_ns(payload: Payload, decoded: Decoded) -> int | None:
-    text = _header(payload, "pts-ns")
-    if text is None:
-        return None
-    if text.isdigit() and len(text) <= 19 and int(text) < MAX_NS:
-        return int(text)
-    _warn(decoded, f"pts-ns: {text[:40]!r} is no time in nanoseconds; the next best is taken")
-    return None
-
-
-def _record_ns(payload: Payload) -> int | None:
-    ns = payload.timestamp_ms * MS
-    return ns if 0 <= ns < MAX_NS else None
-
-
-def _warn(decoded: Decoded, text: str) -> None:
-    if len(decoded.warnings) < _MAX_WARNINGS:
-        decoded.warnings.append(text)
 
 
 def _chain(

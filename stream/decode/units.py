@@ -141,8 +141,9 @@ def _split_av1(value: bytes) -> list[Unit]:
         obu = _obu(value, at)
         if obu is None:
             # What is left goes to the decoder, which says that it is broken.
-            if not units and begin == at == 0:
+            if at == 0:
                 return []
+            has_picture = True
             break
         kind, payload, end = obu
         if kind == 2 and has_picture:

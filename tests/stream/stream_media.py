@@ -114,8 +114,10 @@ def unit_records(
     with_pts: bool = True,
     typed: bool = True,
 ) -> list[Payload]:
-    """One record per access unit (or `per_record`), stamped in decoding order; `pts-ns` in display order, or, where it stands
-    for several units, in decoding order."""
+    """One record per access unit (or `per_record`), stamped in decoding order.
+
+    `pts-ns` is in display order, or, where it stands for several units, in decoding order.
+    """
     units = access_units(content_type, frames, options)
     records = []
     for at in range(0, len(units), per_record):
