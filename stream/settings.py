@@ -14,6 +14,11 @@ class Topics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     enrolments: str = "difffake.enrolments"
     deadletters: str = "difffake.deadletters"
 
+    @classmethod
+    def under(cls, prefix: str) -> Topics:
+        """All topics under another name than ``difffake``: two deployments on one cluster."""
+        return cls(**{name: f"{prefix}.{name}" for name in cls.__struct_fields__})
+
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of `stream.worker.Worker`.

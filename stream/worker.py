@@ -106,6 +106,17 @@ class Worker:
             self._consumer.close(self.settings.close_s)
             self._reader.close()
 
+    def idle_for(self, seconds: float) -> Callable[[], bool]:
+        """A condition for `run`: no record for so long."""
+        last = [self.counts["polled"], time.monotonic()]
+
+        def is_idle() -> bool:
+            if self.counts["polled"] != last[0]:
+                last[:] = [self.counts["polled"], time.monotonic()]
+            return time.monotonic() - last[1] > seconds
+
+        return is_idle
+
     def stop(self) -> None:
         """End `run` after the record at hand; safe in a signal handler."""
         self._stopping = True
@@ -114,6 +125,7 @@ class Worker:
         """One turn: poll, work, commit if it is time."""
         self._commands.refresh()
         records = self._consumer.poll(self.settings.poll_timeout_s, self.settings.poll_records)
+        self.counts["polled"] += len(records)
         rewinds = self.counts["rewinds"]
         for record in records:
             part = self._partitions.get(record.source)

@@ -1,0 +1,246 @@
+"""Kill workers at random and count what a reader with ``read_committed`` sees: every frame once, with the same scores.
+
+    python benchmarks/chaos.py CLIP... --kills 50
+
+Starts a real Apache Kafka (needs Java 17 and Maven), publishes streams as segments, single pictures and access units,
+scores them once undisturbed, and once with three workers that are killed (SIGKILL), stopped (SIGTERM) and started at
+random moments, and with a restart of the broker half-way. Prints takeover times and last
+``kills=50 frames=N lost=0 doubled=0 max_score_diff=...``; ends with 1 if anything was lost, doubled, buried or differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1])]
+
+from apache_kafka import ApacheKafka
+
+from stream.broker.contract import Broker, TopicPartition, TopicSpec
+from stream.broker.kafka import KafkaBroker, KafkaSettings
+from stream.messages import ScoreRecord, decode
+from stream.publish import Form, Publisher, PublishSettings
+
+FORMS = (Form.SEGMENTS, Form.FRAMES, Form.UNITS)
+TOPIC, PARTITIONS = "video.in", 6
+Key = tuple[str, int, int, int]
+
+
+@dataclass
+class Fleet:
+    """Worker processes of one group."""
+
+    bootstrap: str
+    prefix: str
+    options: list[str]
+    folder: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: int = 0
+
+    def start(self) -> None:
+        """One more worker."""
+        self.started += 1
+        log = (self.folder / f"{self.prefix}-{self.started}.log").open("wb")
+        command = [sys.executable, "-m", "stream.cli", "work", "--bootstrap-servers", self.bootstrap]
+        command += ["--group", self.prefix, "--prefix", self.prefix, "--topic", TOPIC, *self.options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+
+    def reap(self) -> list[int]:
+        """Exit codes of workers that ended by themselves."""
+        ended = [p for p in self.processes if p.poll() is not None]
+        self.processes = [p for p in self.processes if p.poll() is None]
+        return [int(p.returncode) for p in ended]
+
+    def end(self, rng: random.Random, *, hard: bool) -> None:
+        """Kill or stop one at random."""
+        victim = rng.choice(self.processes)
+        victim.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            victim.wait(30)
+        self.reap()
+
+    def close(self) -> None:
+        """Stop all."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.processes = []
+
+
+def publish(broker: Broker, clips: list[Path], streams: int, loops: int) -> int:
+    """Publish every stream in its form; returns the number of records."""
+    broker.ensure_topics([TopicSpec(TOPIC, PARTITIONS)])
+    records = 0
+    for form in FORMS:
+        sources = {f"{form.value}-{i:02d}": [clips[i % len(clips)]] for i in range(streams) if FORMS[i % 3] is form}
+        if not sources:
+            continue
+        with Publisher(broker, TOPIC, PublishSettings(form=form, loops=loops, fps=5.0)) as publisher:
+            records += sum(1 for _ in publisher.publish_many(sources))
+    return records
+
+
+def seen(broker: Broker, prefix: str) -> tuple[dict[Key, ScoreRecord], int, int]:
+    """Scores by frame, how many frames came twice, and how many dead letters there are."""
+    reader = broker.reader()
+    scores: dict[Key, ScoreRecord] = {}
+    doubled = buried = 0
+    for p in range(broker.partitions(f"{prefix}.scores")):
+        partition = TopicPartition(f"{prefix}.scores", p)
+        for record in reader.read(partition, None, reader.end_offset(partition)):
+            score = decode(record.value or b"", ScoreRecord)
+            key = (score.stream, score.source.offset, score.source.index, score.pts_ns)
+            doubled += key in scores
+            scores[key] = score
+    for p in range(broker.partitions(f"{prefix}.deadletters")):
+        partition = TopicPartition(f"{prefix}.deadletters", p)
+        buried += sum(1 for _ in reader.read(partition, None, reader.end_offset(partition)))
+    reader.close()
+    return scores, doubled, buried
+
+
+def difference(a: ScoreRecord, b: ScoreRecord) -> float:
+    """Largest difference of any figure; infinite where anything else differs."""
+    if (a.status, len(a.faces)) != (b.status, len(b.faces)):
+        return float("inf")
+    worst = 0.0
+    for one, other in zip(a.faces, b.faces, strict=True):
+        if (one.person, one.track, one.evidence.keys()) != (other.person, other.track, other.evidence.keys()):
+            return float("inf")
+        for name, evidence in one.evidence.items():
+            there = other.evidence[name]
+            worst = max(worst, abs(evidence.score - there.score), abs(evidence.p_value - there.p_value))
+            if (evidence.accumulated is None) != (there.accumulated is None):
+                return float("inf")
+            worst = max(worst, abs((evidence.accumulated or 0.0) - (there.accumulated or 0.0)))
+    return worst
+
+
+def wait_until_done(broker: Broker, fleet: Fleet, expected: int, timeout_s: float) -> float:
+    """Wait for ``expected`` frames (0: until the scores stand still); returns the seconds it took."""
+    began = time.monotonic()
+    last, since = -1, began
+    while time.monotonic() - began < timeout_s:
+        time.sleep(2.0)
+        if fleet.reap():
+            fleet.start()
+        try:
+            reader = broker.reader(committed=True)
+            topic = f"{fleet.prefix}.scores"
+            count = sum(reader.end_offset(TopicPartition(topic, p)) for p in range(broker.partitions(topic)))
+            reader.close()
+        except Exception as error:
+            print(f"waiting: {error}", file=sys.stderr)
+            continue
+        if count != last:
+            last, since = count, time.monotonic()
+        elif count and time.monotonic() - since > (8.0 if not expected else 20.0):
+            break
+    return time.monotonic() - began
+
+
+def torment(kafka: ApacheKafka, fleet: Fleet, kills: int, rng: random.Random, pause_s: float) -> int:
+    """Kill workers; every fifth time one is stopped in order instead, and half-way the broker is restarted."""
+    hard = 0
+    while hard < kills:
+        time.sleep(rng.uniform(0.2, 2 * pause_s))
+        fleet.reap()
+        while len(fleet.processes) < 3:
+            fleet.start()
+        if rng.random() < 0.2:
+            fleet.end(rng, hard=False)
+            continue
+        fleet.end(rng, hard=True)
+        hard += 1
+        print(f"kill {hard} of {kills}", file=sys.stderr, flush=True)
+        if hard == kills // 2:
+            kafka.restart()
+            print("broker restarted", file=sys.stderr, flush=True)
+    while len(fleet.processes) < 3:
+        fleet.start()
+    return hard
+
+
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The whole story."""
+    rng = random.Random(options.seed)  # noqa: S311
+    work = ["--threads", "1", "--analysis-side", str(options.analysis_side), "--fps", "2", "--commit-interval", "0.5"]
+    if options.bundle is not None:
+        work += ["--bundle", str(options.bundle)]
+    with ApacheKafka(folder / "kafka") as kafka:
+        broker = KafkaBroker(KafkaSettings(bootstrap_servers=kafka.bootstrap))
+        records = publish(broker, options.clips, options.streams, options.loops)
+        print(f"{records} records of {options.streams} streams", file=sys.stderr, flush=True)
+        calm = Fleet(kafka.bootstrap, "calm", work, folder)
+        calm.start()
+        calm_s = wait_until_done(broker, calm, 0, options.timeout)
+        calm.close()
+        reference, doubled, buried = seen(broker, "calm")
+        print(f"undisturbed: {len(reference)} frames in {calm_s:.0f} s, doubled {doubled}, buried {buried}", flush=True)
+        storm = Fleet(kafka.bootstrap, "storm", work, folder)
+        for _ in range(3):
+            storm.start()
+        kills = torment(kafka, storm, options.kills, rng, options.pause)
+        wait_until_done(broker, storm, len(reference), options.timeout)
+        storm.close()
+        found, doubled, buried = seen(broker, "storm")
+        broker.close()
+    lost = reference.keys() - found.keys()
+    extra = found.keys() - reference.keys()
+    for key in sorted(lost | extra)[:5]:
+        print(f"{'lost' if key in lost else 'extra'}: {key}")
+    differences = {key: difference(reference[key], found[key]) for key in reference.keys() & found.keys()}
+    worst = max(differences, key=lambda key: differences[key], default=None)
+    if worst is not None and differences[worst] > 1e-6:
+        print(f"differs: {worst}\n  {reference[worst]}\n  {found[worst]}")
+    return {
+        "kills": kills,
+        "frames": len(reference),
+        "lost": len(lost),
+        "doubled": doubled,
+        "extra": len(extra),
+        "deadletters": buried,
+        "max_score_diff": max(differences.values(), default=float("inf")),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--streams", type=int, default=12)
+    parser.add_argument("--loops", type=int, default=2)
+    parser.add_argument("--pause", type=float, default=3.0, help="mean seconds between two kills")
+    parser.add_argument("--analysis-side", type=int, default=320)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--timeout", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder for logs; a temporary one otherwise")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        result = run(options, folder)
+    print(" ".join(f"{name}={value}" for name, value in result.items()))
+    good = not (result["lost"] or result["doubled"] or result["extra"] or result["deadletters"])
+    sys.exit(0 if good and result["max_score_diff"] <= 1e-6 else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""``difffake work``: a worker of the consumer group that scores streams, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from difffake.errors import DiffFakeError
+from stream.broker.kafka import KafkaBroker
+from stream.decode import DecodeSettings
+from stream.kafka_options import (
+    BootstrapServers,
+    KafkaFile,
+    kafka_settings,
+)
+from stream.live import LiveModels, LiveSettings
+from stream.settings import Topics, WorkerSettings
+from stream.worker import Worker
+
+
+def work(
+    bootstrap_servers: BootstrapServers = None,
+    topic: Annotated[list[str] | None, typer.Option(help="Input topic; may be given several times.")] = None,
+    group: Annotated[str, typer.Option(help="Consumer group: its workers share the streams.")] = "difffake",
+    instance_id: Annotated[
+        str | None, typer.Option(help="Static membership: a restart within the session timeout moves nothing.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Begins the names of all topics that are not input.")] = "difffake",
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    fps: Annotated[float, typer.Option(help="Frames analysed per second of stream time.")] = 2.0,
+    analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
+    guests: Annotated[bool, typer.Option("--guests", help="Others than the enrolled people are expected.")] = False,
+    commit_interval: Annotated[float, typer.Option(help="Seconds between two commits.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+    idle_exit: Annotated[float | None, typer.Option(help="Leave after so many seconds without a record.")] = None,
+    kafka_file: KafkaFile = None,
+) -> None:
+    """Score the streams of input topics: scores, alerts and dead letters go back to Kafka, each frame exactly once."""
+    try:
+        settings = WorkerSettings(
+            inputs=topic or ["video.in"],
+            group=group,
+            instance_id=instance_id,
+            topics=Topics.under(prefix),
+            commit_interval_s=commit_interval,
+        )
+        live = LiveSettings(threads=threads, analysis_side_px=analysis_side, guests=guests)
+        decode = DecodeSettings(fps=fps)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise typer.BadParameter(str(error)) from error
+    broker = KafkaBroker(kafka_settings(bootstrap_servers, kafka_file))
+    try:
+        with LiveModels.load(bundle, live) as models:
+            name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            worker = Worker(broker, models, settings, name=name, decode=decode, live=live)
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, lambda *_: worker.stop())
+            print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201
+            worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
+            _report(worker)
+    finally:
+        broker.close()
+
+
+def _report(worker: Worker) -> None:
+    for name, count in sorted(worker.counts.items()):
+        print(f"  {name}: {count}", file=sys.stderr)  # noqa: T201
+    if worker.counts["state_lost"]:
+        raise DiffFakeError(
+            f"{worker.counts['state_lost']} streams lost their state and began anew",
+            hint="see the log for which; their anchors were taken again",
+        )
