@@ -16,7 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from difffake.errors import DataError
 from difffake.faces.contract import F32, U8
+from difffake.people.ledger import Arrays
 
 Mask = npt.NDArray[np.bool_]
 
@@ -36,6 +38,7 @@ _GROW = 0.1
 #: With fewer free blocks than this nothing can be said, and nothing is called a cut.
 _MIN_BLOCKS = 8
 _MEMORY = 6
+_HINT = "start with a new detector, or pass what to_arrays gave"
 
 
 class Change(NamedTuple):
@@ -101,6 +104,42 @@ class CutDetector:
         else:
             self._before.append(change)
         return cut
+
+    def to_arrays(self) -> Arrays:
+        """The whole state, but for the arguments; `from_arrays` goes on exactly from here."""
+        width, _ = _SIZE
+        picture, faces = self._last or (np.zeros((0, width, 3), np.uint8), np.zeros((0, width), bool))
+        return {
+            "cuts_picture": picture.copy(),
+            "cuts_faces": faces.copy(),
+            "cuts_before": np.array(self._before, np.float64).reshape(-1, 3),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, **arguments: float) -> CutDetector:
+        """The detector of `to_arrays`; ``arguments`` are those of the class.
+
+        Raises:
+            DataError: arrays that are missing, of another shape or type, or that hold impossible numbers.
+        """
+        detector = cls(**arguments)
+        width, height = _SIZE
+        picture, faces, before = (arrays.get(f"cuts_{name}") for name in ("picture", "faces", "before"))
+        rows = 0 if picture is None or 0 in picture.shape else height
+        for array, dtype, shape in (
+            (picture, np.uint8, (rows, width, 3)),
+            (faces, np.bool_, (rows, width)),
+            (before, np.float64, (0 if before is None else min(len(before), _MEMORY), 3)),
+        ):
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+                raise DataError("a damaged cut detector: an array is missing, or of another type or shape", hint=_HINT)
+        changes = np.asarray(before, np.float64)
+        if not ((changes >= 0) & (changes <= 1)).all() or (len(changes) and not rows):
+            raise DataError("a damaged cut detector: changes that cannot be", hint=_HINT)
+        if rows:
+            detector._last = np.array(picture, np.uint8), np.array(faces, bool)
+        detector._before.extend(Change(*row) for row in changes.tolist())
+        return detector
 
 
 def _inside(boxes_px: F32 | None, shape: tuple[int, int]) -> Mask:

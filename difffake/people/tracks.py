@@ -9,9 +9,24 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from difffake.errors import DataError
 from difffake.faces.contract import F32, Faces
+from difffake.people.ledger import Arrays
 
 I64 = npt.NDArray[np.int64]
+
+#: Type and shape of a saved tracker's arrays; ``T`` tracks.
+_SAVED: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    "tracks_id": ("int64", ("T",)),
+    "tracks_seen_s": ("float64", ("T",)),
+    "tracks_box": ("float32", ("T", 4)),
+    "tracks_landmarks": ("float32", ("T", 5, 2)),
+    "tracks_confidence": ("float32", ("T",)),
+    "tracks_next": ("int64", (1,)),
+}
+#: Faces in one frame may exceed what is remembered.
+_MAX_FRAME = 1024
+_HINT = "start with a new tracker, or pass what to_arrays gave"
 
 #: Distance between the eyes of a face seen from the front, as a share of its box's width.
 _EYES_OF_WIDTH = 0.4
@@ -81,6 +96,47 @@ class Tracker:
             np.concatenate([faces.landmarks_px, self._faces.landmarks_px[keep]]),
             np.concatenate([faces.confidence, self._faces.confidence[keep]]),
         )
+
+    def to_arrays(self) -> Arrays:
+        """The whole state, but for the arguments; `from_arrays` goes on exactly from here."""
+        return {
+            "tracks_id": self._ids.copy(),
+            "tracks_seen_s": self._seen_s.copy(),
+            "tracks_box": self._faces.boxes_px.copy(),
+            "tracks_landmarks": self._faces.landmarks_px.copy(),
+            "tracks_confidence": self._faces.confidence.copy(),
+            "tracks_next": np.array([self._next], np.int64),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Arrays, *, max_gap_s: float = 1.5, max_move: float = 2.5, max_tracks: int = 64
+    ) -> Tracker:
+        """The tracker of `to_arrays`.
+
+        Raises:
+            DataError: arrays that are missing, of another shape or type, beyond the bounds, or that contradict
+                each other.
+        """
+        tracker = cls(max_gap_s, max_move, max_tracks)
+        given = arrays.get("tracks_id")
+        count = len(given) if isinstance(given, np.ndarray) and given.ndim == 1 else 0
+        for name, (dtype, shape) in _SAVED.items():
+            array = arrays.get(name)
+            wanted = tuple(count if n == "T" else n for n in shape)
+            if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or array.shape != wanted:
+                raise DataError(f"a damaged tracker: {name} is missing, or of another type or shape", hint=_HINT)
+        ids: I64 = np.array(arrays["tracks_id"], np.int64)
+        seen_s: npt.NDArray[np.float64] = np.array(arrays["tracks_seen_s"], np.float64)
+        places: list[F32] = [np.array(arrays[f"tracks_{n}"], np.float32) for n in ("box", "landmarks", "confidence")]
+        following = int(np.asarray(arrays["tracks_next"], np.int64)[0])
+        sound = count <= max_tracks + _MAX_FRAME and 0 <= following < 1 << 62
+        sound = sound and len(np.unique(ids)) == count and bool(((ids >= 0) & (ids < following)).all())
+        sound = sound and bool(np.isfinite(seen_s).all()) and all(bool(np.isfinite(a).all()) for a in places)
+        if not sound:
+            raise DataError("a damaged tracker: tracks that cannot be", hint=_HINT)
+        tracker._next, tracker._ids, tracker._seen_s, tracker._faces = following, ids, seen_s, Faces(*places)
+        return tracker
 
 
 def _pairs(likeness: npt.NDArray[np.float64]) -> tuple[I64, I64]:
