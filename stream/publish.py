@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -138,11 +138,11 @@ class Publisher:
         """Returns when the broker has everything."""
         self._producer.close(_FLUSH_S)
 
-    def publish(self, stream: str, sources: Sequence[str | Path]) -> Iterator[Published]:
+    def publish(self, stream: str, sources: Sequence[str | Path]) -> Generator[Published, None, None]:
         """Publish sources one after the other as one stream; sends as it is iterated. See `publish_many`."""
         return self.publish_many({stream: sources})
 
-    def publish_many(self, streams: Mapping[str, Sequence[str | Path]]) -> Iterator[Published]:
+    def publish_many(self, streams: Mapping[str, Sequence[str | Path]]) -> Generator[Published, None, None]:
         """Publish several streams side by side, interleaved by their times; sends as it is iterated.
 
         A source that cannot be read is added to `failures` and left out; the rest goes on. When the iteration ends,
@@ -160,7 +160,7 @@ class Publisher:
             )
         return self._run(streams, paced=self._settings.paced and not live)
 
-    def _run(self, streams: Mapping[str, Sequence[str | Path]], *, paced: bool) -> Iterator[Published]:
+    def _run(self, streams: Mapping[str, Sequence[str | Path]], *, paced: bool) -> Generator[Published, None, None]:
         order = itertools.count()
         waiting: list[_Due] = []
         for stream, sources in streams.items():
