@@ -1,6 +1,6 @@
 """Kill workers at random and count what a reader with ``read_committed`` sees: every frame once, with the same scores.
 
-    python benchmarks/chaos.py CLIP... --kills 50
+    python tests/chaos.py CLIP... --kills 50
 
 Starts a real Apache Kafka (needs Java 17 and Maven), publishes streams as segments, single pictures and access units,
 scores them once undisturbed, and once with three workers that are killed (SIGKILL), stopped (SIGTERM) and started at
@@ -22,8 +22,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1])]
 
 from apache_kafka import ApacheKafka
 
