@@ -105,7 +105,7 @@ def _conclude(publisher: Publisher, last: dict[str, Published], *, quiet: bool) 
         print_error(failure.error)
     errors = Console(stderr=True)
     for warning in publisher.warnings:
-        errors.print(Text(f"warning: {printable(warning)}", style="yellow"))
+        errors.print(Text(f"warning: {printable(warning)}", style="yellow"), soft_wrap=True)
     if quiet:
         return
     console = Console()
@@ -118,7 +118,7 @@ def _conclude(publisher: Publisher, last: dict[str, Published], *, quiet: bool) 
             line += f", up to PTS {last[stream].end_ns / _S:.2f} s"
         if counts.left_out:
             line += f"; {counts.left_out} pictures left out that nothing can be decoded from"
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
 
 
 def _check_topic(broker: Broker, topic: str, create: int | None, max_message_bytes: int) -> None:

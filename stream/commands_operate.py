@@ -1,0 +1,126 @@
+"""``difffake freeze``, ``unfreeze``, ``reset`` and ``forget``: what an operator tells every worker about anchors."""
+
+from __future__ import annotations
+
+import getpass
+from contextlib import closing
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from stream.console import printable
+from stream.kafka_options import KafkaOptions, with_kafka
+from stream.messages import Command
+from stream.operate import parse_person, send_command, withdraw_enrolment
+
+_MAX_STREAM_BYTES, _MAX_NAME = 1024, 256
+
+StreamOption = Annotated[str, typer.Option(help="Id of the stream.")]
+PersonOption = Annotated[
+    str | None, typer.Option(metavar="NAME|NUMBER", help="An enrolled name, or a number from the scores; else all.")
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", envvar="DIFFFAKE_OPERATOR", help="Who says so; your login name by default."),
+]
+TopicOption = Annotated[str, typer.Option(help="Topic of enrolments and commands.")]
+EnrolmentsTopic = "difffake.enrolments"
+
+
+@with_kafka
+def freeze(
+    stream: StreamOption,
+    kafka: KafkaOptions,
+    person: PersonOption = None,
+    by: ByOption = None,
+    topic: TopicOption = EnrolmentsTopic,
+) -> None:
+    """Hold anchors as they are: a frozen anchor never moves and never expires."""
+    _command(Command.FREEZE, stream, person, by, topic, kafka)
+
+
+@with_kafka
+def unfreeze(
+    stream: StreamOption,
+    kafka: KafkaOptions,
+    person: PersonOption = None,
+    by: ByOption = None,
+    topic: TopicOption = EnrolmentsTopic,
+) -> None:
+    """Let frozen anchors move again."""
+    _command(Command.UNFREEZE, stream, person, by, topic, kafka)
+
+
+@with_kafka
+def reset(
+    stream: StreamOption,
+    kafka: KafkaOptions,
+    person: PersonOption = None,
+    by: ByOption = None,
+    topic: TopicOption = EnrolmentsTopic,
+) -> None:
+    """Drop anchors that were collected from the stream and collect them anew."""
+    _command(Command.RESET, stream, person, by, topic, kafka)
+
+
+@with_kafka
+def forget(
+    stream: StreamOption,
+    kafka: KafkaOptions,
+    person: PersonOption = None,
+    enrolment: Annotated[
+        bool, typer.Option("--enrolment", help="Take the person's enrolment back, so that no worker has it any more.")
+    ] = False,
+    by: ByOption = None,
+    topic: TopicOption = EnrolmentsTopic,
+) -> None:
+    """Forget people of a stream, or with --enrolment, take an enrolment back."""
+    if not enrolment:
+        _command(Command.FORGET, stream, person, by, topic, kafka)
+        return
+    who = parse_person(person)
+    if not isinstance(who, str):
+        raise typer.BadParameter("--enrolment needs --person NAME: whoever is enrolled has a name")
+    by = operator(by)
+    _check_names(stream, who)
+    with closing(kafka.broker()) as broker:
+        withdraw_enrolment(broker, topic, stream=stream, person=who, by=by)
+    _print(f"{who} on {stream}: enrolment withdrawn")
+
+
+def operator(by: str | None) -> str:
+    """Who gives the command: the name that was given, or that of the login."""
+    if by is None:
+        try:
+            by = getpass.getuser()
+        except (OSError, KeyError) as error:  # a container whose user has no name
+            raise typer.BadParameter("who are you? Give --by NAME") from error
+    if not 0 < len(by) <= _MAX_NAME or not by.isprintable():
+        raise typer.BadParameter(f"--by: give 1 to {_MAX_NAME} printable characters")
+    return by
+
+
+def _command(
+    command: Command, stream: str, person: str | None, by: str | None, topic: str, kafka: KafkaOptions
+) -> None:
+    who, by = parse_person(person), operator(by)
+    _check_names(stream, who)
+    with closing(kafka.broker()) as broker:
+        record = send_command(broker, topic, command, stream=stream, person=who, by=by)
+    whom = "everybody" if who is None else f"person {who}" if isinstance(who, int) else who
+    _print(f"{command.value} {whom} on {stream}: sent as {record.id}")
+
+
+def _check_names(stream: str, person: int | str | None) -> None:
+    if not 0 < len(stream.encode(errors="replace")) <= _MAX_STREAM_BYTES:
+        raise typer.BadParameter(f"--stream: give 1 to {_MAX_STREAM_BYTES} bytes")
+    if isinstance(person, str) and not 0 < len(person) <= _MAX_NAME:
+        raise typer.BadParameter(f"--person: give 1 to {_MAX_NAME} characters")
+    if isinstance(person, int) and person >= 1 << 31:
+        raise typer.BadParameter("--person: no score has such a number")
+
+
+def _print(line: str) -> None:
+    Console().print(Text(printable(line)), soft_wrap=True)

@@ -1,0 +1,100 @@
+"""What operators tell the workers: enrolments, withdrawals and commands, on the enrolments topic.
+
+The topic has one partition: its offsets are the order in which every worker applies them, and a replay too.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+import uuid
+
+from stream.broker.contract import Broker, Headers, TopicSpec
+from stream.broker.errors import TopicNotFoundError
+from stream.messages import Command, CommandRecord, EnrolmentRecord, encode, enrolment_key
+
+#: Who withdrew an enrolment: its record is a tombstone and has no other place for that.
+BY_HEADER = "by"
+_FLUSH_S = 30.0
+
+
+def parse_person(text: str | None) -> int | str | None:
+    """A person as an operator writes it: a number, with or without ``#``, is one of the stream's scores.
+
+    >>> parse_person("#3"), parse_person("3"), parse_person("Ada"), parse_person(None)
+    (3, 3, 'Ada', None)
+    """
+    if text is None:
+        return None
+    digits = text.removeprefix("#")
+    return int(digits) if digits.isascii() and digits.isdigit() else unicodedata.normalize("NFC", text)
+
+
+def send_command(
+    broker: Broker, topic: str, command: Command, *, stream: str, person: int | str | None, by: str
+) -> CommandRecord:
+    """Tell every worker; returns when the broker has it.
+
+    Args:
+        person: an enrolled name, the number of a person in the stream's scores, or None for everybody.
+        by: the operator.
+
+    Raises:
+        TopicNotFoundError: no worker has ever run on this cluster, or with other topics.
+        BrokerError: and its leaves.
+        MessageError: names beyond their bounds.
+    """
+    record = CommandRecord(
+        stream=stream, command=command, person=person, issued_ns=time.time_ns(), by=by, id=uuid.uuid4().hex
+    )
+    _check(broker, topic)
+    _send(broker, topic, record.key, encode(record))
+    return record
+
+
+def send_enrolment(broker: Broker, topic: str, *, stream: str, person: str, anchors: bytes, by: str) -> EnrolmentRecord:
+    """Enrol a person in every worker; makes the topic if no worker has yet.
+
+    Args:
+        anchors: an anchor file with this one person.
+
+    Raises:
+        BrokerError: and its leaves.
+        MessageError: an anchor beyond its bounds.
+    """
+    record = EnrolmentRecord(
+        stream=stream, person=person, anchors=anchors, issued_ns=time.time_ns(), by=by, id=uuid.uuid4().hex
+    )
+    value = encode(record)
+    broker.ensure_topics([TopicSpec(topic, partitions=1, compacted=True)])
+    _send(broker, topic, record.key, value)
+    return record
+
+
+def withdraw_enrolment(broker: Broker, topic: str, *, stream: str, person: str, by: str) -> None:
+    """Take an enrolment back, in every worker.
+
+    Raises:
+        TopicNotFoundError, BrokerError: as `send_command`.
+    """
+    _check(broker, topic)
+    _send(broker, topic, enrolment_key(stream, person), None, [(BY_HEADER, by.encode())])
+
+
+def _check(broker: Broker, topic: str) -> None:
+    try:
+        broker.partitions(topic)
+    except TopicNotFoundError as error:
+        raise TopicNotFoundError(
+            f"there is no topic {topic}: no worker has run here",
+            hint="check --bootstrap-servers and --topic; `difffake work` and `difffake enroll` make the topic",
+        ) from error
+
+
+def _send(broker: Broker, topic: str, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
+    producer = broker.plain_producer()
+    try:
+        producer.send(topic, key=key, value=value, headers=headers)
+        producer.flush(_FLUSH_S)
+    finally:
+        producer.close(_FLUSH_S)
