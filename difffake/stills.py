@@ -20,6 +20,10 @@ U8 = npt.NDArray[np.uint8]
 #: A start-of-frame segment of a JPEG lies behind its metadata, which may hold a thumbnail: read this much.
 _HEADER_BYTES = 1 << 20
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+#: Chunks of a PNG that its picture needs. Others hold text and profiles that a few bytes can blow up to gigabytes.
+_PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"gAMA", b"sRGB"})
+#: Each scan of a progressive JPEG is a pass over the whole picture; encoders write about ten.
+_MAX_JPEG_SCANS = 200
 _DAMAGED_HINT = "open it in an image viewer, save it again, or fetch it again from its source"
 
 
@@ -71,7 +75,11 @@ def decode_still_bytes(data: bytes, header: StillHeader, name: str, max_pixels: 
     """The same from memory. `max_pixels` binds a file whose later headers contradict its first one."""
     if not _is_complete(data, header.codec):
         raise MediaTruncatedError(f"{name}: the {header.codec.upper()} breaks off", hint=_DAMAGED_HINT)
+    if header.codec == "png":
+        data = _plain_png(data)
     try:
+        if header.codec == "jpeg" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+            raise ValueError("too many scans")
         # OpenCV knows every EXIF orientation, but its libraries print to stderr: FFmpeg, which does not, looks first.
         with av.open(io.BytesIO(data), mode="r", format=f"{header.codec}_pipe") as container:
             if max_pixels is not None:
@@ -95,6 +103,20 @@ def _is_complete(data: bytes, codec: str) -> bool:
     if codec == "jpeg":
         return b"\xff\xd9" in data[max(data.rfind(b"\xff\xda"), 0) :]
     return len(data) >= int.from_bytes(data[4:8], "little") + 8
+
+
+def _plain_png(data: bytes) -> bytes:
+    """The same picture without the chunks that it does not need."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if kind in _PNG_CHUNKS:
+            kept.append(data[at:end])
+        if kind == b"IEND":
+            break
+        at = end
+    return b"".join(kept)
 
 
 def _png_size(head: bytes) -> tuple[int, int] | None:

@@ -26,6 +26,7 @@ from stream.decode.contract import (
     TooLargeError,
     UnknownTypeError,
 )
+from stream.decode.mp4 import MAX_SAMPLES, claimed_samples, has_compressed_index
 from stream.decode.sniff import MATROSKA, MP4, TS
 from stream.decode.timeline import NOMINAL_NS, S
 
@@ -64,6 +65,8 @@ class Segment:
     def __init__(self, value: bytes, content_type: str, settings: DecodeSettings) -> None:
         self._settings = settings
         self._name = content_type
+        if content_type == MP4:
+            _check_tables(value)
         try:
             self._container = av.open(
                 io.BytesIO(value),
@@ -143,9 +146,14 @@ class Segment:
                 packet = next(packets)
             except StopIteration:
                 return
+            except IndexError:
+                # PyAV 18 at the end of an MPEG-TS in which streams have appeared that its header did not announce.
+                return
             except (av.error.FFmpegError, OSError, ValueError):
                 yield SegmentLoss(None, beyond_limit=False)
                 return
+            if packet.stream_index != self._stream.index:
+                continue
             if packet.has_sidedata("encryption_info"):
                 raise _encrypted(self._name)
             try:
@@ -178,6 +186,16 @@ def too_large(width: int, height: int, max_pixels: int) -> TooLargeError:
         f"{width} x {height} pixels, over the limit of {max_pixels / 1e6:.0f} megapixels",
         hint="scale it down before it is sent, or raise max_pixels",
     )
+
+
+def _check_tables(value: bytes) -> None:
+    if has_compressed_index(value):
+        raise CorruptInputError("video/mp4: its index is compressed", hint="write it anew, for instance with ffmpeg")
+    samples = claimed_samples(value)
+    if samples > MAX_SAMPLES:
+        raise TooLargeError(
+            f"video/mp4: claims {samples} samples, over the limit of {MAX_SAMPLES}", hint="send shorter segments"
+        )
 
 
 def _encrypted(name: str) -> EncryptedInputError:
