@@ -24,8 +24,10 @@ from stream import (
     commands_enroll,
     commands_evaluate,
     commands_identity,
+    commands_publish,
     commands_scan,
     commands_train,
+    commands_work,
 )
 from stream.console import print_error
 
@@ -39,6 +41,8 @@ app = typer.Typer(
 app.command("scan")(commands_scan.scan)
 app.command("enroll")(commands_enroll.enroll)
 app.command("anchors")(commands_enroll.show_anchors)
+app.command("publish")(commands_publish.publish)
+app.command("work")(commands_work.work)
 app.command("demo")(commands_demo.demo)
 app.command("evaluate")(commands_evaluate.evaluate_command)
 app.command("compare")(commands_evaluate.compare_command)

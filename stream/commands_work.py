@@ -13,20 +13,20 @@ import msgspec
 import typer
 
 from difffake.errors import DiffFakeError
-from stream.broker.kafka import KafkaBroker
 from stream.decode import DecodeSettings
-from stream.kafka_options import (
-    BootstrapServers,
-    KafkaFile,
-    kafka_settings,
-)
+from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.settings import Topics, WorkerSettings
 from stream.worker import Worker
 
 
+#: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
+_TRANSACTION_S = 15.0
+
+
+@with_kafka
 def work(
-    bootstrap_servers: BootstrapServers = None,
+    kafka: KafkaOptions,
     topic: Annotated[list[str] | None, typer.Option(help="Input topic; may be given several times.")] = None,
     group: Annotated[str, typer.Option(help="Consumer group: its workers share the streams.")] = "difffake",
     instance_id: Annotated[
@@ -38,9 +38,11 @@ def work(
     analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
     guests: Annotated[bool, typer.Option("--guests", help="Others than the enrolled people are expected.")] = False,
     commit_interval: Annotated[float, typer.Option(help="Seconds between two commits.")] = 1.0,
+    session_timeout: Annotated[
+        float, typer.Option(help="Seconds after which others take over from a silent worker.")
+    ] = 10.0,
     threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
     idle_exit: Annotated[float | None, typer.Option(help="Leave after so many seconds without a record.")] = None,
-    kafka_file: KafkaFile = None,
 ) -> None:
     """Score the streams of input topics: scores, alerts and dead letters go back to Kafka, each frame exactly once."""
     try:
@@ -55,7 +57,7 @@ def work(
         decode = DecodeSettings(fps=fps)
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
-    broker = KafkaBroker(kafka_settings(bootstrap_servers, kafka_file))
+    broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
     try:
         with LiveModels.load(bundle, live) as models:
             name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
