@@ -1,8 +1,9 @@
-"""``difffake enroll`` and ``difffake anchors``: trusted footage -> the anchor of a person, and what a file holds."""
+"""``difffake enroll`` and ``difffake anchors``: trusted footage -> a person's anchor, in a file or in every worker."""
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from difffake.anchors.file import (
     EnrolledPerson,
     Footage,
     add_person,
+    anchors_to_bytes,
     check_target,
     checked_name,
     load_anchors,
@@ -32,18 +34,31 @@ from difffake.results import LIMITS, QUESTIONS
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 from difffake.video import open_video
+from stream.commands_operate import ByOption, EnrolmentsTopic, TopicOption, operator
 from stream.console import printable, progress_bar
+from stream.kafka_options import KafkaOptions, with_kafka
+from stream.operate import send_enrolment
 
 _MAX_FOOTAGE = 64
+_FILE = Path("anchors.msgpack")
 
 
+@with_kafka
 def enroll(
     footage: Annotated[list[Path], typer.Argument(help="Video of the person alone, or three or more photos.")],
     stream: Annotated[str, typer.Option(help="Id of the stream that the person appears in.")],
     person: Annotated[str, typer.Option(help="The person's name, as verdicts will give it.")],
+    kafka: KafkaOptions | None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="The anchor file; a person is added to one that is there.")
-    ] = Path("anchors.msgpack"),
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"The anchor file; a person is added to one that is there. {_FILE} by default; none with "
+            "--bootstrap-servers.",
+        ),
+    ] = None,
+    by: ByOption = None,
+    topic: TopicOption = EnrolmentsTopic,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     fps: Annotated[float, typer.Option(help="Frames analysed per second of video.")] = 5.0,
     duration: Annotated[float | None, typer.Option(help="Take no more than the first seconds of each file.")] = None,
@@ -58,6 +73,9 @@ def enroll(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress.")] = False,
 ) -> None:
     """Enrol a person from trusted footage: what later faces of the stream are held against."""
+    by = None if kafka is None else operator(by)
+    if out is None and kafka is None:
+        out = _FILE
     try:
         settings = ScanSettings(fps=fps, duration_s=duration, analysis_side_px=analysis_side, threads=threads)
     except ValueError as error:
@@ -65,8 +83,13 @@ def enroll(
     if len(footage) > _MAX_FOOTAGE:
         raise typer.BadParameter(f"{len(footage)} files of footage: give {_MAX_FOOTAGE} at the most")
     stream, person = checked_name(stream, "stream"), checked_name(person, "person")
-    with Detector.load(bundle, settings) as detector:
-        check_target(out, stream, detector.bundle, overwrite=overwrite)
+    # Connected before the work, so that a wrong address costs no wait.
+    with (
+        nullcontext() if kafka is None else closing(kafka.broker()) as broker,
+        Detector.load(bundle, settings) as detector,
+    ):
+        if out is not None:
+            check_target(out, stream, detector.bundle, overwrite=overwrite)
         clips, warnings = _observe(detector, footage, quiet=quiet)
         enrolment = enrol(clips, trust=trust)
         enrolled = EnrolledPerson(
@@ -79,10 +102,14 @@ def enroll(
             fps=fps,
             trusted=enrolment.trusted,
         )
-        anchors = add_person(out, stream, detector.bundle, enrolled, overwrite=overwrite)
+        anchors = AnchorFile.of(stream, detector.bundle, (enrolled,))
+        if broker is not None and by is not None:
+            send_enrolment(broker, topic, stream=stream, person=person, anchors=anchors_to_bytes(anchors), by=by)
+        if out is not None:
+            anchors = add_person(out, stream, detector.bundle, enrolled, overwrite=overwrite)
         if not quiet:
             console = Console()
-            _print_enrolment(console, out, anchors, enrolled, enrolment)
+            _print_enrolment(console, out, None if kafka is None else topic, anchors, enrolled, enrolment)
             _print_questions(console, detector.bundle, enrolled)
     _print_warnings(Console(stderr=quiet), [*warnings, *enrolment.warnings])
 
@@ -153,10 +180,17 @@ def _sha256(path: Path) -> str:
 
 
 def _print_enrolment(
-    console: Console, out: Path, anchors: AnchorFile, person: EnrolledPerson, enrolment: Enrolment
+    console: Console,
+    out: Path | None,
+    topic: str | None,
+    anchors: AnchorFile,
+    person: EnrolledPerson,
+    enrolment: Enrolment,
 ) -> None:
     figures = enrolment.figures
-    console.print(Text(f"{person.name} on {anchors.stream}, in {printable(str(out))}", style="bold"))
+    places = [f"in {printable(str(out))}"] if out else []
+    places += [f"sent to the workers on {printable(topic)}"] if topic else []
+    console.print(Text(f"{person.name} on {anchors.stream}, {' and '.join(places)}", style="bold"))
     left_out = [
         f"{n} {what}" for n, what in ((figures.together, "with two faces"), (figures.strangers, "of another face")) if n
     ]
@@ -170,8 +204,9 @@ def _print_enrolment(
         "identity": "none: the bundle has no identity network"
         if figures.identity_spread is None
         else f"all within {figures.identity_spread:.2f} of their centre",
-        "in the file": f"{len(anchors.people)} {'people' if len(anchors.people) > 1 else 'person'}",
     }
+    if out is not None:
+        rows["in the file"] = f"{len(anchors.people)} {'people' if len(anchors.people) > 1 else 'person'}"
     table = Table(box=None, padding=(0, 2), pad_edge=True, show_header=False)
     for name, value in rows.items():
         table.add_row(f"  {name}", Text(value))
