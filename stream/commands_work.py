@@ -19,7 +19,6 @@ from stream.live import LiveModels, LiveSettings
 from stream.settings import Topics, WorkerSettings
 from stream.worker import Worker
 
-
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
 _TRANSACTION_S = 15.0
 
