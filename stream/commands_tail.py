@@ -131,13 +131,12 @@ def _table(rows: list[Row]) -> Table:
     for column in ("stream", "PTS", "status", "people", *EVIDENCES, "coverage", "lag", "last"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        worst = dict[str, Worst](row.worst)
         table.add_row(
             Text(printable(row.stream)),
             _pts(row.pts_ns),
             Text(row.status.value, style=_STATUS_STYLES.get(row.status, "")),
             Text(printable(", ".join(row.people))),
-            *(_worst_text(worst.get(evidence)) for evidence in EVIDENCES),
+            *(_worst_text(row.worst.get(evidence)) for evidence in EVIDENCES),
             f"{row.coverage:.0%}",
             "" if row.lag_s is None else f"{row.lag_s:.1f} s",
             f"{row.silent_s:.0f} s ago",

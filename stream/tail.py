@@ -11,7 +11,7 @@ from typing import Self
 
 from difffake.results import Level
 from stream.broker.contract import Broker, Record, TopicPartition
-from stream.messages import UNKNOWN, AlertRecord, EvidenceName, Face, FaceEvidence, ScoreRecord, Status
+from stream.messages import UNKNOWN, AlertRecord, Face, FaceEvidence, ScoreRecord, Status
 from stream.messages.alerts import AlertState
 
 _S = 1_000_000_000
@@ -54,7 +54,7 @@ class Row:
     status: Status
     reason: str
     people: tuple[str, ...]
-    worst: dict[EvidenceName, Worst]
+    worst: dict[str, Worst]
     coverage: float
     frames: int
     lag_s: float | None
@@ -72,7 +72,7 @@ class _Second:
 
     frames: int = 0
     scored: int = 0
-    worst: dict[EvidenceName, Worst] = field(default_factory=dict)
+    worst: dict[str, Worst] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -127,7 +127,8 @@ class Board:
         self._alerts[alert.id] = alert
         self._alerts.move_to_end(alert.id)
         if len(self._alerts) > self._max_alerts:
-            self._alerts.popitem(last=False)
+            closed = (key for key, other in self._alerts.items() if other.state is AlertState.CLOSED)
+            del self._alerts[next(closed, next(iter(self._alerts)))]
 
     def rows(self, now_ms: int) -> list[Row]:
         """A row per stream, the most suspicious first, then by id; ``now_ms``: the clock, since the epoch."""
@@ -136,7 +137,10 @@ class Board:
 
     def alerts(self) -> list[AlertRecord]:
         """Open ones first, the newest first."""
-        return sorted(reversed(self._alerts.values()), key=lambda alert: alert.state is AlertState.CLOSED)
+        newest = list(reversed(self._alerts.values()))
+        return [a for a in newest if a.state is not AlertState.CLOSED] + [
+            a for a in newest if a.state is AlertState.CLOSED
+        ]
 
     def _see(self, stream: _Stream, face: Face, now_s: int) -> None:
         if face.name is None and face.person == UNKNOWN:
@@ -148,7 +152,7 @@ class Board:
             stream.people.popitem(last=False)
 
     def _row(self, stream: _Stream, now_ms: int) -> Row:
-        last, worst = stream.last, dict[EvidenceName, Worst]()
+        last, worst = stream.last, dict[str, Worst]()
         for second in stream.seconds.values():
             for name, found in second.worst.items():
                 if found.is_worse_than(worst.get(name)):
