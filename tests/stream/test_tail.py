@@ -1,0 +1,214 @@
+"""What a person sees of scores and alerts, and what follows their topics."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from difffake.faces import Reason
+from difffake.results import Level
+from stream.broker.contract import Broker, TopicSpec
+from stream.broker.errors import TopicNotFoundError
+from stream.broker.kafka import KafkaBroker, KafkaSettings
+from stream.broker.memory import MemoryBroker
+from stream.messages import (
+    UNKNOWN,
+    AlertKind,
+    AlertRecord,
+    AlertState,
+    Face,
+    FaceEvidence,
+    ScoreRecord,
+    Source,
+    Status,
+)
+from stream.tail import Board, Follower, Worst
+
+S = 1_000_000_000
+NOW_S = 1_800_000_000
+SOURCE = Source(topic="video.in", partition=0, offset=0, index=0)
+
+
+def evidence(p_value: float, level: Level = Level.NOTHING, accumulated: float | None = None) -> FaceEvidence:
+    return FaceEvidence(score=1.0, log_density=None, p_value=p_value, accumulated=accumulated, level=level)
+
+
+def face(person: int = 0, name: str | None = None, **found: FaceEvidence) -> Face:
+    return Face(
+        person=person,
+        name=name,
+        track=0,
+        box_px=(0.0, 0.0, 1.0, 1.0),
+        confidence=1.0,
+        quality=Reason.OK,
+        evidence=found,  # type: ignore[arg-type]
+        missing={},
+        anchor=None,
+    )
+
+
+def score(stream: str, pts_s: float, *faces: Face, status: Status = Status.SCORED, reason: str = "") -> ScoreRecord:
+    return ScoreRecord(
+        stream=stream,
+        pts_ns=round(pts_s * S),
+        source=SOURCE,
+        status=status,
+        reason=reason,
+        faces=faces,
+        model_id="m",
+        difffake="0",
+    )
+
+
+def alert(number: int, state: AlertState = AlertState.OPENED) -> AlertRecord:
+    return AlertRecord(
+        id=str(number),
+        state=state,
+        kind=AlertKind.THRESHOLD,
+        evidence="artifact",
+        stream="a",
+        person=0,
+        name=None,
+        start_ns=number,
+        end_ns=number if state is AlertState.CLOSED else None,
+        p_value=0.0,
+        level=Level.STRONG,
+        first=SOURCE,
+        last=SOURCE,
+        sentence="s",
+        thumbnail_jpeg=None,
+        model_id="m",
+        difffake="0",
+    )
+
+
+class TestBoard:
+    def test_the_worst_by_level_of_the_last_minute_stays(self) -> None:
+        board = Board()
+        board.feed(score("a", 0, face(artifact=evidence(0.001, Level.STRONG, 0.002))), 0)
+        board.feed(score("a", 1, face(artifact=evidence(0.5)), face(1, artifact=evidence(0.02, Level.SUSPICIOUS))), 0)
+        board.feed(score("a", 59.9, face(artifact=evidence(1e-9), identity=evidence(0.3, accumulated=0.7))), 0)
+        (row,) = board.rows(0)
+        assert row.worst == {"artifact": Worst(Level.STRONG, 0.002), "identity": Worst(Level.NOTHING, 0.7)}
+        assert row.rank == 2
+        board.feed(score("a", 60), 0)
+        assert board.rows(0)[0].worst["artifact"] == Worst(Level.SUSPICIOUS, 0.02)
+        board.feed(score("a", 500), 0)
+        assert board.rows(0)[0].worst == {}
+
+    def test_coverage_is_the_share_of_frames_that_were_scored(self) -> None:
+        board = Board()
+        for second in range(90):
+            status = Status.SCORED if second % 3 else Status.NO_FACE
+            board.feed(score("a", second, status=status, reason="no face" * (second % 3 == 0)), 0)
+        (row,) = board.rows(0)
+        assert (row.frames, row.coverage) == (60, pytest.approx(2 / 3))
+        assert (row.status, row.reason, row.pts_ns) == (Status.SCORED, "", 89 * S)
+
+    def test_people_are_named_the_latest_first_and_nobody_twice(self) -> None:
+        board = Board()
+        board.feed(score("a", 0, face(7), face(8, "Ada"), face(UNKNOWN)), 0)
+        board.feed(score("a", 1, face(7)), 0)
+        assert board.rows(0)[0].people == ("person 7", "Ada")
+        board.feed(score("a", 60.5), 0)
+        assert board.rows(0)[0].people == ("person 7",)
+
+    def test_lag_is_told_where_pts_are_times_of_day(self) -> None:
+        board = Board()
+        board.feed(score("clock", NOW_S - 3), (NOW_S - 1) * 1000)
+        board.feed(score("file", 12), (NOW_S - 2) * 1000)
+        rows = {row.stream: row for row in board.rows(NOW_S * 1000)}
+        assert (rows["clock"].lag_s, rows["clock"].silent_s) == (pytest.approx(3), 1.0)
+        assert (rows["file"].lag_s, rows["file"].silent_s) == (None, 2.0)
+
+    def test_the_most_suspicious_stream_comes_first(self) -> None:
+        board = Board()
+        for stream, level in {"b": Level.NOTHING, "c": Level.STRONG, "a": Level.NOTHING, "d": Level.SUSPICIOUS}.items():
+            board.feed(score(stream, 0, face(artifact=evidence(0.5, level))), 0)
+        assert [row.stream for row in board.rows(0)] == ["c", "d", "a", "b"]
+
+    def test_memory_is_bounded_whatever_comes(self) -> None:
+        board = Board(window_s=10, max_streams=3, max_alerts=4)
+        for number in range(200):
+            board.feed(score(f"s{number}", 0), 0)
+            # A clock that goes mad, and a crowd.
+            board.feed(score("mad", (number * 7919) % 1000, *(face(number * 9 + i) for i in range(9))), 0)
+        rows = board.rows(0)
+        assert [row.stream for row in rows] == ["mad", "s198", "s199"]
+        assert rows[0].frames <= 11
+        assert len(rows[0].people) <= 32
+
+    def test_alerts_open_ones_first_and_closed_ones_make_room(self) -> None:
+        board = Board(max_alerts=3)
+        for number in range(3):
+            board.feed_alert(alert(number))
+        board.feed_alert(alert(1, AlertState.CLOSED))
+        assert [(a.id, a.state.value) for a in board.alerts()] == [("2", "opened"), ("0", "opened"), ("1", "closed")]
+        board.feed_alert(alert(3))
+        assert [a.id for a in board.alerts()] == ["3", "2", "0"]
+        board.feed_alert(alert(4))
+        assert [a.id for a in board.alerts()] == ["4", "3", "2"]
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    if request.param == "memory":
+        yield MemoryBroker()
+        return
+    real = KafkaBroker(KafkaSettings(bootstrap_servers=request.getfixturevalue("kafka_bootstrap")))
+    yield real
+    real.close()
+
+
+@pytest.fixture
+def topics(broker: Broker) -> list[str]:
+    """Two new ones."""
+    names = [f"tail.{uuid.uuid4().hex}" for _ in range(2)]
+    broker.ensure_topics([TopicSpec(names[0], 2), TopicSpec(names[1], 1)])
+    return names
+
+
+class TestFollower:
+    @staticmethod
+    def send(broker: Broker, topic: str, *values: str) -> None:
+        producer = broker.plain_producer()
+        for value in values:
+            producer.send(topic, key=value.encode(), value=value.encode())
+        producer.close(10)
+
+    @staticmethod
+    def read(follower: Follower, count: int, polls: int = 40) -> list[str]:
+        got: list[str] = []
+        for _ in range(polls):
+            got += [(record.value or b"").decode() for record in follower.poll(0.5)]
+            if len(got) >= count:
+                break
+        return sorted(got)
+
+    def test_from_now_on_or_from_the_beginning(self, broker: Broker, topics: list[str]) -> None:
+        self.send(broker, topics[0], "a", "b")
+        with Follower(broker, topics) as late, Follower(broker, topics, from_beginning=True) as early:
+            assert self.read(early, 2) == ["a", "b"]
+            assert self.read(late, 1, polls=8) == []
+            self.send(broker, topics[0], "c")
+            self.send(broker, topics[1], "d")
+            assert self.read(late, 2) == ["c", "d"]
+            assert self.read(early, 2) == ["c", "d"]
+
+    def test_what_is_not_committed_is_not_seen_and_holds_nobody_up(self, broker: Broker, topics: list[str]) -> None:
+        producer = broker.producer(topics[0])
+        with Follower(broker, topics, from_beginning=True) as follower:
+            producer.begin()
+            producer.send(topics[0], key=b"k", value=b"open")
+            self.send(broker, topics[1], "done")
+            assert self.read(follower, 1) == ["done"]
+            assert self.read(follower, 1, polls=3) == []
+            producer.commit({}, None)
+            assert self.read(follower, 1) == ["open"]
+        producer.close(5)
+
+    def test_a_missing_topic_is_named(self, broker: Broker) -> None:
+        with pytest.raises(TopicNotFoundError, match=r"tail\.nowhere"), Follower(broker, ["tail.nowhere"]) as follower:
+            follower.poll(1)
