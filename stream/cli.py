@@ -24,8 +24,10 @@ from stream import (
     commands_enroll,
     commands_evaluate,
     commands_identity,
+    commands_operate,
     commands_publish,
     commands_scan,
+    commands_tail,
     commands_train,
     commands_work,
 )
@@ -43,6 +45,11 @@ app.command("enroll")(commands_enroll.enroll)
 app.command("anchors")(commands_enroll.show_anchors)
 app.command("publish")(commands_publish.publish)
 app.command("work")(commands_work.work)
+app.command("tail")(commands_tail.tail)
+app.command("freeze")(commands_operate.freeze)
+app.command("unfreeze")(commands_operate.unfreeze)
+app.command("reset")(commands_operate.reset)
+app.command("forget")(commands_operate.forget)
 app.command("demo")(commands_demo.demo)
 app.command("evaluate")(commands_evaluate.evaluate_command)
 app.command("compare")(commands_evaluate.compare_command)

@@ -7,6 +7,7 @@ it is the way that a new owner begins.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ class Worker:
         self._decode, self._live = decode or DecodeSettings(), live or LiveSettings()
         self._stopping = False
         self._partitions: dict[TopicPartition, Partition] = {}
+        #: Where each partition stood when it became ours.
+        self._starts: dict[TopicPartition, int] = {}
         #: Records that made the analysis fail, and how: next time they are buried instead.
         self._poison: dict[tuple[TopicPartition, int], Exception] = {}
         self._failures = 0
@@ -102,8 +105,11 @@ class Worker:
                 self.step()
             self._flush()
         finally:
-            self._checkpoint.abort()
-            self._consumer.close(self.settings.close_s)
+            # Whatever ended the loop is told, not what a broken connection says to a farewell.
+            with contextlib.suppress(BrokerError):
+                self._checkpoint.abort()
+            with contextlib.suppress(BrokerError):
+                self._consumer.close(self.settings.close_s)
             self._reader.close()
 
     def idle_for(self, seconds: float) -> Callable[[], bool]:
@@ -291,8 +297,8 @@ class Worker:
             self.counts["state_lost"] += 1
         position = restored.resume_offset
         if position is None:
-            # Never worked on: the group's own start.
-            position = self._consumer.position(source)
+            # Nothing was ever committed for it: back to where the group began to read.
+            position = self._starts[source]
         self._consumer.seek(source, position)
         self._partitions[source] = Partition(
             source, position, restored, self._models, decode=self._decode, live=self._live
@@ -305,6 +311,7 @@ class Worker:
     def assigned(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
         for source in partitions:
+            self._starts[source] = self._consumer.position(source)
             self._open(source)
 
     def revoked(self, partitions: list[TopicPartition]) -> None:

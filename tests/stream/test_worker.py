@@ -1,0 +1,344 @@
+"""The worker on a broker in memory: every frame once, whoever dies; bad records cost nobody else anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from tiny import write_tiny_bundle
+
+from difffake.bundle import Bundle
+from stream.broker.contract import Record, TopicPartition, TopicSpec
+from stream.broker.errors import BrokerError, BrokerUnavailableError, StaleGroupError
+from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
+from stream.decode import DecodeSettings
+from stream.live import LiveModels, LiveSettings
+from stream.live.stream import LiveStream
+from stream.messages import (
+    Command,
+    CommandRecord,
+    DeadLetter,
+    PartitionRecord,
+    ScoreRecord,
+    StateRecord,
+    decode,
+    decode_state,
+    encode,
+)
+from stream.messages.codec import MessageError
+from stream.publish import Form, Publisher, PublishSettings
+from stream.settings import WorkerSettings
+from stream.worker import Worker
+
+TOPIC, PARTITIONS = "video.in", 2
+SETTINGS = WorkerSettings(
+    commit_interval_s=1e6, commit_records=3, poll_records=4, poll_timeout_s=0.01, enrolments_s=1e-6
+)
+LIVE = LiveSettings(threads=1, analysis_side_px=320)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveModels]:
+    path = write_tiny_bundle(tmp_path_factory.mktemp("worker") / "tiny", identity=True).path
+    with LiveModels.load(path, LIVE) as loaded:
+        yield loaded
+
+
+@dataclass
+class World:
+    """A broker with input, and workers on it."""
+
+    models: LiveModels
+    clips: dict[str, Path]
+
+    def __post_init__(self) -> None:
+        self.clock = ManualClock()
+        self.broker = MemoryBroker(
+            MemorySettings(session_timeout_s=5, transaction_timeout_s=5, loss_timeout_s=2), clock=self.clock
+        )
+        self.broker.ensure_topics([TopicSpec(TOPIC, PARTITIONS)])
+        self.started = 0
+
+    def publish(self, form: Form = Form.FRAMES, streams: tuple[str, ...] = ("a", "b", "c"), **settings: object) -> None:
+        options = PublishSettings(form=form, fps=5.0, segment_s=0.5, **settings)  # type: ignore[arg-type]
+        with Publisher(self.broker, TOPIC, options) as publisher:
+            list(publisher.publish_many({stream: [self.clips["man"]] for stream in streams}))
+
+    def send(self, key: bytes | None, value: bytes | None, *headers: tuple[str, bytes], partition: int = 0) -> None:
+        producer = self.broker.plain_producer()
+        producer.send(TOPIC, key=key, value=value, headers=headers, partition=partition, timestamp_ms=1000)
+        producer.flush(1.0)
+        producer.close(1.0)
+
+    def worker(self) -> Worker:
+        self.started += 1
+        return Worker(
+            self.broker, self.models, SETTINGS, name=str(self.started), decode=DecodeSettings(fps=5.0), live=LIVE
+        )
+
+    def kill(self, worker: Worker) -> None:
+        """What a SIGKILL leaves: an open transaction and a member that is heard of no more."""
+        self.broker.silence(worker._consumer)  # type: ignore[arg-type]
+        self.clock.advance(6.0)
+
+    def drain(self, worker: Worker) -> None:
+        """Work until nothing comes any more, and leave in order."""
+        quiet = 0
+
+        def is_done() -> bool:
+            nonlocal quiet
+            quiet = 0 if worker.counts["polled"] != self._polled else quiet + 1
+            self._polled = worker.counts["polled"]
+            return quiet > 5
+
+        self._polled = -1
+        worker.run(is_done)
+
+    def records(self, topic: str) -> list[Record]:
+        reader = self.broker.reader()
+        partitions = [TopicPartition(topic, p) for p in range(self.broker.partitions(topic))]
+        return [r for p in partitions for r in reader.read(p, None, reader.end_offset(p))]
+
+    def scores(self) -> list[ScoreRecord]:
+        """By stream and time; as a reader of committed records sees them."""
+        found = [decode(r.value or b"", ScoreRecord) for r in self.records("difffake.scores")]
+        return sorted(found, key=lambda s: (s.stream, s.pts_ns))
+
+    def letters(self) -> list[DeadLetter]:
+        return [DeadLetter.parse(r) for r in self.records("difffake.deadletters")]
+
+    def states(self) -> dict[str, StateRecord]:
+        states = [decode_state(r.key, r.value) for r in self.records("difffake.state") if r.value]
+        return {s.stream: s for s in states if isinstance(s, StateRecord)}
+
+
+@pytest.fixture
+def world(models: LiveModels, clips: dict[str, Path]) -> World:
+    return World(models, clips)
+
+
+@pytest.fixture(scope="module", params=list(Form))
+def form(request: pytest.FixtureRequest) -> Form:
+    return Form(request.param)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(models: LiveModels, clips: dict[str, Path], form: Form) -> list[ScoreRecord]:
+    """What one worker says when nothing happens."""
+    world = World(models, clips)
+    world.publish(form)
+    world.drain(world.worker())
+    return world.scores()
+
+
+def test_every_stream_is_scored_frame_by_frame(undisturbed: list[ScoreRecord], form: Form) -> None:
+    for stream in ("a", "b", "c"):
+        scores = [s for s in undisturbed if s.stream == stream]
+        assert len(scores) >= (11 if form is not Form.UNITS else 10)
+        assert all(s.faces and s.faces[0].evidence for s in scores)
+        assert [s.pts_ns for s in scores] == sorted({s.pts_ns for s in scores})
+        assert {s.status.value for s in scores} <= {"WARMING_UP", "SCORED"}
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 9])
+def test_killed_workers_lose_and_double_nothing(
+    world: World, form: Form, undisturbed: list[ScoreRecord], every: int
+) -> None:
+    world.publish(form)
+    for _ in range(6):
+        worker = world.worker()
+        for _ in range(every):
+            worker.step()
+        world.kill(worker)
+    world.drain(world.worker())
+    assert world.scores() == undisturbed
+    assert world.letters() == []
+
+
+def test_failed_commits_are_done_again(world: World, form: Form, undisturbed: list[ScoreRecord]) -> None:
+    world.publish(form)
+    worker = world.worker()
+    for error in (StaleGroupError, BrokerError, BrokerError):
+        world.broker.fail_next_commit(error("made up", hint="none"))
+        for _ in range(3):
+            worker.step()
+    world.drain(worker)
+    assert worker.counts["rewinds"] >= 1
+    assert world.scores() == undisturbed
+
+
+def test_a_second_worker_takes_its_share_and_gives_it_back(
+    world: World, form: Form, undisturbed: list[ScoreRecord]
+) -> None:
+    world.publish(form)
+    first, second = world.worker(), world.worker()
+    for _ in range(4):
+        first.step()
+        second.step()
+    second.run(lambda: True)
+    world.drain(first)
+    assert first.counts["records"]
+    assert world.scores() == undisturbed
+
+
+def test_state_says_where_to_go_on(world: World) -> None:
+    world.publish()
+    world.drain(world.worker())
+    done = {}
+    for record in world.records("difffake.state"):
+        state = decode_state(record.key, record.value or b"")
+        if isinstance(state, PartitionRecord):
+            done[TopicPartition(state.topic, state.partition)] = state.next_offset
+    reader = world.broker.reader()
+    assert done == {p: reader.end_offset(p) for p in done}
+    assert set(world.states()) == {"a", "b", "c"}
+
+
+def test_a_broker_that_is_gone_ends_the_worker_with_nothing_half_written(world: World) -> None:
+    world.publish()
+    worker = world.worker()
+    worker.step()
+    world.broker.disconnect()
+    with pytest.raises(BrokerUnavailableError):
+        worker.run()
+    world.broker.reconnect()
+    world.kill(worker)
+    seen = [(s.stream, s.pts_ns) for s in world.scores()]
+    committed = {s.stream: s.last_pts_ns for s in world.states().values()}
+    assert {stream: max(pts for name, pts in seen if name == stream) for stream in committed} == committed
+    world.drain(world.worker())
+    seen = [(s.stream, s.pts_ns) for s in world.scores()]
+    assert len(seen) == len(set(seen)) >= 33
+
+
+BAD = {
+    "no key": (None, b"\xff\xd8\xff"),
+    "a key that is no text": (b"\xff\xfe", b"\xff\xd8\xff"),
+    "no value": (b"a", None),
+    "nobody knows what": (b"a", b"what is this?"),
+    "a broken JPEG": (b"a", b"\xff\xd8\xff\xe0" + bytes(200)),
+    "a lying header": (b"a", b"\x89PNG\r\n\x1a\n" + bytes(50)),
+}
+
+
+def test_bad_records_are_buried_whole_and_cost_nobody_else_anything(world: World) -> None:
+    for key, value in BAD.values():
+        world.send(key, value, ("content-type", b"image/jpeg"), ("x", b"y"))
+    world.publish()
+    worker = world.worker()
+    world.drain(worker)
+    letters = sorted(world.letters(), key=lambda letter: letter.error.offset)
+    assert [(letter.key, letter.value) for letter in letters] == list(BAD.values())
+    assert all(letter.original == (("content-type", b"image/jpeg"), ("x", b"y")) for letter in letters)
+    assert [letter.error.offset for letter in letters] == list(range(len(BAD)))
+    assert all(letter.error.hint and letter.error.message for letter in letters)
+    assert {s.stream for s in world.scores()} == {"a", "b", "c"}
+    assert sum(n for name, n in worker.counts.items() if name.startswith("deadletters:")) == len(BAD)
+
+
+def test_a_record_that_breaks_the_analysis_is_buried_and_the_rest_is_as_if_it_had_not_been(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish(streams=("a",))
+    real, broken = LiveStream.process, []
+
+    def process(self: LiveStream, frames: list, source: object) -> list[ScoreRecord]:  # type: ignore[type-arg]
+        found = real(self, frames, source)  # type: ignore[arg-type]
+        if frames[0].offset == 4:
+            broken.append(frames[0].offset)
+            raise ZeroDivisionError("made up")
+        return found
+
+    monkeypatch.setattr(LiveStream, "process", process)
+    worker = world.worker()
+    world.drain(worker)
+    (letter,) = world.letters()
+    assert (letter.error.offset, letter.error.class_name) == (4, "ZeroDivisionError")
+    assert broken == [4]
+    assert 4 not in {s.source.offset for s in world.scores()}
+    assert len(world.scores()) == len({s.pts_ns for s in world.scores()}) >= 10
+
+
+def test_an_operators_freeze_holds_through_a_kill_and_anchors_move_byte_by_byte(world: World) -> None:
+    world.publish(streams=("a",))
+    first = world.worker()
+    for _ in range(2):  # eight of twelve records
+        first.step()
+    command = CommandRecord(stream="a", command=Command.FREEZE, person=None, issued_ns=1, by="op", id="1")
+    producer = world.broker.plain_producer()
+    producer.send("difffake.enrolments", key=command.key, value=encode(command))
+    producer.flush(1.0)
+    first.step()
+    first._flush()
+    before = world.states()["a"]
+    assert before.anchors
+    world.kill(first)
+    world.publish(streams=("a",), start_pts_ns=10_000_000_000)
+    second = world.worker()
+    world.drain(second)
+    after = world.states()["a"]
+    assert second.counts["restored_streams"] == 1
+    assert after.commands_offset == before.commands_offset == 1
+    frozen = [face.anchor.frozen for s in world.scores() for face in s.faces if face.anchor and s.pts_ns > 10**10]
+    assert frozen
+    assert all(frozen)
+
+
+def test_state_of_a_newer_version_stops_the_worker_with_a_hint(world: World) -> None:
+    world.publish(streams=("a",))
+    world.drain(world.worker())
+    newer = [r for r in world.records("difffake.state") if (r.key or b"").endswith(b"/a")][-1]
+    value = msgspec.msgpack.decode(newer.value or b"")
+    producer = world.broker.plain_producer()
+    producer.send(
+        "difffake.state",
+        key=newer.key,
+        value=msgspec.msgpack.encode(value | {"version": 99}),
+        partition=newer.partition,
+    )
+    producer.flush(1.0)
+    with pytest.raises(MessageError, match="newer") as stopped:
+        world.drain(world.worker())
+    assert "upgrade" in stopped.value.hint
+
+
+def test_damaged_state_costs_its_stream_the_state_and_nobody_else(world: World) -> None:
+    world.publish(streams=("a", "b"))
+    world.drain(world.worker())
+    for stream in ("a",):
+        record = [r for r in world.records("difffake.state") if (r.key or b"").endswith(f"/{stream}".encode())][-1]
+        producer = world.broker.plain_producer()
+        producer.send("difffake.state", key=record.key, value=b"\x00damaged", partition=record.partition)
+        producer.flush(1.0)
+    world.publish(streams=("a", "b"), start_pts_ns=10_000_000_000)
+    worker = world.worker()
+    world.drain(worker)
+    assert worker.counts["state_lost"] == 1
+    late = {s.stream for s in world.scores() if s.pts_ns > 10**10}
+    assert late == {"a", "b"}
+
+
+def test_many_streams_are_put_away_and_come_back_unchanged(models: LiveModels, clips: dict[str, Path]) -> None:
+    def scores(live_streams: int) -> list[ScoreRecord]:
+        world = World(models, clips)
+        world.publish(streams=tuple("abcdef"))
+        world.started += 1
+        settings = msgspec.structs.replace(SETTINGS, live_streams=live_streams)
+        worker = Worker(world.broker, models, settings, name="w", decode=DecodeSettings(fps=5.0), live=LIVE)
+        world.drain(worker)
+        return world.scores()
+
+    assert scores(1) == scores(100)
+
+
+def test_a_topic_that_does_not_exist_is_named(models: LiveModels) -> None:
+    with pytest.raises(BrokerError, match=r"video\.in"):
+        Worker(MemoryBroker(), models, SETTINGS, name="w")
+
+
+def test_bundle_fixture_is_the_tiny_one(models: LiveModels) -> None:
+    assert isinstance(models.bundle, Bundle)
+    assert models.model_id.startswith("tiny-")
