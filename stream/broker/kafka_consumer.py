@@ -11,6 +11,9 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
   sees every join, and so that one.
 - It asks for stable offsets when it reads committed records (KIP-447), so offsets of open transactions are waited for.
 - It keeps silent when the brokers are gone. `poll` watches its connections.
+- A join that is answered between two polls is thrown away, and the next poll joins again: with short polls a group can
+  rebalance for ever. And a leader that joined because topics changed forgets that it did: the answer is never taken,
+  its heartbeats stay off. `keep_join` keeps the answer and the reason.
 - After `resume` it never reads a partition again whose records it had already unpacked, as long as the place of the
   record batch in work is taken by an empty one. `unstick` clears that place.
 """
@@ -94,9 +97,10 @@ class KafkaConsumer:
                 # One step: it joins or rejoins at most once. Its public poll would run two joins in a row, and the
                 # partitions would be somebody else's before we could commit.
                 batches = self._kafka._poll_once(timer, max_records)
+                keep_join(self._kafka)
             kept = self._settle()
             records = [record(found) for part, batch in batches.items() if part in kept for found in batch]
-            if records or timer.expired:
+            if records or not timer.timeout_ms:
                 break
         self._watch_connections()
         return records
@@ -271,6 +275,25 @@ def reading(settings: KafkaSettings, *, committed: bool) -> dict[str, Any]:
         "fetch_max_wait_ms": 100,
         "metrics_enabled": False,
     }
+
+
+class _Join:
+    """A join under way that never looks finished, so that its answer is taken and not asked for again."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self.add_callback = task.add_callback
+        self.add_errback = task.add_errback
+
+
+def keep_join(consumer: Any) -> None:
+    """After every step: the next one takes the answer to a join that this one began."""
+    coordinator = consumer._coordinator
+    if coordinator._join_task is not None:
+        coordinator.request_rejoin()
+        if not isinstance(coordinator._join_task, _Join):
+            coordinator._join_task = _Join(coordinator._join_task)
 
 
 def unstick(consumer: Any) -> None:
