@@ -24,8 +24,8 @@ LIMITS = {
     "artifact": "It sees traces of manipulation, not lies: a genuine face in a false setting raises nothing, and a "
     "generator that leaves no trace the model knows passes.",
     "anchor": "Against a self-anchor it takes the first good moments of the face as genuine: what was manipulated from "
-    "the start on raises nothing. Against enrolled footage it wants the same camera and encoder. A new light, camera or "
-    "encoder can raise it.",
+    "the start on raises nothing. Against enrolled footage it wants the same camera and encoder. A new light, "
+    "camera or encoder can raise it.",
     "identity": "It tells another person from the anchor's, whatever put them there. An imitation of the anchor's own "
     "face is built to pass: “nothing unusual” does not say that the face is real.",
 }

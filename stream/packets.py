@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import av.bitstream
@@ -76,7 +77,7 @@ class TimedPacket:
         anew: a key frame after a beginning or a gap: nothing before it leads to it.
     """
 
-    data: av.Packet
+    data: av.Packet[Any]
     pts_ns: int
     dts_ns: int
     end_ns: int
@@ -133,7 +134,7 @@ class PacketSource:
             end_ns = max(end_ns, until_ns)
             yield TimedPacket(data, pts_ns + shift_ns, last_dts_ns, until_ns, anew)
 
-    def _demuxed(self, report: SourceReport) -> Iterator[av.Packet]:
+    def _demuxed(self, report: SourceReport) -> Iterator[av.Packet[Any]]:
         packets = self.container.demux(self.stream)
         got = False
         while True:
@@ -216,9 +217,9 @@ def _open_address(address: str) -> av.container.InputContainer:
     return av.open(address, options=options, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S), metadata_errors="replace")
 
 
-def _with_dts(packets: Iterator[av.Packet], name: str) -> Iterator[av.Packet]:
+def _with_dts(packets: Iterator[av.Packet[Any]], name: str) -> Iterator[av.Packet[Any]]:
     """Matroska has no decoding times; FFmpeg works them out, but not for the first packets: counted back from there."""
-    early: list[av.Packet] = []
+    early: list[av.Packet[Any]] = []
     for packet in packets:
         if packet.pts is None or not packet.time_base or (packet.dts is None and len(early) >= _MAX_REORDER):
             raise MediaFormatError(
@@ -235,13 +236,13 @@ def _with_dts(packets: Iterator[av.Packet], name: str) -> Iterator[av.Packet]:
         yield from _counted_back(early, min(packet.pts or 0 for packet in early) + 1)
 
 
-def _counted_back(early: list[av.Packet], dts: int) -> Iterator[av.Packet]:
+def _counted_back(early: list[av.Packet[Any]], dts: int) -> Iterator[av.Packet[Any]]:
     for back, packet in enumerate(early):
         packet.dts = dts - (len(early) - back) * max(packet.duration or 1, 1)
         yield packet
 
 
-def _ns(ticks: int | None, packet: av.Packet) -> int:
+def _ns(ticks: int | None, packet: av.Packet[Any]) -> int:
     base = packet.time_base
     return (ticks or 0) * base.numerator * S // base.denominator
 
