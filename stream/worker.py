@@ -181,9 +181,11 @@ class Worker:
         self._apply_commands(part, stream)
         payload = Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)
         decoded = stream.decoder.decode(payload)
+        scored = 0
         for frames in _batches(decoded.frames, self.settings.frames_at_once):
             for score in stream.live.process(frames, lambda f: self._source(record, f)):
                 self._emit(score)
+            scored += len(frames)
             stream.dirty = True
         if not is_new:
             return
@@ -191,6 +193,9 @@ class Worker:
         stream.seen_s = time.monotonic()
         if not decoded.replayed:
             self._tell_lost(stream, record, decoded)
+        if not (scored or decoded.lost or decoded.damage):
+            # Every record can be accounted for: nothing in it was due, or its decoder has given nothing out yet.
+            self.counts["records:nothing_due" if decoded.pictures else "records:no_picture_yet"] += 1
         for warning in decoded.warnings:
             self.counts[f"warning:{warning.partition(':')[0]}"] += 1
 
