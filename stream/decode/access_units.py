@@ -18,6 +18,10 @@ from stream.decode.sniff import AV1, H264
 from stream.decode.timeline import NOMINAL_NS, S
 from stream.decode.units import Start, Unit
 
+#: The first pictures after an open start of H.264 may take back references to pictures that were never seen, which is
+#: an error like any other to the decoder. So many units' errors are forgiven; and for so long, and until they have all
+#: come out, such a key frame is no place to restart from.
+_FORGIVEN, FORGIVEN_AND_SHOWN = 20, 40
 #: H.264 and H.265 hold at most 16 pictures back (32 fields): what is older will not come.
 _MAX_REORDER = 34
 _MAX_PARAMETERS = 64 << 10
@@ -36,19 +40,22 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """A place to restart from. `parameters`: the parameter sets needed there, where they lie in an earlier record."""
+    """A place to restart from. `parameters`: the parameter sets needed there, where they lie in an earlier record.
+    `after_units`: it is one once so many units have come after it without damage."""
 
     offset: int
     unit: int
     parameters: bytes
+    after_units: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture in display order."""
+    """A picture in display order. `is_doubtful`: it takes up its time, but is not to be shown."""
 
     frame: av.VideoFrame
     source: Source
+    is_doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +83,12 @@ class UnitDecoder:
         self._context: av.video.codeccontext.VideoCodecContext | None = None
         self._sent: dict[int, Source] = {}
         self._keys: dict[int, KeySource] = {}
+        self._doubtful: set[int] = set()
         self._times: list[tuple[int, int]] = []
         self._next_id = 0
         self._first_id = 0
         self._blind_until = 0
+        self._forgiven_until = 0
         self._step_ns = NOMINAL_NS
         self.aspect = 1.0
         self._parameters = b""
@@ -109,8 +118,10 @@ class UnitDecoder:
         parameters = b""
         if unit.start is Start.CLOSED or (self._context is None and unit.start is not Start.NONE):
             yield from self.drain()
-            self._context = self._open(is_closed=unit.start is Start.CLOSED)
+            self._context = self._open()
             self._first_id = self._blind_until = self._next_id
+            is_open = self.content_type == H264 and unit.start is not Start.CLOSED
+            self._forgiven_until = self._next_id + _FORGIVEN if is_open else 0
             self._start_order = head.order if head is not None and unit.start is not Start.CLOSED else None
             parameters = b"" if unit.parameters else self._parameters
             yield KeySource(source.offset, source.unit, parameters)
@@ -135,7 +146,8 @@ class UnitDecoder:
         self._sent[number] = source
         self._expect(source)
         if unit.start is Start.OPEN and number != self._first_id:
-            self._keys[number] = KeySource(source.offset, source.unit, parameters)
+            after = FORGIVEN_AND_SHOWN if self.content_type == H264 else 0
+            self._keys[number] = KeySource(source.offset, source.unit, parameters, after)
         if head is not None:
             self._follow(head)
             self._field = (head, number) if head.is_field else None
@@ -172,6 +184,7 @@ class UnitDecoder:
 
     def _forget(self) -> None:
         self._sent.clear()
+        self._doubtful.clear()
         self._keys.clear()
         self._times.clear()
         self._field = None
@@ -186,7 +199,7 @@ class UnitDecoder:
             if not unit.has_picture:
                 self._carried = self._parameters
 
-    def _open(self, *, is_closed: bool) -> av.video.codeccontext.VideoCodecContext:
+    def _open(self) -> av.video.codeccontext.VideoCodecContext:
         name = {AV1: "libdav1d", H264: "h264"}.get(self.content_type, "hevc")
         context = av.codec.context.CodecContext.create(name, "r")
         assert isinstance(context, av.video.codeccontext.VideoCodecContext)  # noqa: S101 - all three are video
@@ -196,10 +209,7 @@ class UnitDecoder:
         if self.content_type == AV1:
             options["max_frame_delay"] = "1"
         else:
-            # The first pictures after an open start of H.264 may take back references that were never seen: such
-            # errors are none, but cannot be told from others.
-            if is_closed or self.content_type != H264:
-                options["err_detect"] = "explode+crccheck"
+            options["err_detect"] = "explode+crccheck"
             sequence = self._headers.sequence if self._headers is not None else None
             if not (self._settings.low_delay or (sequence is not None and sequence.is_in_order)):
                 options["strict"] = "strict"
@@ -218,6 +228,9 @@ class UnitDecoder:
         try:
             frames = context.decode(packet)
         except (av.error.FFmpegError, ValueError):
+            if number < self._forgiven_until:
+                self._doubtful.add(number)
+                return
             self._sent.pop(number, None)
             yield Loss(source, LossReason.DAMAGED)
             yield from self.drain()
@@ -249,7 +262,7 @@ class UnitDecoder:
             else:
                 if key is not None:
                     yield key
-                yield Picture(frame, source)
+                yield Picture(frame, source, is_doubtful=number in self._doubtful)
 
     def _loss(self, number: int, source: Source) -> Loss:
         """A unit whose picture never came: in the first ones after an open start it could not."""

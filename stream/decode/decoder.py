@@ -29,7 +29,7 @@ from stream.decode.records import header_ns, identify, record_ns, warn
 from stream.decode.segments import Segment, SegmentLoss, SegmentPicture, too_large
 from stream.decode.sniff import IMAGES, SEGMENTS, TS, is_annex_b
 from stream.decode.timeline import Timeline
-from stream.decode.units import Start, split_units
+from stream.decode.units import split_units
 
 _MAX_LOST = 1_000
 #: A picture that never comes out is missed only when others have come out after it.
@@ -48,7 +48,8 @@ class StreamDecoder:
         self._timeline = Timeline.make(self._settings.fps, self._settings.clock_restart_s)
         self._units: UnitDecoder | None = None
         self._key: KeyPoint | None = None
-        self._units_since_key = 0
+        self._next_keys: deque[tuple[KeyPoint, int]] = deque()
+        self._unit_count = self._key_count = 0
         self._offset = -1
         self._reached_ns: int | None = None
         self._content_type: str | None = None
@@ -282,7 +283,7 @@ class StreamDecoder:
                     continue
                 source = Source(payload.offset, number, time_ns or 0, exact, payload.timestamp_ms)
                 yield from self._pictures(self._units.decode(unit, source), decoded, payload.offset)
-                self._count_since_key(unit.start, decoded)
+                self._count_unit(decoded)
 
         return frames()
 
@@ -297,12 +298,15 @@ class StreamDecoder:
         for item in items:
             before = self._timeline.state()
             if isinstance(item, KeySource):
-                self._key = KeyPoint(item.offset, item.unit, units.content_type, item.parameters, before)
-                self._units_since_key = 0
+                key = KeyPoint(item.offset, item.unit, units.content_type, item.parameters, before)
+                self._next_keys.append((key, self._unit_count + item.after_units))
+                self._take_key()
                 continue
             source = item.source
             if isinstance(item, Loss):
                 self._lose(self._shifted(source.base_ns), item.reason, decoded, is_blind=item.is_blind)
+                if item.reason is LossReason.DAMAGED:
+                    self._next_keys.clear()
                 if item.reason is LossReason.DAMAGED and source.offset == offset:
                     decoded.damage = CorruptInputError(
                         f"{units.content_type}: an access unit cannot be decoded",
@@ -312,19 +316,30 @@ class StreamDecoder:
             decoded.pictures += 1
             last = None if before.last_ns is None else before.last_ns - before.shift_ns
             pts_ns = self._place(units.time_ns(source, last), source.timestamp_ms, decoded)
-            if pts_ns is not None:
+            if pts_ns is not None and item.is_doubtful:
+                if self._timeline.is_due(pts_ns):
+                    self._timeline.sampled_ns = pts_ns
+                    self._lose(pts_ns, LossReason.WAITING_FOR_KEY_FRAME, decoded, is_blind=True)
+            elif pts_ns is not None:
                 yield from self._sample(item.frame, pts_ns, source.unit, source.offset, units.aspect, decoded)
 
-    def _count_since_key(self, start: Start, decoded: Decoded) -> None:
-        self._units_since_key += 1
-        if self._key is not None and start < Start.OPEN and self._units_since_key > self._settings.max_gop_records:
-            warn(decoded, f"key frame: none for {self._units_since_key} pictures; a restart will lose pictures")
+    def _take_key(self) -> None:
+        while self._next_keys and self._next_keys[0][1] <= self._unit_count:
+            self._key, self._key_count = self._next_keys.popleft()[0], self._unit_count
+
+    def _count_unit(self, decoded: Decoded) -> None:
+        self._unit_count += 1
+        self._take_key()
+        since = self._unit_count - self._key_count
+        if self._key is not None and since > self._settings.max_gop_records:
+            warn(decoded, f"key frame: none for {since} pictures; a restart will lose pictures")
             self._key = None
 
     def _close_units(self, decoded: Decoded) -> Iterator[DecodedFrame]:
         if self._units is not None:
             yield from self._pictures(self._units.drain(), decoded)
         self._units = self._key = None
+        self._next_keys.clear()
 
     def _place(self, raw_ns: int | None, timestamp_ms: int, decoded: Decoded) -> int | None:
         pts_ns = self._timeline.place(raw_ns, timestamp_ms)
