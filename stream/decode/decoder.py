@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 
 import av
 
@@ -230,7 +231,7 @@ class StreamDecoder:
             base_ns = self._timeline.segment_base_ns(payload.timestamp_ms)
         end_ns, index = base_ns, 0
         try:
-            for item in _chain(first, items):
+            for item in chain(first, items):
                 raw_ns = base_ns + item.at_ns if item.at_ns is not None else None
                 if isinstance(item, SegmentLoss):
                     reason = LossReason.BEYOND_LIMIT if item.beyond_limit else LossReason.DAMAGED
@@ -396,10 +397,3 @@ class StreamDecoder:
             if reason is not LossReason.STALE and ((reached and is_blind) or cell in self._cells):
                 return
         decoded.lost.append(Lost(pts_ns, reason))
-
-
-def _chain(
-    first: list[SegmentPicture | SegmentLoss], rest: Iterator[SegmentPicture | SegmentLoss]
-) -> Iterator[SegmentPicture | SegmentLoss]:
-    yield from first
-    yield from rest
