@@ -126,15 +126,15 @@ class CutDetector:
         width, height = _SIZE
         picture, faces, before = (arrays.get(f"cuts_{name}") for name in ("picture", "faces", "before"))
         rows = 0 if picture is None or 0 in picture.shape else height
-        for array, dtype, shape in (
-            (picture, np.uint8, (rows, width, 3)),
-            (faces, np.bool_, (rows, width)),
-            (before, np.float64, (0 if before is None else min(len(before), _MEMORY), 3)),
+        for array, dtype, shapes in (
+            (picture, np.uint8, [(rows, width, 3)]),
+            (faces, np.bool_, [(rows, width)]),
+            (before, np.float64, [(n, 3) for n in range(_MEMORY + 1 if rows else 1)]),
         ):
-            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape not in shapes:
                 raise DataError("a damaged cut detector: an array is missing, or of another type or shape", hint=_HINT)
         changes = np.asarray(before, np.float64)
-        if not ((changes >= 0) & (changes <= 1)).all() or (len(changes) and not rows):
+        if not ((changes >= 0) & (changes <= 1)).all():
             raise DataError("a damaged cut detector: changes that cannot be", hint=_HINT)
         if rows:
             detector._last = np.array(picture, np.uint8), np.array(faces, bool)

@@ -26,6 +26,8 @@ _SAVED: dict[str, tuple[str, tuple[int | str, ...]]] = {
 }
 #: Faces in one frame may exceed what is remembered.
 _MAX_FRAME = 1024
+#: Farther out no picture reaches.
+_MAX_PX = 1e6
 _HINT = "start with a new tracker, or pass what to_arrays gave"
 
 #: Distance between the eyes of a face seen from the front, as a share of its box's width.
@@ -132,7 +134,7 @@ class Tracker:
         following = int(np.asarray(arrays["tracks_next"], np.int64)[0])
         sound = count <= max_tracks + _MAX_FRAME and 0 <= following < 1 << 62
         sound = sound and len(np.unique(ids)) == count and bool(((ids >= 0) & (ids < following)).all())
-        sound = sound and bool(np.isfinite(seen_s).all()) and all(bool(np.isfinite(a).all()) for a in places)
+        sound = sound and bool(np.isfinite(seen_s).all()) and all(bool((np.abs(a) <= _MAX_PX).all()) for a in places)
         if not sound:
             raise DataError("a damaged tracker: tracks that cannot be", hint=_HINT)
         tracker._next, tracker._ids, tracker._seen_s, tracker._faces = following, ids, seen_s, Faces(*places)

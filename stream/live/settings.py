@@ -13,6 +13,8 @@ from stream.messages.scores import MAX_FACES
 
 #: Bytes of a person in a registry of `PeopleSettings`, apart from its identity embeddings and who was seen with whom.
 _PERSON_BYTES = 64
+#: Members of an enrolled anchor; `difffake enroll` takes 8.
+MAX_ENROLLED_FRAMES = 16
 
 
 class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,10 +65,10 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """About how large the state of a stream can grow with embeddings of these sizes; 20 people are far below it."""
         face = 4 * (dim + identity_dim) + 64
         waiting = self.max_anchors * MAX_KEPT * self.anchor.min_frames * face
-        anchors = (self.max_anchors + self.max_enrolled) * (self.anchor.size * face + 8 * (dim + identity_dim))
+        enrolled = self.max_enrolled * (MAX_ENROLLED_FRAMES * face + 8 * (dim + identity_dim))
         exemplars = PeopleSettings().exemplars
         people = self.max_people * (4 * identity_dim * (exemplars + 1) + self.max_people + _PERSON_BYTES)
-        return waiting + anchors + people
+        return waiting + enrolled + people
 
     @property
     def people(self) -> PeopleSettings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 import difffake
 from difffake.anchors import AnchorPool, Candidates
-from difffake.anchors.file import AnchorFile, load_anchors
+from difffake.anchors.file import anchors_from_bytes, fit_anchors
 from difffake.errors import AnchorError, DataError
 from difffake.faces import Reason
 from difffake.people import Kind, Sightings
 from stream.live.faces import FaceJudge, Held, stands
 from stream.live.models import LiveModels, Look
 from stream.live.saved import Memory
-from stream.live.settings import LiveSettings
+from stream.live.settings import MAX_ENROLLED_FRAMES, LiveSettings
 from stream.messages import (
     UNKNOWN,
     Command,
@@ -108,8 +108,9 @@ class LiveStream:
             EngineError: a network failed.
         """
         times = [frame.pts_ns for frame in frames]
-        before = [self.last_pts_ns, *times[:-1]]
-        if any(last is not None and now <= last for last, now in zip(before, times, strict=True)):
+        if self.last_pts_ns is not None:
+            times.insert(0, self.last_pts_ns)
+        if any(now <= last for last, now in pairwise(times)):
             raise DataError("frames whose times do not rise", hint="pass each frame of a stream once, in order of time")
         sources = [source(frame) for frame in frames]
         looks = self._models.look([frame.image for frame in frames])
@@ -233,7 +234,8 @@ class LiveStream:
         memory, name = self._memory, record.person
         who = f"the enrolment of {name}"
         try:
-            file = _read(record.anchors, self._models)
+            given = anchors_from_bytes(record.anchors, who)
+            file = fit_anchors(given, self._models.bundle, Path(name))
         except AnchorError as error:
             return [f"enrolment: {who} is refused: {error} ({error.hint})"]
         if file.stream != self._stream or [p.name for p in file.people] != [name]:
@@ -259,6 +261,8 @@ class LiveStream:
             return "this bundle has no identity network, and nobody can be recognised"
         if not pool.has_identity:
             return "it has no identity embeddings of this bundle's network; enrol again with `difffake enroll`"
+        if len(pool) > MAX_ENROLLED_FRAMES:
+            return f"it has {len(pool)} frames, over {MAX_ENROLLED_FRAMES}"
         sizes = pool.embeddings.shape[1], pool.identities.shape[1]
         if sizes[0] not in (0, self._models.bundle.manifest.dim) or sizes[1] != self._models.identity_dim:
             return f"its embeddings have {sizes} numbers"
@@ -288,10 +292,3 @@ class LiveStream:
         self._memory.people.forget(person)
         self._memory.anchors.drop(person)
         self._memory.windows.forget(person)
-
-
-def _read(data: bytes, models: LiveModels) -> AnchorFile:
-    with tempfile.TemporaryDirectory(prefix="difffake-") as folder:
-        path = Path(folder) / "anchors.msgpack"
-        path.write_bytes(data)
-        return load_anchors(path, models.bundle)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from difffake.errors import DataError
 from difffake.people import CutDetector
 
 U8 = npt.NDArray[np.uint8]
@@ -63,7 +64,7 @@ def test_the_next_talking_head_before_the_same_wall_is_a_cut(change: dict[str, i
 
 
 @given(st.integers(0, 2**31), st.integers(1, 8), st.integers(0, 6))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_whatever_appears_inside_a_face_is_no_cut(seed: int, at: int, sigma: int) -> None:
     pictures = [noisy(talking_head(face=seed if i >= at else None), i, sigma) for i in range(10)]
     assert not any(cuts(pictures))
@@ -79,7 +80,7 @@ def test_the_same_change_without_boxes_shows() -> None:
 
 
 @given(st.floats(-20, 20), st.floats(0.0, 5.0))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_light_that_flickers_is_no_cut(step: float, sigma: float) -> None:
     pictures = [
         noisy(np.clip(talking_head() + (step if i % 2 else 0.0), 0, 255).astype(np.uint8), i, sigma) for i in range(8)
@@ -104,3 +105,56 @@ def test_pictures_may_change_their_size() -> None:
 def test_boxes_may_reach_beyond_the_picture() -> None:
     wild = np.array([(-50, -80, 90, 60), (300, 150, 900, 700), (1e6, 1e6, 2e6, 2e6)], np.float32)
     assert cuts([talking_head()] * 3, wild) == [False] * 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_saved_and_restored_at_every_frame_it_goes_on_exactly(frames: list[tuple[int, bool]]) -> None:
+    places = [
+        talking_head(),
+        talking_head(clothes=200, hair=20),
+        talking_head(hair=190, width=60),
+        talking_head(blue=60),
+    ]
+    whole, moved = CutDetector(), CutDetector()
+    for i, (place, face) in enumerate(frames):
+        image, boxes = noisy(places[place], i), BOX if face else BOX[:0]
+        moved = CutDetector.from_arrays(moved.to_arrays())
+        assert whole.is_cut(image, boxes) == moved.is_cut(image, boxes)
+        assert {n: a.tobytes() for n, a in whole.to_arrays().items()} == {
+            n: a.tobytes() for n, a in moved.to_arrays().items()
+        }
+
+
+def test_the_arguments_are_those_given_when_it_is_restored() -> None:
+    detector = CutDetector()
+    detector.is_cut(talking_head(), None)
+    other = np.full((180, 320, 3), 20, np.uint8)
+    assert not CutDetector.from_arrays(detector.to_arrays(), lost=2.0, moved=2.0).is_cut(talking_head(blue=60), None)
+    assert CutDetector.from_arrays(detector.to_arrays()).is_cut(other, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("cuts_picture", np.zeros((32, 48, 3), np.int32)),
+        ("cuts_picture", np.zeros((31, 48, 3), np.uint8)),
+        ("cuts_picture", np.zeros((0, 48, 3), np.uint8)),
+        ("cuts_faces", np.zeros((48, 32), bool)),
+        ("cuts_faces", np.zeros((32, 48), np.uint8)),
+        ("cuts_before", np.zeros((7, 3))),
+        ("cuts_before", np.zeros((2, 2))),
+        ("cuts_before", np.full((2, 3), np.nan)),
+        ("cuts_before", np.full((2, 3), 1.5)),
+        ("cuts_before", np.float64(0)),
+    ],
+)
+def test_a_damaged_state_is_refused(name: str, array: np.ndarray) -> None:
+    detector = CutDetector()
+    for i in range(9):
+        detector.is_cut(noisy(talking_head(), i), BOX)
+    arrays = detector.to_arrays()
+    CutDetector.from_arrays(arrays)
+    for damaged in (arrays | {name: array}, {n: a for n, a in arrays.items() if n != name}):
+        with pytest.raises(DataError, match="damaged cut detector"):
+            CutDetector.from_arrays(damaged)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from difffake.errors import DataError
 from difffake.faces import Faces
 from difffake.people import Tracker, iou
 
@@ -81,3 +83,60 @@ def test_overlap_of_boxes() -> None:
     a = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
     b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 0, 0]], np.float32)
     np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0], [0, 0, 0]], atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.lists(st.floats(0, 2000), max_size=4), st.floats(0.01, 2.5), st.booleans()), max_size=12))
+def test_saved_and_restored_at_every_frame_it_goes_on_exactly(frames: list[tuple[list[float], float, bool]]) -> None:
+    whole, moved, time_s = Tracker(max_tracks=6), Tracker(max_tracks=6), 1.79e9
+    for places, step_s, cut in frames:
+        time_s += step_s
+        faces = faces_at(*((x, 100.0) for x in places))
+        moved = Tracker.from_arrays(moved.to_arrays(), max_tracks=6)
+        assert whole.update(faces, time_s, cut=cut).tolist() == moved.update(faces, time_s, cut=cut).tolist()
+        assert {n: a.tobytes() for n, a in whole.to_arrays().items()} == {
+            n: a.tobytes() for n, a in moved.to_arrays().items()
+        }
+
+
+def test_what_was_saved_is_a_copy() -> None:
+    tracker = Tracker()
+    tracker.update(faces_at((100, 100)), 0.0)
+    arrays = tracker.to_arrays()
+    for array in arrays.values():
+        array[...] = 0
+    assert tracker.update(faces_at((100, 100), (400, 100)), 0.2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("tracks_id", np.array([0, 0])),
+        ("tracks_id", np.array([0, 7])),
+        ("tracks_id", np.array([0, -1])),
+        ("tracks_id", np.array([0, 1], np.int32)),
+        ("tracks_id", np.array([0, 1, 2])),
+        ("tracks_seen_s", np.array([0.0, np.nan])),
+        ("tracks_box", np.full((2, 4), 1e9, np.float32)),
+        ("tracks_landmarks", np.full((2, 5, 2), np.nan, np.float32)),
+        ("tracks_landmarks", np.zeros((2, 10), np.float32)),
+        ("tracks_next", np.array([-1])),
+        ("tracks_next", np.array([2, 3])),
+    ],
+)
+def test_a_damaged_state_is_refused(name: str, array: np.ndarray) -> None:
+    tracker = Tracker()
+    tracker.update(faces_at((100, 100), (400, 100)), 0.0)
+    arrays = tracker.to_arrays()
+    Tracker.from_arrays(arrays)
+    with pytest.raises(DataError, match="damaged tracker"):
+        Tracker.from_arrays(arrays | {name: array})
+    with pytest.raises(DataError, match="damaged tracker"):
+        Tracker.from_arrays({n: a for n, a in arrays.items() if n != name})
+
+
+def test_more_tracks_than_can_be_are_refused() -> None:
+    tracker = Tracker(max_tracks=2000)
+    tracker.update(faces_at(*((i, i) for i in range(1100))), 0.0)
+    with pytest.raises(DataError, match="damaged tracker"):
+        Tracker.from_arrays(tracker.to_arrays(), max_tracks=6)
