@@ -83,13 +83,16 @@ class Consumer(Protocol):
     """
 
     def subscribe(self, topics: Sequence[str] | re.Pattern[str], listener: Listener) -> None:
-        """Names, or a pattern that also takes in topics created later (matched from the start of the name)."""
+        """Names, or a pattern that also takes in topics created later (matched from the start of the name).
+
+        Raises `TopicNotFoundError` for a name that does not exist.
+        """
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """At most `max_records` records in offset order per partition; empty after `timeout_s`.
 
-        Keeps the membership alive: call it at least every few seconds (`pause` everything when there is no room).
-        Raises `TopicNotFoundError` for a subscribed name that does not exist.
+        Call it at least every few seconds (`pause` everything when there is no room): rebalances wait for it. A member
+        that was thrown out may still give out what it had fetched before; its commit is refused then.
         """
 
     def assignment(self) -> set[TopicPartition]:
@@ -138,8 +141,9 @@ class Producer(Protocol):
     ) -> None:
         """Sends in the background; what the broker refuses surfaces at `commit`.
 
-        Without `partition` the key decides (murmur2, as every Kafka client). Raises `MessageTooLargeError` at once
-        when the record is beyond this client's own limit; it was not sent then, and the transaction goes on.
+        Without `partition` the key decides (murmur2, as every Kafka client). At once it raises `MessageTooLargeError`
+        when the record is beyond this client's own limit, and `TopicNotFoundError`; it was not sent then, and the
+        transaction goes on.
         """
 
     def commit(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
@@ -175,10 +179,13 @@ class PlainProducer(Protocol):
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> None:
-        """As `Producer.send`; what the broker refuses surfaces at the next `send` or `flush`."""
+        """As `Producer.send`; what the broker refuses surfaces at `flush` (or at a `send` that had to wait)."""
 
     def flush(self, timeout_s: float) -> None:
-        """Returns when the broker has everything; raises what went wrong with any record since the last flush."""
+        """Returns when the broker has everything; raises what went wrong with any record since the last flush.
+
+        After an error any of these records may be missing; the next `send` works again.
+        """
 
     def close(self, timeout_s: float) -> None:
         """Flushes and ends. A second call does nothing."""

@@ -33,6 +33,7 @@ Made = TypeVar("Made")
 
 MIB = 1024 * 1024
 RECONNECT_MAX_S = 2.0
+LOGIN_ATTEMPTS = 4
 FRAME_OVERHEAD_BYTES = MIB
 
 
@@ -124,6 +125,8 @@ def connect(make: Callable[..., Made], settings: KafkaSettings, **options: Any) 
 
     def keep(**configuration: Any) -> Any:
         network.append(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configuration))
+        if settings.sasl_mechanism:
+            watch_logins(network[-1]._manager)
         return network[-1]
 
     try:
@@ -134,6 +137,35 @@ def connect(make: Callable[..., Made], settings: KafkaSettings, **options: Any) 
         for client in network:
             client.close()
         raise
+
+
+def watch_logins(manager: Any) -> None:
+    """Makes a refused login an error at once; kafka-python would try until its time is up, and not say why.
+
+    It even loses most refusals: an answer that arrives together with the end of the connection is dropped. So a
+    connection that was closed in mid-login a few times running counts as refused.
+    """
+    get_connection = manager.get_connection
+    failures: list[BaseException] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        refusals = [one for one in failures if isinstance(one, kafka.errors.SaslAuthenticationFailedError)]
+        if refusals:
+            raise refusals[0]
+        if len(failures) >= LOGIN_ATTEMPTS:
+            raise kafka.errors.SaslAuthenticationFailedError("Authentication failed: closed in mid-login by the broker")
+        connection = get_connection(*arguments, **options)
+        reached = connection.connection_made
+
+        def made(transport: Any) -> None:  # a refused connection never gets here, and is no refused login
+            connection.init_future.add_errback(failures.append)
+            connection.init_future.add_callback(lambda _: failures.clear())
+            reached(transport)
+
+        connection.connection_made = made
+        return connection
+
+    manager.get_connection = watched
 
 
 def retried(call: Callable[[], Made], *, within_s: float) -> Made:

@@ -100,14 +100,14 @@ class Log:
         found: list[Record] = []
         position = max(position, self.beginning)
         for entry in itertools.islice(self._entries, self._index(position), None):
-            if len(found) == limit or entry.record.offset >= stop:
+            if len(found) == limit:
+                return found, position
+            if entry.record.offset >= stop:
                 break
             if entry.visible or (not committed and not entry.marker):
                 found.append(entry.record)
             position = entry.record.offset + 1
-        else:
-            position = max(position, stop)
-        return found, position
+        return found, max(position, stop)
 
     def offset_for_time(self, timestamp_ms: int) -> int | None:
         """The first offset whose record is at or after that time."""

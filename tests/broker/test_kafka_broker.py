@@ -1,0 +1,145 @@
+"""What only a real Apache Kafka can show: wrong addresses, wrong passwords, brokers that die and come back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from apache_kafka import ApacheKafka, free_ports
+from broker_harness import KafkaHarness, Told, offsets, publish, take, topic
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.record import util as kafka_checksums
+
+from difffake.errors import MissingExtraError
+from stream.broker.contract import TopicPartition, TopicSpec
+from stream.broker.errors import AuthenticationError, BrokerError, BrokerUnavailableError
+from stream.broker.kafka import KafkaBroker, KafkaSettings
+
+# kafka-python leaves the socket of a refused connection to the garbage collector.
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def harness(kafka_bootstrap: str) -> Iterator[KafkaHarness]:
+    real = KafkaHarness(kafka_bootstrap)
+    yield real
+    real.close()
+
+
+def test_where_nobody_listens_it_says_so_within_seconds() -> None:
+    (port,) = free_ports(1)
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{port}") as refused:
+        KafkaBroker(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}", connect_timeout_s=1.0))
+    assert time.monotonic() - started < 10
+    assert "port" in refused.value.hint
+    assert refused.value.exit_code == BrokerUnavailableError.exit_code
+
+
+def test_passwords(apache_kafka: ApacheKafka) -> None:
+    settings = KafkaSettings(
+        bootstrap_servers=apache_kafka.sasl_bootstrap,
+        connect_timeout_s=10.0,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_username=apache_kafka.sasl_username,
+        sasl_password=apache_kafka.sasl_password,
+    )
+    right = KafkaBroker(settings)
+    assert topic(right)
+    right.close()
+    started = time.monotonic()
+    with pytest.raises(AuthenticationError, match="Authentication") as refused:
+        KafkaBroker(replace(settings, sasl_password="guessed"))  # noqa: S106
+    assert "password" in refused.value.hint
+    assert time.monotonic() - started < settings.connect_timeout_s  # told, not timed out
+    assert "guessed" not in f"{refused.value} {settings!r} {refused.value.hint}"
+
+
+def test_a_missing_tls_file_is_named() -> None:
+    with pytest.raises(BrokerError, match=r"nowhere\.pem"):
+        KafkaBroker(KafkaSettings(security_protocol="SSL", tls_ca=Path("nowhere.pem")))
+
+
+def test_without_the_c_checksums_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_checksums, "crc32c_c", None)
+    with pytest.raises(MissingExtraError) as refused:
+        KafkaBroker(KafkaSettings())
+    assert "crc32c" in refused.value.hint
+
+
+def test_a_compacted_topic_is_one(harness: KafkaHarness) -> None:
+    broker = harness.broker()
+    assert isinstance(broker, KafkaBroker)
+    name = topic(broker, compacted=True, max_message_bytes=123_456)
+    described = str(broker._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)]))
+    assert "compact" in described
+    assert "123456" in described
+    with pytest.raises(BrokerError):  # the broker's own limits speak too
+        broker.ensure_topics([TopicSpec(f"{name}-bad", 1, replicas=9)])
+
+
+def test_a_broker_that_is_killed_and_comes_back_is_waited_for(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
+    """In mid-transaction: the commit goes through once it is back, and everything is there once."""
+    broker = harness.broker()
+    source, target = topic(broker), topic(broker)
+    part = TopicPartition(target, 0)
+    publish(broker, source, [b"%d" % i for i in range(10)])
+    consumer = broker.consumer(source)
+    consumer.subscribe([source], Told())
+    producer = broker.producer(source)
+    first = take(consumer, 5)
+    producer.begin()
+    for record in first:
+        producer.send(target, key=record.key, value=record.value)
+    apache_kafka.kill()
+    apache_kafka.start()
+    try:
+        producer.commit(offsets(first), consumer.group())
+    except BrokerError:  # refused in whole (the member's session ran out meanwhile): the work is done again
+        first = []
+    while consumer.committed(TopicPartition(source, 0)) != 10:
+        records = [record for record in consumer.poll(0.5, 10) if record.offset >= len(first)]
+        if records:
+            producer.begin()
+            for record in records:
+                producer.send(target, key=record.key, value=record.value)
+            producer.commit(offsets(records), consumer.group())
+    reader = broker.reader()
+    found = [record.value for record in reader.read(part, None, reader.end_offset(part))]
+    assert found == [b"%d" % i for i in range(10)]
+
+
+def test_a_long_loss_ends_reading_and_committing(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
+    broker = harness.broker(loss_timeout_s=3.0)
+    source, target = topic(broker), topic(broker)
+    publish(broker, source, [b"0"])
+    consumer = broker.consumer(source)
+    consumer.subscribe([source], Told())
+    records = take(consumer, 1)
+    producer = broker.producer(source)
+    producer.begin()
+    producer.send(target, key=b"k", value=b"lost")
+    apache_kafka.kill()
+    try:
+        with pytest.raises(BrokerUnavailableError):
+            producer.commit(offsets(records), consumer.group())
+        with pytest.raises(BrokerUnavailableError):
+            producer.begin()
+        until = time.monotonic() + 20
+        with pytest.raises(BrokerUnavailableError):  # noqa: PT012  (it may take several polls)
+            while time.monotonic() < until:
+                consumer.poll(0.5, 10)
+    finally:
+        apache_kafka.start()
+    again = harness.broker()
+    reader = again.reader()
+    again.producer(source)  # takes over the transactional id: what was open is aborted
+    part = TopicPartition(target, 0)
+    assert list(reader.read(part, None, reader.end_offset(part))) == []
