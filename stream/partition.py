@@ -15,8 +15,11 @@ from stream.decode import DecoderState, DecodeSettings, StreamDecoder
 from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import StateRecord
 from stream.messages.codec import MessageError
+from stream.verdicts import Alerts, AlertSettings
 
 MAX_STREAM_ID_BYTES = 1024
+#: The section ``evidence``: that of the stream, and its alerts.
+_EVIDENCE = msgspec.msgpack.Decoder(tuple[bytes, bytes])
 
 
 class StreamIdError(DiffFakeError, ValueError):
@@ -49,6 +52,7 @@ class StreamState:
     name: str
     live: LiveStream
     decoder: StreamDecoder
+    alerts: Alerts
     commands_offset: int
     dirty: bool = False
     seen_s: float = 0.0
@@ -62,7 +66,7 @@ class Partition:
         position: the next offset to be read; before ``next_offset`` where a decoder needs older records.
         restored: what the state topic says of it.
         models: the networks.
-        decode, live: settings of its streams.
+        decode, live, alerts: settings of its streams.
     """
 
     def __init__(
@@ -74,12 +78,13 @@ class Partition:
         *,
         decode: DecodeSettings,
         live: LiveSettings,
+        alerts: AlertSettings,
     ) -> None:
         self.source, self.position = source, position
         #: The first offset whose outputs are not out yet.
         self.next_offset = position if restored.next_offset is None else restored.next_offset
         self.moved = False
-        self._models, self._decode, self._live = models, decode, live
+        self._models, self._decode, self._live, self._alerts = models, decode, live, alerts
         self._stored = restored.streams
         self._streams: dict[str, StreamState] = {}
 
@@ -99,16 +104,19 @@ class Partition:
 
     def _new(self, name: str) -> StreamState:
         live = LiveStream(name, self._models, self._live)
-        return StreamState(name, live, StreamDecoder(self._decode), 0, seen_s=time.monotonic())
+        return StreamState(name, live, StreamDecoder(self._decode), Alerts(self._alerts), 0, seen_s=time.monotonic())
 
     def _restored(self, name: str, stored: StateRecord) -> StreamState:
         decoder = StreamDecoder(self._decode)
         try:
             decoder.restore(msgspec.msgpack.decode(stored.decoder, type=DecoderState))
+            evidence, told = _EVIDENCE.decode(stored.evidence)
         except msgspec.MsgspecError as error:
-            raise MessageError(f"the decoder state of {name} is damaged: {error}", hint="it begins anew") from error
+            raise MessageError(f"the state of {name} is damaged: {error}", hint="it begins anew") from error
+        stored = msgspec.structs.replace(stored, evidence=evidence)
         live = LiveStream.restore(name, self._models, self._live, stored)
-        return StreamState(name, live, decoder, stored.commands_offset, seen_s=time.monotonic())
+        alerts = Alerts.from_state(told, self._alerts)
+        return StreamState(name, live, decoder, alerts, stored.commands_offset, seen_s=time.monotonic())
 
     @property
     def has_dirty(self) -> bool:
@@ -162,13 +170,15 @@ class Partition:
                 stream.dirty = True
 
     def _state_of(self, stream: StreamState) -> StateRecord:
+        sections = stream.live.sections()
+        sections["evidence"] = msgspec.msgpack.encode((sections["evidence"], stream.alerts.to_state()))
         return StateRecord(
             topic=self.source.topic,
             partition=self.source.partition,
             stream=stream.name,
             next_offset=self.next_offset,
             last_pts_ns=stream.live.last_pts_ns,
-            **stream.live.sections(),
+            **sections,
             decoder=msgspec.msgpack.encode(stream.decoder.state()),
             resume_offset=stream.decoder.resume_offset,
             commands_offset=stream.commands_offset,

@@ -25,6 +25,7 @@ from stream.live import LiveModels, LiveSettings
 from stream.messages import ScoreRecord, Source, Status, bounded, encode
 from stream.partition import Partition, StreamIdError, StreamState, stream_id
 from stream.settings import WorkerSettings
+from stream.verdicts import AlertSettings
 
 log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ class Worker:
         broker: where everything comes from and goes to.
         models: the networks; the caller closes them.
         settings: of the worker.
-        decode, live: of the rooms that it works with.
+        decode, live, alerts: of the rooms that it works with.
         name: stands in the transactional id; unique among the workers of the group.
     """
 
@@ -55,9 +56,11 @@ class Worker:
         name: str,
         decode: DecodeSettings | None = None,
         live: LiveSettings | None = None,
+        alerts: AlertSettings | None = None,
     ) -> None:
         self._broker, self._models, self.settings = broker, models, settings
         self._decode, self._live = decode or DecodeSettings(), live or LiveSettings()
+        self._alerts = alerts or AlertSettings()
         self._stopping = False
         self._partitions: dict[TopicPartition, Partition] = {}
         #: Where each partition stood when it became ours.
@@ -184,7 +187,7 @@ class Worker:
         scored = 0
         for frames in _batches(decoded.frames, self.settings.frames_at_once):
             for score in stream.live.process(frames, lambda f: self._source(record, f)):
-                self._emit(score)
+                self._emit(stream, score)
             scored += len(frames)
             stream.dirty = True
         if not is_new:
@@ -204,7 +207,7 @@ class Worker:
             if lost.pts_ns is None:
                 self.counts[f"lost:{lost.reason.value}"] += 1
                 continue
-            self._emit(self._lost(stream, record, lost))
+            self._emit(stream, self._lost(stream, record, lost))
         if decoded.damage is not None:
             self._bury(record, decoded.damage, "decode")
 
@@ -225,9 +228,12 @@ class Worker:
     def _source(record: Record, frame: DecodedFrame) -> Source:
         return Source(topic=record.topic, partition=record.partition, offset=frame.offset, index=frame.index)
 
-    def _emit(self, score: ScoreRecord) -> None:
+    def _emit(self, stream: StreamState, score: ScoreRecord) -> None:
         self._checkpoint.send(self.settings.topics.scores, score.key, encode(score))
         self.counts[f"frames:{score.status.value}"] += 1
+        for alert in stream.alerts.observe(score):
+            self._checkpoint.send(self.settings.topics.alerts, alert.key, encode(alert))
+            self.counts[f"alerts:{alert.state.value}"] += 1
 
     def _bury(self, record: Record, error: Exception, stage: str) -> None:
         self._checkpoint.bury(record, error, stage)
@@ -306,7 +312,7 @@ class Worker:
             position = self._starts[source]
         self._consumer.seek(source, position)
         self._partitions[source] = Partition(
-            source, position, restored, self._models, decode=self._decode, live=self._live
+            source, position, restored, self._models, decode=self._decode, live=self._live, alerts=self._alerts
         )
         self.counts["restored_streams"] += len(restored.streams)
         log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),

@@ -18,6 +18,8 @@ from stream.decode import DecodeSettings
 from stream.live import LiveModels, LiveSettings
 from stream.live.stream import LiveStream
 from stream.messages import (
+    AlertRecord,
+    AlertState,
     Command,
     CommandRecord,
     DeadLetter,
@@ -31,13 +33,16 @@ from stream.messages import (
 from stream.messages.codec import MessageError
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
+from stream.verdicts import AlertSettings
 from stream.worker import Worker
 
 TOPIC, PARTITIONS = "video.in", 2
 SETTINGS = WorkerSettings(
     commit_interval_s=1e6, commit_records=3, poll_records=4, poll_timeout_s=0.01, enrolments_s=1e-6
 )
-LIVE = LiveSettings(threads=1, analysis_side_px=320)
+#: The clips are real, and short: what counts as strong here is next to everything, so that alerts open in them.
+LIVE = LiveSettings(threads=1, analysis_side_px=320, strong_p=0.98, suspicious_p=0.99)
+ALERTS = AlertSettings(open_s=0.3, update_s=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,13 @@ class World:
     def worker(self) -> Worker:
         self.started += 1
         return Worker(
-            self.broker, self.models, SETTINGS, name=str(self.started), decode=DecodeSettings(fps=5.0), live=LIVE
+            self.broker,
+            self.models,
+            SETTINGS,
+            name=str(self.started),
+            decode=DecodeSettings(fps=5.0),
+            live=LIVE,
+            alerts=ALERTS,
         )
 
     def kill(self, worker: Worker) -> None:
@@ -107,6 +118,11 @@ class World:
         found = [decode(r.value or b"", ScoreRecord) for r in self.records("difffake.scores")]
         return sorted(found, key=lambda s: (s.stream, s.pts_ns))
 
+    def alerts(self) -> list[AlertRecord]:
+        """By stream, in the order in which they were told."""
+        found = [decode(r.value or b"", AlertRecord) for r in self.records("difffake.alerts")]
+        return sorted(found, key=lambda a: a.stream)
+
     def letters(self) -> list[DeadLetter]:
         return [DeadLetter.parse(r) for r in self.records("difffake.deadletters")]
 
@@ -126,27 +142,41 @@ def form(request: pytest.FixtureRequest) -> Form:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(models: LiveModels, clips: dict[str, Path], form: Form) -> list[ScoreRecord]:
-    """What one worker says when nothing happens."""
+def undisturbed(models: LiveModels, clips: dict[str, Path], form: Form) -> World:
+    """Where one worker has said everything, and nothing happened."""
     world = World(models, clips)
     world.publish(form)
     world.drain(world.worker())
-    return world.scores()
+    return world
 
 
-def test_every_stream_is_scored_frame_by_frame(undisturbed: list[ScoreRecord], form: Form) -> None:
+def assert_same(world: World, undisturbed: World) -> None:
+    """Every record is there once, and says the same."""
+    assert world.scores() == undisturbed.scores()
+    assert world.alerts() == undisturbed.alerts()
+
+
+def test_every_stream_is_scored_frame_by_frame(undisturbed: World, form: Form) -> None:
     for stream in ("a", "b", "c"):
-        scores = [s for s in undisturbed if s.stream == stream]
+        scores = [s for s in undisturbed.scores() if s.stream == stream]
         assert len(scores) >= (11 if form is not Form.UNITS else 10)
         assert all(s.faces and s.faces[0].evidence for s in scores)
         assert [s.pts_ns for s in scores] == sorted({s.pts_ns for s in scores})
         assert {s.status.value for s in scores} <= {"WARMING_UP", "SCORED"}
 
 
+def test_every_stream_has_alerts_that_rest_on_its_scores(undisturbed: World) -> None:
+    alerts, sources = undisturbed.alerts(), [(s.stream, s.source) for s in undisturbed.scores()]
+    assert {a.stream for a in alerts} == {"a", "b", "c"}
+    assert {AlertState.OPENED, AlertState.UPDATED} <= {a.state for a in alerts}
+    assert all((a.stream, a.first) in sources and (a.stream, a.last) in sources for a in alerts)
+    opened = [a.id for a in alerts if a.state is AlertState.OPENED]
+    assert len(opened) == len(set(opened))
+    assert {a.id for a in alerts} == set(opened)
+
+
 @pytest.mark.parametrize("every", [1, 2, 5, 9])
-def test_killed_workers_lose_and_double_nothing(
-    world: World, form: Form, undisturbed: list[ScoreRecord], every: int
-) -> None:
+def test_killed_workers_lose_and_double_nothing(world: World, form: Form, undisturbed: World, every: int) -> None:
     world.publish(form)
     for _ in range(6):
         worker = world.worker()
@@ -154,11 +184,11 @@ def test_killed_workers_lose_and_double_nothing(
             worker.step()
         world.kill(worker)
     world.drain(world.worker())
-    assert world.scores() == undisturbed
+    assert_same(world, undisturbed)
     assert world.letters() == []
 
 
-def test_failed_commits_are_done_again(world: World, form: Form, undisturbed: list[ScoreRecord]) -> None:
+def test_failed_commits_are_done_again(world: World, form: Form, undisturbed: World) -> None:
     world.publish(form)
     worker = world.worker()
     for error in (StaleGroupError, BrokerError, BrokerError):
@@ -167,12 +197,10 @@ def test_failed_commits_are_done_again(world: World, form: Form, undisturbed: li
             worker.step()
     world.drain(worker)
     assert worker.counts["rewinds"] >= 1
-    assert world.scores() == undisturbed
+    assert_same(world, undisturbed)
 
 
-def test_a_second_worker_takes_its_share_and_gives_it_back(
-    world: World, form: Form, undisturbed: list[ScoreRecord]
-) -> None:
+def test_a_second_worker_takes_its_share_and_gives_it_back(world: World, form: Form, undisturbed: World) -> None:
     world.publish(form)
     first, second = world.worker(), world.worker()
     for _ in range(4):
@@ -181,7 +209,7 @@ def test_a_second_worker_takes_its_share_and_gives_it_back(
     second.run(lambda: True)
     world.drain(first)
     assert first.counts["records"]
-    assert world.scores() == undisturbed
+    assert_same(world, undisturbed)
 
 
 def test_state_says_where_to_go_on(world: World) -> None:
