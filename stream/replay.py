@@ -12,11 +12,14 @@ import msgspec
 
 from difffake.errors import DiffFakeError
 from stream.broker.contract import Broker, Reader, Record, TopicPartition
+from stream.checkpoint import Restored
 from stream.commands_log import CommandsLog
-from stream.decode import DecoderState, DecodeSettings, InputError, Payload, StreamDecoder
-from stream.live import LiveModels, LiveSettings, LiveStream, OtherModelError
+from stream.decode import DecodeSettings, InputError, Payload
+from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import MessageError, ScoreRecord, Source, StateKey, StateRecord, Status, decode_state
+from stream.partition import Partition, StreamState
 from stream.settings import Topics
+from stream.verdicts import AlertSettings
 
 _BATCH = 16
 #: Fields that tell who scored, not what came out.
@@ -105,15 +108,15 @@ def replay(
     reader, notes = broker.reader(), list[str]()
     try:
         beginning = _beginning(reader, broker, topics, score)
-        stream, decoder = _stream(beginning, models, score, decode, live, notes)
+        stream = _stream(beginning, models, score, decode, live, notes)
         commands = CommandsLog(reader, topics.enrolments, 0.0)
         commands.refresh()
         first = 0 if beginning.state is None else beginning.state.commands_offset
-        _apply(commands, stream, score.stream, first, beginning.commands_end, notes)
+        _apply(commands, stream.live, score.stream, first, beginning.commands_end, notes)
         start = _start(reader, beginning.state, score, notes)
         source = TopicPartition(score.source.topic, score.source.partition)
         records = reader.read(source, start, reader.end_offset(source))
-        found, frames = _find(records, stream, decoder, score)
+        found, frames = _find(records, stream, score)
     finally:
         reader.close()
     if found.model_id != score.model_id:
@@ -176,19 +179,17 @@ def _stream(
     decode: DecodeSettings,
     live: LiveSettings,
     notes: list[str],
-) -> tuple[LiveStream, StreamDecoder]:
-    decoder, state = StreamDecoder(decode), beginning.state
+) -> StreamState:
+    source, state = TopicPartition(score.source.topic, score.source.partition), beginning.state
     if state is None:
         notes.append("state: none from before the frame is left; the replay begins with the earliest input")
-        return LiveStream(score.stream, models, live), decoder
-    try:
-        stream = LiveStream.restore(score.stream, models, live, state)
-    except OtherModelError:
-        notes.append("state: of another model; the replay begins anew, with the earliest input")
+    restored = Restored() if state is None else Restored(state.next_offset, {score.stream: state})
+    partition = Partition(source, 0, restored, models, decode=decode, live=live, alerts=AlertSettings())
+    stream = partition.stream(score.stream)
+    if state is not None and stream.live.last_pts_ns != state.last_pts_ns:
+        notes.append("state: of another model, or damaged; the replay begins anew, with the earliest input")
         beginning.state = None
-        return LiveStream(score.stream, models, live), decoder
-    decoder.restore(msgspec.msgpack.decode(state.decoder, type=DecoderState))
-    return stream, decoder
+    return stream
 
 
 def _apply(commands: CommandsLog, stream: LiveStream, name: str, first: int, end: int | None, notes: list[str]) -> None:
@@ -216,9 +217,7 @@ def _start(reader: Reader, state: StateRecord | None, score: ScoreRecord, notes:
     return max(earliest, wanted)
 
 
-def _find(
-    records: Iterator[Record], stream: LiveStream, decoder: StreamDecoder, score: ScoreRecord
-) -> tuple[ScoreRecord, int]:
+def _find(records: Iterator[Record], stream: StreamState, score: ScoreRecord) -> tuple[ScoreRecord, int]:
     """The frame of the score, analysed; and how many were."""
     frames = 0
     for record in records:
@@ -226,11 +225,11 @@ def _find(
             continue
         payload = Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)
         try:
-            decoded = decoder.decode(payload).frames
+            decoded = stream.decoder.decode(payload).frames
         except InputError:
             continue  # a dead letter then, and nothing now
         while batch := list(islice(decoded, _BATCH)):
-            for again in stream.process(batch, lambda frame: _source(record, frame)):  # noqa: B023
+            for again in stream.live.process(batch, lambda frame: _source(record, frame)):  # noqa: B023
                 frames += 1
                 if again.pts_ns == score.pts_ns:
                     return again, frames

@@ -126,7 +126,7 @@ def test_another_model_is_told_and_compared(models: LiveModels, clips: dict[str,
         world.models = others
         again = world.replay(world.scores[-1])
     assert again.frames == len(world.scores)
-    assert any("of another model" in note for note in again.notes)
+    assert any("another model" in note for note in again.notes)
     assert max(d.size for d in again.differences if d.what.endswith(".score")) > 0
 
 
