@@ -75,6 +75,12 @@ class World:
         return replay(self.broker, self.models, score, **({"decode": DECODE, "live": LIVE} | changes))
 
 
+@pytest.fixture(scope="module")
+def quiet(models: LiveModels, clips: dict[str, Path]) -> World:
+    """Pictures and no commands; tests only read it."""
+    return World(models, clips["man"], Form.FRAMES)
+
+
 @pytest.mark.parametrize("form", list(Form))
 def test_every_score_comes_out_the_same(models: LiveModels, clips: dict[str, Path], form: Form) -> None:
     world = World(models, clips["man"], form, command=Command.RESET)
@@ -88,8 +94,8 @@ def test_every_score_comes_out_the_same(models: LiveModels, clips: dict[str, Pat
         assert encode(again.score) == encode(score)
 
 
-def test_it_begins_at_the_last_state_before_the_frame(models: LiveModels, clips: dict[str, Path]) -> None:
-    world = World(models, clips["man"], Form.FRAMES)
+def test_it_begins_at_the_last_state_before_the_frame(quiet: World) -> None:
+    world = quiet
     last = world.replay(world.scores[-1])
     assert last.frames <= WORK.commit_records + 1
     assert last.began_at >= world.scores[-1].source.offset - WORK.commit_records
@@ -119,20 +125,18 @@ def test_a_command_is_applied_where_the_worker_applied_it(models: LiveModels, cl
     assert [anchor.frozen for anchor in anchors if anchor is not None] == [False, True]
 
 
-def test_another_model_is_told_and_compared(models: LiveModels, clips: dict[str, Path], tmp_path: Path) -> None:
-    world = World(models, clips["man"], Form.FRAMES)
+def test_another_model_is_told_and_compared(quiet: World, tmp_path: Path) -> None:
+    world = quiet
     path = write_tiny_bundle(tmp_path / "tiny", identity=True, seed=9).path
     with LiveModels.load(path, LIVE) as others:
-        world.models = others
-        again = world.replay(world.scores[-1])
+        again = replay(world.broker, others, world.scores[-1], decode=DECODE, live=LIVE)
     assert again.frames == len(world.scores)
     assert any("another model" in note for note in again.notes)
     assert max(d.size for d in again.differences if d.what.endswith(".score")) > 0
 
 
-def test_what_cannot_be_made_again_says_why(models: LiveModels, clips: dict[str, Path]) -> None:
-    world = World(models, clips["man"], Form.FRAMES)
-    score = world.scores[3]
+def test_what_cannot_be_made_again_says_why(quiet: World) -> None:
+    world, score = quiet, quiet.scores[3]
     with pytest.raises(ReplayError, match="not analysed") as caught:
         world.replay(msgspec.structs.replace(score, status=Status.SHED))
     assert caught.value.hint
@@ -143,8 +147,8 @@ def test_what_cannot_be_made_again_says_why(models: LiveModels, clips: dict[str,
         world.replay(msgspec.structs.replace(score, pts_ns=score.pts_ns + 1))
 
 
-def test_differences_are_named_by_their_path(models: LiveModels, clips: dict[str, Path]) -> None:
-    score = World(models, clips["man"], Form.FRAMES).scores[5]
+def test_differences_are_named_by_their_path(quiet: World) -> None:
+    score = quiet.scores[5]
     other = msgspec.structs.replace(score, model_id="other", pts_ns=score.pts_ns + 3, reason="why", faces=())
     found = {d.what: d for d in differences(score, other)}
     assert found["pts_ns"].size == 3
