@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import kafka.errors
+from kafka.net.inet import KafkaNetSocket
 from kafka.record import util as kafka_checksums
 
 from difffake.errors import MissingExtraError
@@ -30,6 +31,20 @@ from stream.broker.errors import (
 logging.getLogger("kafka").addHandler(logging.NullHandler())
 
 Made = TypeVar("Made")
+
+_connect_socket = KafkaNetSocket.sock_connect
+
+
+async def _connect_or_close(self: Any, net: Any, sock: Any, address: Any, timeout_at: Any = None) -> Any:
+    """kafka-python leaves the socket of a refused connection open: one for every try while a broker is away."""
+    try:
+        return await _connect_socket(self, net, sock, address, timeout_at=timeout_at)
+    except BaseException:
+        sock.close()
+        raise
+
+
+KafkaNetSocket.sock_connect = _connect_or_close
 
 MIB = 1024 * 1024
 RECONNECT_MAX_S = 2.0

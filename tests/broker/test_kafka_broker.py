@@ -18,16 +18,12 @@ from stream.broker.contract import TopicPartition, TopicSpec
 from stream.broker.errors import AuthenticationError, BrokerError, BrokerUnavailableError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 
-# kafka-python leaves the socket of a refused connection to the garbage collector.
-pytestmark = [
-    pytest.mark.kafka,
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture
-def harness(kafka_bootstrap: str) -> Iterator[KafkaHarness]:
-    real = KafkaHarness(kafka_bootstrap)
+def harness(apache_kafka: ApacheKafka) -> Iterator[KafkaHarness]:
+    real = KafkaHarness(apache_kafka.bootstrap)
     yield real
     real.close()
 
@@ -85,6 +81,7 @@ def test_a_compacted_topic_is_one(harness: KafkaHarness) -> None:
         broker.ensure_topics([TopicSpec(f"{name}-bad", 1, replicas=9)])
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_killed_and_comes_back_is_waited_for(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
     """In mid-transaction: the commit goes through once it is back, and everything is there once."""
     broker = harness.broker()
@@ -116,6 +113,7 @@ def test_a_broker_that_is_killed_and_comes_back_is_waited_for(harness: KafkaHarn
     assert found == [b"%d" % i for i in range(10)]
 
 
+@pytest.mark.slow
 def test_a_long_loss_ends_reading_and_committing(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
     broker = harness.broker(loss_timeout_s=3.0)
     source, target = topic(broker), topic(broker)
