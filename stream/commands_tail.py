@@ -112,10 +112,11 @@ def _show(batches: Iterator[list[Record]], alerts_topic: str) -> None:
                 except MessageError as error:
                     unread, problem = unread + 1, f"{error}. {error.hint}"
             notes = [Text(printable(f"{unread} records that cannot be read: {problem}"), "yellow")] if unread else []
-            live.update(Group(_picture(board, console.height), *notes), refresh=True)
+            live.update(Group(picture(board, console.height), *notes), refresh=True)
 
 
-def _picture(board: Board, height: int) -> RenderableType:
+def picture(board: Board, height: int) -> RenderableType:
+    """The table of a board and its alerts, for a terminal of ``height`` lines."""
     rows, alerts = board.rows(time.time_ns() // 1_000_000), board.alerts()[:_ALERT_LINES]
     if not rows and not alerts:
         return Text("waiting for scores ...", style="dim")
