@@ -26,6 +26,7 @@ from stream import (
     commands_identity,
     commands_operate,
     commands_publish,
+    commands_replay,
     commands_scan,
     commands_tail,
     commands_train,
@@ -46,6 +47,7 @@ app.command("anchors")(commands_enroll.show_anchors)
 app.command("publish")(commands_publish.publish)
 app.command("work")(commands_work.work)
 app.command("tail")(commands_tail.tail)
+app.command("replay")(commands_replay.replay)
 app.command("freeze")(commands_operate.freeze)
 app.command("unfreeze")(commands_operate.unfreeze)
 app.command("reset")(commands_operate.reset)
