@@ -12,11 +12,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stream.broker.contract import Consumer, Headers, Producer, Reader, Record, TopicPartition
+from stream.broker.contract import DEFAULT_MAX_MESSAGE_BYTES, Consumer, Headers, Producer, Reader, Record, TopicPartition
 from stream.broker.errors import MessageTooLargeError
 from stream.messages import DeadLetter, PartitionRecord, StateKey, StateRecord, decode_state, encode
 from stream.messages.codec import MessageError
 from stream.settings import Topics
+
+
+#: A dead letter is larger than its record by its headers, and must not be refused at the commit.
+MAX_LETTER_BYTES = DEFAULT_MAX_MESSAGE_BYTES - (64 << 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ class Checkpoint:
     def bury(self, record: Record, error: Exception, stage: str) -> None:
         """Write a dead letter; one too large to be sent again goes without its value."""
         letter = DeadLetter.from_record(record, error, stage)
+        if len(record.value or b"") > MAX_LETTER_BYTES:
+            letter = letter.without_value()
         try:
             self.send(self._topics.deadletters, letter.key, letter.value, letter.headers)
         except MessageTooLargeError:

@@ -14,6 +14,8 @@ NOMINAL_NS = 40 * MS
 _SEAM_NS = 1 * S
 #: Beyond this (the year 2096 if counted from 1970) a time is not believed; it leaves room for sums in 64 bits.
 MAX_NS = 4_000_000_000 * S
+#: No picture is placed later, whatever its producer's clock does: times and their sums must fit 64 bits.
+_LATEST_NS = 2 * MAX_NS
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,11 +64,15 @@ class Timeline:
         last = self.last_ns
         following = last + NOMINAL_NS if last is not None else 0
         now = following if raw_ns is None else raw_ns + self.shift_ns
+        if now > _LATEST_NS:
+            now = following
         if last is not None and now <= last:
             if last - now <= self.restart_ns:
                 return None
             apart_ms = timestamp_ms - self.timestamp_ms if timestamp_ms >= 0 and self.timestamp_ms >= 0 else 0
             then = last + max(apart_ms * MS, NOMINAL_NS)
+            if then > _LATEST_NS:
+                then = last + NOMINAL_NS
             self.shift_ns += then - now
             self.restarts += 1
             now = then
@@ -91,7 +97,7 @@ class Timeline:
         end = self.segment_end_ns
         if end is None:
             end = self.last_ns + NOMINAL_NS - self.shift_ns if self.last_ns is not None else None
-        if timestamp_ms < 0:
+        if not 0 <= timestamp_ms * MS < MAX_NS:
             return end if end is not None else 0
         start = timestamp_ms * MS
         return start if end is None or start > end + _SEAM_NS else end
