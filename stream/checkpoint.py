@@ -12,12 +12,19 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stream.broker.contract import DEFAULT_MAX_MESSAGE_BYTES, Consumer, Headers, Producer, Reader, Record, TopicPartition
+from stream.broker.contract import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    Consumer,
+    Headers,
+    Producer,
+    Reader,
+    Record,
+    TopicPartition,
+)
 from stream.broker.errors import MessageTooLargeError
 from stream.messages import DeadLetter, PartitionRecord, StateKey, StateRecord, decode_state, encode
 from stream.messages.codec import MessageError
 from stream.settings import Topics
-
 
 #: A dead letter is larger than its record by its headers, and must not be refused at the commit.
 MAX_LETTER_BYTES = DEFAULT_MAX_MESSAGE_BYTES - (64 << 10)
