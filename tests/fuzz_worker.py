@@ -43,7 +43,7 @@ from stream.broker.contract import Record, TopicPartition, TopicSpec
 from stream.broker.memory import MemoryBroker, MemorySettings
 from stream.decode import DecodeSettings
 from stream.live import LiveModels, LiveSettings
-from stream.messages import DeadLetter, ScoreRecord, decode
+from stream.messages import DeadLetter, ScoreRecord, Status, decode
 from stream.partition import Partition, StreamIdError
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
@@ -176,6 +176,7 @@ class Outcome:
     letters: Counter[str] = field(default_factory=Counter)
     unexpected: list[str] = field(default_factory=list)
     doubled: int = 0
+    beside: int = 0
     good_scores: list[dict[str, Any]] = field(default_factory=list)
     resident_mib: list[float] = field(default_factory=list)
 
@@ -200,7 +201,7 @@ class Run:
         self._producer = self.broker.plain_producer()
         self._reader = self.broker.reader()
         self._read: dict[TopicPartition, int] = {}
-        self._seen: set[tuple[str, int, int, int]] = set()
+        self._seen: dict[tuple[str, int, int, int], set[Status]] = {}
         self._accounted: set[tuple[TopicPartition, int]] = set()
         self.outcome = Outcome()
         self.worker = self._worker()
@@ -266,8 +267,11 @@ class Run:
         for record in self._new(SETTINGS.topics.scores):
             score = decode(record.value or b"", ScoreRecord)
             key = (score.stream, score.source.offset, score.source.index, score.pts_ns)
-            self.outcome.doubled += key in self._seen
-            self._seen.add(key)
+            statuses = self._seen.setdefault(key, set())
+            self.outcome.doubled += score.status in statuses
+            # A picture of the same record and time as one before it: told as stale beside the other's score.
+            self.outcome.beside += bool(statuses - {score.status})
+            statuses.add(score.status)
             if score.stream.startswith("good-"):
                 data = msgspec.to_builtins(score)
                 # Offsets count the others' records too.
@@ -350,6 +354,7 @@ def main() -> int:
     lost = fuzzed.records - fuzzed.accounted
     differ = differing(fuzzed, calm)
     growth = fuzzed.resident_growth
+    print(f"  rewinds {fuzzed.rewinds}; lost pictures of the offset and time of another's score: {fuzzed.beside}")
     print(f"  good scores compared: {len(calm.good_scores)}; resident MiB: {_course(fuzzed.resident_mib)}")
     print(
         f"records={fuzzed.records} crashes={fuzzed.crashes} lost={lost} doubled={fuzzed.doubled} "
