@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos bench docs clean
+.PHONY: help demo test lint format chaos fuzz bench docs clean
 
 help: ## list the daily acts
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ format: .venv/dev ## rewrite the code in the house format
 chaos: .venv/dev ## kill workers at random on a real Apache Kafka, and count frames (Java 17, Maven)
 	@$(BIN)/python scripts/fetch_clips.py .cache/clips
 	@$(BIN)/python tests/chaos.py .cache/clips/WolfgangLanger_Pexels.mp4 .cache/clips/single_face.mp4 .cache/clips/face_noface.mov --kills 50
+
+fuzz: .venv/dev ## 10,000 damaged records through a whole worker
+	@$(BIN)/python scripts/fetch_clips.py .cache/clips
+	@$(BIN)/python tests/fuzz_worker.py 10000 --clip .cache/clips/single_face.mp4
 
 bench: .venv/dev ## measure; results in benchmarks/results/
 	@scripts/bench.sh $(BIN)

@@ -49,11 +49,11 @@ class Fleet:
     def start(self) -> None:
         """One more worker."""
         self.started += 1
-        log = (self.folder / f"{self.prefix}-{self.started}.log").open("wb")
         command = [sys.executable, "-m", "stream.cli", "work", "--bootstrap-servers", self.bootstrap]
         command += ["--group", self.prefix, "--prefix", self.prefix, "--topic", TOPIC, *self.options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        with (self.folder / f"{self.prefix}-{self.started}.log").open("wb") as log:
+            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
 
     def reap(self) -> list[int]:
         """Exit codes of workers that ended by themselves."""
@@ -235,7 +235,7 @@ def main() -> None:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         result = run(options, folder)
-    print(" ".join(f"{name}={value}" for name, value in result.items()))
+    print(" ".join(f"{name}={value}" for name, value in result.items()), flush=True)
     good = not (result["lost"] or result["doubled"] or result["extra"] or result["deadletters"])
     sys.exit(0 if good and result["max_score_diff"] <= 1e-6 else 1)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from apache_kafka import ApacheKafka, KafkaMissing
 from tiny import write_tiny_bundle
 
@@ -44,3 +45,10 @@ def kafka_bootstrap(request: pytest.FixtureRequest) -> str:
     """Where a real Kafka answers: DIFFFAKE_TEST_BOOTSTRAP, else a node of our own."""
     given = os.environ.get("DIFFFAKE_TEST_BOOTSTRAP")
     return given or str(request.getfixturevalue("apache_kafka").bootstrap)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_by_default() -> Iterator[None]:
+    """A command configures logging to the standard error that it found; the next test has another one."""
+    yield
+    structlog.reset_defaults()
