@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -75,15 +80,60 @@ def test_a_bundle_of_our_own_scans_and_evaluates(bundle: Path, clips: dict[str, 
     assert run("compare", report, report) == 0
 
 
-def test_the_demonstration_writes_three_reports(clips: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_the_demonstration_of_files_writes_three_reports(
+    clips: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     out = tmp_path / "demo"
     options = ["--source", clips["face_noface"], "--donor", clips["woman"], "--bundle", tiny_bundle.path]
     # The face leaves this clip before its middle third ends: the swap must cope with frames without a face.
-    assert run("demo", "--out", out, *options) == 0
+    assert run("demo", "--files", "--out", out, *options) == 0
     for name in ("genuine", "swapped", "broadcast"):
         result = msgspec.json.decode((out / f"{name}.json").read_bytes())
         assert result["frames_analysed"] > 10
         assert "<html" in (out / f"{name}.html").read_text(encoding="utf-8")
+
+
+def test_the_demonstration_takes_two_streams_through_a_worker(
+    clips: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, threads = tmp_path / "demo", threading.active_count()
+    options = ["--source", clips["face_noface"], "--donor", clips["woman"], "--bundle", tiny_bundle.path]
+    assert run("demo", "--out", out, "--speed", "50", *options) == 0
+    assert threading.active_count() == threads
+    printed = capsys.readouterr().out
+    for stream, file in (("studio-1", "genuine"), ("studio-2", "swapped")):
+        frames = msgspec.json.decode((out / f"{file}.json").read_bytes())["frames_analysed"]
+        assert re.search(rf"^{stream} +{frames} ", printed, re.MULTILINE)
+        assert f"{stream}: " in printed
+        assert f"{file}.html" in printed
+        assert "<html" in (out / f"{file}.html").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_demonstration_leaves_nothing_behind(
+    clips: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    out, scratch = tmp_path / "demo", tmp_path / "scratch"
+    scratch.mkdir()
+    options = ["--source", clips["face_noface"], "--donor", clips["woman"], "--bundle", tiny_bundle.path]
+    command = [sys.executable, "-m", "stream.cli", "demo", "--out", out, "--speed", "0.1", *options]
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        assert any("broker in this process" in line for line in process.stdout)
+        # The threads run by now, or begin to: either way they end.
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "error" not in errors
+    assert sorted(path.name for path in out.iterdir()) == ["genuine.mp4", "swapped.mp4"]
+    # ONNX Runtime's own, from the moment when it is imported.
+    assert {path.name for path in scratch.iterdir()} <= {".ses"}
 
 
 @pytest.mark.parametrize(
