@@ -1,0 +1,95 @@
+"""Enrolments and commands as the worker reads them: by stream, in order, the newest of a key, nonsense refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream.broker.contract import TopicSpec
+from stream.broker.memory import MemoryBroker
+from stream.commands_log import CommandsLog
+from stream.messages import Command, CommandRecord, EnrolmentRecord, encode, enrolment_key
+from stream.messages.codec import MessageError
+from stream.messages.enrolments import parse_enrolment_key
+
+TOPIC = "difffake.enrolments"
+
+
+class Told:
+    """A broker with an enrolments topic, and a log of it."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.broker.ensure_topics([TopicSpec(TOPIC, 1, compacted=True)])
+        self.log = CommandsLog(self.broker.reader(), TOPIC, 0.0)
+
+    def send(self, key: bytes | None, value: bytes | None) -> None:
+        producer = self.broker.plain_producer()
+        producer.send(TOPIC, key=key, value=value)
+        producer.flush(1.0)
+        producer.close(1.0)
+        self.log.refresh()
+
+
+def command(stream: str, what: Command, person: int | str | None = None) -> CommandRecord:
+    return CommandRecord(stream=stream, command=what, person=person, issued_ns=1, by="op", id="x")
+
+
+def enrolment(stream: str, person: str) -> EnrolmentRecord:
+    return EnrolmentRecord(stream=stream, person=person, anchors=b"bytes", issued_ns=1, by="op", id="x")
+
+
+def test_a_stream_gets_its_own_entries_in_order_from_an_offset_on() -> None:
+    told = Told()
+    for record in (
+        command("a", Command.FREEZE),
+        command("b", Command.RESET, 3),
+        enrolment("a", "Jane / Doe"),
+        command("a", Command.UNFREEZE),
+    ):
+        told.send(record.key, encode(record))
+    assert [e.offset for e in told.log.since("a", 0)] == [0, 2, 3]
+    assert [e.offset for e in told.log.since("a", 1)] == [2, 3]
+    assert [e.record.command for e in told.log.since("b", 0) if isinstance(e.record, CommandRecord)] == [Command.RESET]
+    assert told.log.since("c", 0) == ()
+
+
+def test_the_newest_of_a_key_takes_the_place_and_a_null_value_takes_an_enrolment_back() -> None:
+    told = Told()
+    first = enrolment("a", "Jane")
+    told.send(first.key, encode(first))
+    told.send(first.key, None)
+    (entry,) = told.log.since("a", 0)
+    assert (entry.offset, entry.person, entry.record) == (1, "Jane", None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, b"{}"),
+        (b"no slash", b"{}"),
+        (b"a/b/c", b"{}"),
+        (b"\xff/x", b"{}"),
+        (b"a/Jane", b"not json"),
+        (b"a/Jane", encode(enrolment("a", "Joan"))),
+        (b"a/#freeze/#all", encode(command("b", Command.FREEZE))),
+    ],
+)
+def test_nonsense_is_refused_and_counted(key: bytes | None, value: bytes) -> None:
+    told = Told()
+    told.send(key, value)
+    assert told.log.refused == 1
+    good = command("a", Command.FREEZE)
+    told.send(good.key, encode(good))
+    assert [e.offset for e in told.log.since("a", 0)] == [1]
+
+
+@pytest.mark.parametrize(("stream", "person"), [("a", "Jane"), ("studio/1", "J#1"), ("50%", "a/b%2F"), ("#x", "é")])
+def test_keys_of_enrolments_name_stream_and_person(stream: str, person: str) -> None:
+    assert parse_enrolment_key(enrolment_key(stream, person)) == (stream, person)
+
+
+def test_a_newer_version_stops_the_worker() -> None:
+    told = Told()
+    newer = encode(command("a", Command.FREEZE)).replace(b'"version":1', b'"version":99')
+    with pytest.raises(MessageError, match="newer"):
+        told.send(command("a", Command.FREEZE).key, newer)
