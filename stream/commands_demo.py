@@ -62,6 +62,11 @@ def demo(
     ] = "difffake-demo",
 ) -> None:
     """Watch two streams, one with another face over its middle third: publisher, broker, worker, table and alerts."""
+    if kafka is not None:
+        if files:
+            raise typer.BadParameter("--files needs no broker: give it, or --bootstrap-servers")
+        # Connected before the work, so that a wrong address costs no wait.
+        kafka.broker().close()
     console = Console()
     free = fetch_clips(clips) if source is None or donor is None else {}
     genuine, other = source or free["woman"], donor or free["man"]
