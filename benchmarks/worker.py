@@ -48,7 +48,6 @@ from stream.settings import Topics, WorkerSettings
 from stream.worker import Worker
 
 STREAMS, PARTITIONS = 12, 6
-WIDTH, HEIGHT = 1280, 720
 KAFKA_FILES = str(Path(kafka.__file__).parent)
 
 
@@ -153,16 +152,16 @@ def _thread_s(ident: int) -> float:
     return time.clock_gettime(time.pthread_getcpuclockid(ident))
 
 
-def clip_720p(source: Path, seconds: float, out: Path) -> Path:
-    """The clip at 1280 x 720, H.264, a key frame every two seconds."""
+def encoded(source: Path, seconds: float, width: int, height: int, out: Path) -> Path:
+    """The beginning of the clip at another size, H.264, a key frame every two seconds."""
     with av.open(str(source)) as given, av.open(str(out), "w") as made:
         rate = Fraction(given.streams.video[0].average_rate or 25).limit_denominator(1001)
         stream = made.add_stream("libx264", rate=rate, options={"preset": "veryfast", "g": str(round(2 * rate))})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number, frame in enumerate(given.decode(video=0)):
             if number >= seconds * rate:
                 break
-            larger = frame.reformat(WIDTH, HEIGHT, "yuv420p")
+            larger = frame.reformat(width, height, "yuv420p")
             larger.pts, larger.time_base = number, 1 / rate
             made.mux(stream.encode(larger))
         made.mux(stream.encode(None))
@@ -422,7 +421,8 @@ def main() -> None:
     figures: dict[str, Any] = json.loads(document.read_text()) if document.exists() else {}
     with tempfile.TemporaryDirectory() as scratch, ApacheKafka(Path(scratch) / "kafka") as node:
         folder = Path(scratch)
-        clip = clip_720p(options.clip, options.seconds, folder / "720p.mp4")
+        clip = encoded(options.clip, options.seconds, 1280, 720, folder / "720p.mp4")
+        small_clip = encoded(options.clip, options.seconds, 640, 360, folder / "360p.mp4")
         tiny = write_tiny_bundle(folder / "tiny", identity=True).path
         with LiveModels.load(None, live) as shipped, LiveModels.load(tiny, live) as small:
             models = {"shipped": shipped, "tiny": small}
@@ -430,7 +430,7 @@ def main() -> None:
                 "restore": lambda: {
                     "rows": restores(node, shipped, live, options.clip, options.sizes, options.repeats)
                 },
-                "exactly_once": lambda: {"rows": exactly_once(node, models, live, clip, options.clip, options.repeats)},
+                "exactly_once": lambda: {"rows": exactly_once(node, models, live, clip, small_clip, options.repeats)},
                 "takeover": lambda: takeover(node, folder, tiny, options.clip, options.kills),
             }
             for name in options.only or parts:

@@ -18,10 +18,19 @@ from stream.broker.contract import Record, TopicPartition, TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.publish import Form, Publisher, PublishSettings
 
+GROUP = "takeover"
 PARTITIONS, SESSION_S, COMMIT_S = 6, 10.0, 0.5
-#: Nothing for so long after a kill: the partition was the dead worker's.
-SILENT_S = (1.0, 4.0)
+#: What a worker had committed when it was killed is seen within this; nobody takes over so early.
+GRACE_S = 5.0
+#: How long both workers must have had partitions before the next kill, each with a score not older than the second.
+SETTLED_S, LATE_S = 3.0, 10.0
 GIVE_UP_S = 90.0
+HOW = (
+    f"Two workers, {PARTITIONS} partitions, two pictures a second in each; one is killed and a new one started. "
+    "Seconds from the kill to the first committed score of each partition that was the dead worker's. "
+    f"Session timeout {SESSION_S:.0f} s, commits every {COMMIT_S} s. A transaction that was open at the kill is waited "
+    "for: its timeout is 15 s, and this broker looks for such every second (Kafka's default: every 10 s)."
+)
 
 
 class _Watch:
@@ -93,7 +102,7 @@ def takeover(node: ApacheKafka, folder: Path, bundle: Path, clip: Path, kills: i
     pictures = list(_pictures(broker, clip))
     options = ["--threads", "1", "--analysis-side", "320", "--fps", "2", "--bundle", str(bundle)]
     options += ["--commit-interval", str(COMMIT_S), "--session-timeout", str(SESSION_S)]
-    fleet = Fleet(node.bootstrap, "takeover", options, folder)
+    fleet = Fleet(node.bootstrap, GROUP, options, folder)
     done = threading.Event()
     publisher = threading.Thread(target=_publish, args=(node.bootstrap, pictures, done), daemon=True)
     watch = _Watch(node.bootstrap, "takeover.scores")
@@ -106,11 +115,11 @@ def takeover(node: ApacheKafka, folder: Path, bundle: Path, clip: Path, kills: i
         for _ in range(3 * kills):
             if counted == kills:
                 break
-            _wait_until_all_flow(watch, fleet, broker)
+            held = _settled(watch, fleet, broker)
             fleet.end(rng, hard=True)
             killed_s = time.monotonic()
             fleet.start()
-            found = _silences(watch, killed_s)
+            found = [_silent_s(watch, p, killed_s) for p in _left(broker, held)]
             counted += bool(found)
             seconds += found
             print(f"kill {counted} of {kills}: {[round(s, 1) for s in found]}", file=sys.stderr, flush=True)
@@ -121,9 +130,7 @@ def takeover(node: ApacheKafka, folder: Path, bundle: Path, clip: Path, kills: i
         watch.close()
         broker.close()
     return {
-        "how": f"Two workers, {PARTITIONS} partitions, two pictures a second in each; one is killed and a new one "
-        f"started. Seconds from the kill to the first committed score of a partition that was the dead worker's. "
-        f"Session timeout {SESSION_S:.0f} s, transaction timeout 15 s, commits every {COMMIT_S} s.",
+        "how": HOW,
         "kills": counted,
         "seconds": seconds,
         "p50": statistics.median(seconds),
@@ -131,40 +138,48 @@ def takeover(node: ApacheKafka, folder: Path, bundle: Path, clip: Path, kills: i
     }
 
 
-def _wait_until_all_flow(watch: _Watch, fleet: Fleet, broker: KafkaBroker) -> None:
-    """Every partition has given scores of late, and both workers have had partitions for a while."""
+def _held(broker: KafkaBroker) -> dict[str, list[int]]:
+    """Member of the group -> its partitions."""
+    members = broker._admin.describe_groups([GROUP])[GROUP]["members"]
+    held = {}
+    for member in members:
+        topics = member["member_assignment"]["assigned_partitions"] if member["member_assignment"] else []
+        held[member["member_id"]] = [p for topic in topics for p in topic["partitions"]]
+    return held
+
+
+def _settled(watch: _Watch, fleet: Fleet, broker: KafkaBroker) -> dict[str, list[int]]:
+    """Waits until two workers share the partitions and all of them give scores."""
     since_s = began_s = time.monotonic()
-    while time.monotonic() - since_s < 6.0:
-        time.sleep(0.2)
-        now_s = time.monotonic()
-        if any(now_s - watch.last_s(f"p{p}") > 3.0 for p in range(PARTITIONS)) or not _both_hold(broker):
+    while True:
+        time.sleep(0.5)
+        held, now_s = _held(broker), time.monotonic()
+        flows = all(now_s - watch.last_s(f"p{p}") < LATE_S for p in range(PARTITIONS))
+        if not flows or len(held) != 2 or not all(held.values()):
             since_s = now_s
         if fleet.reap():
             fleet.start()
+        if now_s - since_s > SETTLED_S:
+            return held
         if now_s - began_s > 2 * GIVE_UP_S:
             raise RuntimeError("the workers do not settle; see their logs")
 
 
-def _both_hold(broker: KafkaBroker) -> bool:
-    group = broker._admin.describe_groups(["takeover"])["takeover"]
-    held = [member["member_assignment"] for member in group["members"]]
-    return len(held) == 2 and all(one and any(topic["partitions"] for topic in _topics(one)) for one in held)
+def _left(broker: KafkaBroker, held: dict[str, list[int]]) -> list[int]:
+    """The partitions of the member that is no longer there, once the group has noticed."""
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < GIVE_UP_S:
+        time.sleep(0.5)
+        if gone := held.keys() - _held(broker).keys():
+            return [p for member in gone for p in held[member]]
+    raise RuntimeError(f"the group kept a dead member for {GIVE_UP_S:.0f} s")
 
 
-def _topics(assignment: Any) -> list[Any]:
-    return list(assignment["assigned_partitions"])
-
-
-def _silences(watch: _Watch, killed_s: float) -> list[float]:
-    """How long each partition of the dead worker was silent."""
-    time.sleep(SILENT_S[1])
-    early, late = killed_s + SILENT_S[0], killed_s + SILENT_S[1]
-    dead = [f"p{p}" for p in range(PARTITIONS) if not any(early < t < late for t in list(watch.seen_s[f"p{p}"]))]
-    found = []
-    for stream in dead:
-        while watch.last_s(stream) < late:
-            time.sleep(0.05)
-            if time.monotonic() - killed_s > GIVE_UP_S:
-                raise RuntimeError(f"nobody took {stream} over within {GIVE_UP_S:.0f} s")
-        found.append(min(t for t in watch.seen_s[stream] if t >= late) - killed_s)
-    return found
+def _silent_s(watch: _Watch, partition: int, killed_s: float) -> float:
+    """Seconds until the partition's first score from somebody else."""
+    stream = f"p{partition}"
+    while watch.last_s(stream) < killed_s + GRACE_S:
+        time.sleep(0.05)
+        if time.monotonic() - killed_s > GIVE_UP_S:
+            raise RuntimeError(f"nobody took {stream} over within {GIVE_UP_S:.0f} s")
+    return min(t for t in list(watch.seen_s[stream]) if t >= killed_s + GRACE_S) - killed_s

@@ -201,7 +201,7 @@ class Run:
         self._producer = self.broker.plain_producer()
         self._reader = self.broker.reader()
         self._read: dict[TopicPartition, int] = {}
-        self._seen: dict[tuple[str, int, int, int], set[Status]] = {}
+        self._seen: dict[tuple[str, int, int, int], set[tuple[Status, str]]] = {}
         self._accounted: set[tuple[TopicPartition, int]] = set()
         self.outcome = Outcome()
         self.worker = self._worker()
@@ -267,11 +267,11 @@ class Run:
         for record in self._new(SETTINGS.topics.scores):
             score = decode(record.value or b"", ScoreRecord)
             key = (score.stream, score.source.offset, score.source.index, score.pts_ns)
-            statuses = self._seen.setdefault(key, set())
-            self.outcome.doubled += score.status in statuses
-            # A picture of the same record and time as one before it: told as stale beside the other's score.
-            self.outcome.beside += bool(statuses - {score.status})
-            statuses.add(score.status)
+            told = self._seen.setdefault(key, set())
+            self.outcome.doubled += (score.status, score.reason) in told
+            # A lost picture is told with its record's offset, beside the score of another picture of that time.
+            self.outcome.beside += bool(told - {(score.status, score.reason)})
+            told.add((score.status, score.reason))
             if score.stream.startswith("good-"):
                 data = msgspec.to_builtins(score)
                 # Offsets count the others' records too.
