@@ -16,7 +16,7 @@ help: ## list the daily acts
 	@scripts/venv.sh "$(PYTHON)" demo,test
 	@touch $@
 
-demo: .venv/base ## scan a real clip and a manipulated copy of it; reports in demo-output/
+demo: .venv/base ## two streams through a broker and a worker: live table, alerts, reports in demo-output/
 	@$(BIN)/difffake demo --out demo-output
 
 test: .venv/dev ## run every test that needs no GPU
