@@ -154,6 +154,10 @@ def assert_same(world: World, undisturbed: World) -> None:
     """Every record is there once, and says the same."""
     assert world.scores() == undisturbed.scores()
     assert world.alerts() == undisturbed.alerts()
+    # Anchors were moved from worker to worker, or not: the same bytes.
+    anchors = {name: state.anchors for name, state in undisturbed.states().items()}
+    assert all(anchors.values())
+    assert {name: state.anchors for name, state in world.states().items()} == anchors
 
 
 def test_every_stream_is_scored_frame_by_frame(undisturbed: World, form: Form) -> None:
