@@ -26,6 +26,18 @@ from stream.messages import DeadLetter, PartitionRecord, StateKey, StateRecord, 
 from stream.messages.codec import MessageError
 from stream.settings import Topics
 
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What is to be sent; ``letter`` marks dead letters, which may go without their value."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    letter: bool = False
+
+
 #: A dead letter is larger than its record by its headers, and must not be refused at the commit.
 MAX_LETTER_BYTES = DEFAULT_MAX_MESSAGE_BYTES - (64 << 10)
 
@@ -95,7 +107,10 @@ def _key(record: Record) -> StateKey | None:
 
 
 class Checkpoint:
-    """The transaction at hand: opened by the first output or finished record, closed by `commit` or `abort`.
+    """The batch at hand: outputs wait in memory until `commit` writes them, state and offsets in one transaction.
+
+    So a transaction is open for milliseconds: a worker that is killed seldom leaves one behind for its partitions' new
+    owners to wait for, and a record that takes long to analyse does not outlive its transaction.
 
     Args:
         producer: transactional.
@@ -118,8 +133,11 @@ class Checkpoint:
         self._producer, self._consumer, self._topics = producer, consumer, topics
         self._state_partitions = state_partitions
         self._interval_s, self._max_records = interval_s, max_records
+        self._outputs: list[_Output] = []
         self._records = 0
         self._opened_s: float | None = None
+        #: The topic of dead letters takes no large ones: learned from a commit that was refused.
+        self._letters_are_small = False
 
     @property
     def is_open(self) -> bool:
@@ -128,7 +146,7 @@ class Checkpoint:
 
     @property
     def is_due(self) -> bool:
-        """Whether the open transaction is old or large enough."""
+        """Whether the batch is old or large enough."""
         if self._opened_s is None:
             return False
         return self._records >= self._max_records or time.monotonic() - self._opened_s >= self._interval_s
@@ -139,20 +157,15 @@ class Checkpoint:
         self._records += 1
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Write an output; visible with the commit."""
-        self._open()
-        self._producer.send(topic, key=key, value=value, headers=headers)
+        """Add an output; visible with the commit."""
+        self._add(_Output(topic, key, value, headers))
 
     def bury(self, record: Record, error: Exception, stage: str) -> None:
-        """Write a dead letter; one too large to be sent again goes without its value."""
+        """Add a dead letter; one too large to be sent again goes without its value."""
         letter = DeadLetter.from_record(record, error, stage)
         if len(record.value or b"") > MAX_LETTER_BYTES:
             letter = letter.without_value()
-        try:
-            self.send(self._topics.deadletters, letter.key, letter.value, letter.headers)
-        except MessageTooLargeError:
-            letter = letter.without_value()
-            self.send(self._topics.deadletters, letter.key, letter.value, letter.headers)
+        self._add(_Output(self._topics.deadletters, letter.key, letter.value, letter.headers, letter=True))
 
     def commit(
         self, states: Iterable[StateRecord], done: dict[TopicPartition, int], resume: dict[TopicPartition, int]
@@ -169,31 +182,46 @@ class Checkpoint:
         """
         if not self.is_open:
             return
+        outputs = self._outputs
+        self.abort()
+        self._producer.begin()
         try:
+            for output in outputs:
+                self._write(output)
             for state in states:
                 self._send_state(state.partition, state.key, encode(state))
             for source, offset in done.items():
                 record = PartitionRecord(topic=source.topic, partition=source.partition, next_offset=offset)
                 self._send_state(source.partition, record.key, encode(record))
         except Exception:
-            self.abort()
+            self._producer.abort()
             raise
-        self._closed()
-        self._producer.commit(resume, self._consumer.group())
+        try:
+            self._producer.commit(resume, self._consumer.group())
+        except MessageTooLargeError:
+            self._letters_are_small = True
+            raise
 
     def abort(self) -> None:
         """Drop all outputs since the last commit."""
-        if self.is_open:
-            self._closed()
-            self._producer.abort()
+        self._outputs, self._records, self._opened_s = [], 0, None
+
+    def _write(self, output: _Output) -> None:
+        value = None if output.letter and self._letters_are_small else output.value
+        try:
+            self._producer.send(output.topic, key=output.key, value=value, headers=output.headers)
+        except MessageTooLargeError:
+            if not output.letter:
+                raise
+            self._producer.send(output.topic, key=output.key, value=None, headers=output.headers)
 
     def _send_state(self, partition: int, key: bytes, value: bytes) -> None:
         self._producer.send(self._topics.state, key=key, value=value, partition=partition % self._state_partitions)
 
+    def _add(self, output: _Output) -> None:
+        self._open()
+        self._outputs.append(output)
+
     def _open(self) -> None:
         if self._opened_s is None:
-            self._producer.begin()
-            self._opened_s, self._records = time.monotonic(), 0
-
-    def _closed(self) -> None:
-        self._opened_s, self._records = None, 0
+            self._opened_s = time.monotonic()
