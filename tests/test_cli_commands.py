@@ -122,6 +122,8 @@ def test_an_interrupted_demonstration_leaves_nothing_behind(
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"},
+        # A background job of a shell inherits that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         # Five of six seconds have come through the worker: both threads are at work.
