@@ -95,3 +95,28 @@ class AnchorError(DiffFakeError, ValueError):
     """Footage that cannot be enrolled, or an anchor file that is damaged or does not fit."""
 
     exit_code = 24
+
+
+class EngineHostError(EngineError):
+    """This host cannot run an engine: no device or driver, a driver too old, a package absent, or a plan that was built
+    for another TensorRT or another card. The next best engine may run."""
+
+    exit_code = 25
+
+
+class EngineFileError(EngineError, ValueError):
+    """An engine's files are damaged, do not belong together, or hold another network than they should."""
+
+    exit_code = 26
+
+
+class DeviceLostError(EngineError):
+    """The device ran out of memory or went away while it worked: the process must start again."""
+
+    exit_code = 27
+
+
+class ParityError(EngineError, ValueError):
+    """A compiled network does not give the scores of the network that it was compiled from."""
+
+    exit_code = 28

@@ -10,10 +10,8 @@ import numpy as np
 import onnxruntime as ort
 
 from difffake.errors import EngineError
-from engines.contract import U8, Embeddings, EngineSpec, check_faces
-
-INPUT = "faces"
-OUTPUTS = ("embedding", "logit")
+from engines.contract import INPUT, OUTPUTS, U8, Embeddings, EngineSpec, Ticket, check_faces
+from engines.in_flight import InFlight
 
 
 class OnnxEngine:
@@ -65,6 +63,7 @@ class OnnxEngine:
             backend=f"onnxruntime {ort.__version__} CPU",
             has_logit=len(outputs) == len(OUTPUTS),
         )
+        self._in_flight = InFlight(self._run)
 
     @property
     def spec(self) -> EngineSpec:
@@ -73,16 +72,35 @@ class OnnxEngine:
 
     def infer(self, faces: U8) -> Embeddings:
         """Embed faces ``(B, 3, side, side) uint8`` RGB; see `engines.contract.Engine.infer`."""
+        self._open(faces)
+        if len(self._in_flight):
+            raise EngineError("batches are in flight", hint="collect them before calling infer")
+        return self._run(faces)
+
+    def submit(self, faces: U8) -> Ticket:
+        """Begin a batch; see `engines.contract.Engine.submit`."""
+        self._open(faces)
+        return self._in_flight.submit(faces, self._spec)
+
+    def collect(self, ticket: Ticket) -> Embeddings:
+        """Wait for the oldest batch in flight; see `engines.contract.Engine.collect`."""
+        return self._in_flight.collect(ticket)
+
+    def _open(self, faces: U8) -> ort.InferenceSession:
         if self._session is None:
             raise EngineError("this engine is closed", hint="keep the engine open while frames arrive")
         check_faces(faces, self._spec)
+        return self._session
+
+    def _run(self, faces: U8) -> Embeddings:
+        session = self._open(faces)
         embedding = np.empty((len(faces), self._spec.dim), np.float32)
         logit = np.full(len(faces), np.nan, np.float32)
         names = OUTPUTS if self._spec.has_logit else OUTPUTS[:1]
         for start in range(0, len(faces), self._spec.max_batch):
             part = slice(start, start + self._spec.max_batch)
             try:
-                found = self._session.run(list(names), {INPUT: np.ascontiguousarray(faces[part])})
+                found = session.run(list(names), {INPUT: np.ascontiguousarray(faces[part])})
                 embedding[part] = found[0]
                 if self._spec.has_logit:
                     logit[part] = found[1]
@@ -95,6 +113,7 @@ class OnnxEngine:
 
     def close(self) -> None:
         """Release the session's memory."""
+        self._in_flight.close()
         self._session = None
 
     def __enter__(self) -> Self:
