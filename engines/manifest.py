@@ -51,6 +51,14 @@ class BatchProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: int
 
 
+class PictureProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Height and width in px of a detector's pictures: the least, the ones the engine was tuned for, the most."""
+
+    min: tuple[int, int]
+    opt: tuple[int, int]
+    max: tuple[int, int]
+
+
 class GpuKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The card on which an engine was built: its name and its compute capability ("9.0")."""
 
@@ -91,6 +99,7 @@ class EngineManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         compute_capabilities: what a plan built ahead of time may run on; empty where the builder's own list holds.
         precision: what the network computes in.
         profile: batch sizes.
+        pictures: of a detector, the sizes of its pictures.
         side_px, dim, has_logit: of a network that embeds faces; 0, 0 and False for the detector.
         source: the fp32 ONNX file that it was built from.
         graph: the converted ONNX that the builder got, where one was made.
@@ -112,6 +121,7 @@ class EngineManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     compute_capabilities: tuple[str, ...] = ()
     precision: Precision
     profile: BatchProfile
+    pictures: PictureProfile | None = None
     side_px: int
     dim: int
     has_logit: bool
@@ -176,7 +186,9 @@ def read_manifest(folder: Path) -> EngineManifest:
     profile = manifest.profile
     if not 1 <= profile.min <= profile.opt <= profile.max:
         raise EngineFileError(f"{file} is damaged: batches of {profile.min} to {profile.max}", hint=again)
-    if not manifest.files or not all(_FILE_NAME.fullmatch(name) for name in manifest.files):
+    # An engine that runs the bundle's own ONNX in another precision has a manifest and nothing else.
+    bare = not manifest.runtime.startswith("tensorrt")
+    if not (bare or PLAN in manifest.files) or not all(_FILE_NAME.fullmatch(name) for name in manifest.files):
         raise EngineFileError(f"{file} is damaged: its list of files", hint=again)
     return manifest
 
