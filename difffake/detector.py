@@ -17,6 +17,7 @@ from difffake.bundle import Bundle
 from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, FaceDetector, Reason
 from difffake.judge import Judge, bands
+from difffake.networks import EngineChoice, open_networks
 from difffake.observe import FrameStatus, Observations, Progress, observe
 from difffake.people import People
 from difffake.reference import Enrolled
@@ -25,7 +26,6 @@ from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 from difffake.video import Frame, VideoSource, open_video
 from engines.contract import Engine
-from engines.onnx import OnnxEngine
 
 #: Called with the time reached and, where it is known, the time at which the scan will end, in seconds.
 ScanProgress = Callable[[float, float | None], None]
@@ -45,34 +45,34 @@ class Detector:
         faces: FaceDetector,
         settings: ScanSettings | None = None,
         identity_engine: Engine | None = None,
+        model_id: str | None = None,
     ) -> None:
         self._bundle, self._engine, self._faces = bundle, engine, faces
         self._identity_engine = identity_engine
+        self._model_id = model_id or bundle.model_id
         self.settings = settings or ScanSettings()
         self._scorer = Scorer(bundle)
 
     @classmethod
-    def load(cls, bundle: Path | None = None, settings: ScanSettings | None = None) -> Self:
-        """Load a bundle, the shipped one by default, to run on the CPU.
+    def load(
+        cls, bundle: Path | None = None, settings: ScanSettings | None = None, engines: EngineChoice | None = None
+    ) -> Self:
+        """Load a bundle, the shipped one by default, to run on ``engines``, ONNX Runtime on the CPU by default.
 
         Raises:
             BundleError: the bundle is missing or damaged.
-            EngineError: its network cannot be loaded.
+            EngineError: its network cannot be loaded, or the engine asked for cannot run here.
         """
         settings = settings or ScanSettings()
         loaded = Bundle.load(bundle)
-        return cls(
-            loaded,
-            OnnxEngine(loaded.engine_path, threads=settings.threads),
-            CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces),
-            settings,
-            None if loaded.identity_path is None else OnnxEngine(loaded.identity_path, threads=settings.threads),
-        )
+        faces = CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces)
+        networks = open_networks(loaded, engines, threads=settings.threads)
+        return cls(loaded, networks.extractor, faces, settings, networks.identity, networks.model_id)
 
     @property
     def model_id(self) -> str:
-        """Name and digest of the bundle."""
-        return self._bundle.model_id
+        """Name and digest of the bundle, and the engines of its networks; see `difffake.networks`."""
+        return self._model_id
 
     @property
     def bundle(self) -> Bundle:
@@ -154,7 +154,7 @@ class Detector:
 
     def with_settings(self, settings: ScanSettings) -> Detector:
         """The same loaded networks with other settings; sizes of the face detector stay as loaded."""
-        return Detector(self._bundle, self._engine, self._faces, settings, self._identity_engine)
+        return Detector(self._bundle, self._engine, self._faces, settings, self._identity_engine, self._model_id)
 
     def close(self) -> None:
         """Release the networks."""

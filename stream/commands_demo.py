@@ -22,15 +22,18 @@ from difffake.demo.broadcast import cut_together, shot, swapped_from
 from difffake.demo.clips import fetch_clips
 from difffake.demo.swap import DemoClips, Donor, make_demo_clips, pick_donor
 from difffake.detector import Detector
+from difffake.networks import EngineChoice
 from difffake.report import render_report
 from difffake.results import EVIDENCES, ScanResult
 from difffake.settings import ScanSettings
+from engines.choose import EngineKind
 from stream.broker.contract import Broker, Record
 from stream.broker.memory import MemoryBroker
 from stream.commands_scan import print_result
 from stream.commands_tail import picture
 from stream.console import LEVEL_STYLES, printable, progress_bar
 from stream.demo import Deployment
+from stream.engine_options import EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import AlertKind, AlertRecord, AlertState, ScoreRecord, Source, decode
@@ -53,6 +56,8 @@ def demo(
     source: Annotated[Path | None, typer.Option(help="Your own clip instead of the downloaded one.")] = None,
     donor: Annotated[Path | None, typer.Option(help="Clip or image of the face to lay on.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    engine: EngineOption = EngineKind.ONNX,
+    engines: EnginesOption = None,
     files: Annotated[
         bool, typer.Option("--files", help="Scan a clip, a manipulated copy and a broadcast as files; no stream.")
     ] = False,
@@ -67,7 +72,7 @@ def demo(
             raise typer.BadParameter("--files needs no broker: give it, or --bootstrap-servers")
         # Connected before the work, so that a wrong address costs no wait.
         kafka.broker().close()
-    console = Console()
+    console, choice = Console(), engine_choice(engine, engines)
     free = fetch_clips(clips) if source is None or donor is None else {}
     genuine, other = source or free["woman"], donor or free["man"]
     face = pick_donor(other)
@@ -75,11 +80,11 @@ def demo(
         task = bar.add_task("laying another face over the middle third", total=1.0)
         made = make_demo_clips(genuine, face, out, lambda share: bar.update(task, completed=share))
     if files:
-        _scan_files(console, made, genuine, other, face, out, bundle)
+        _scan_files(console, made, genuine, other, face, out, bundle, choice)
         return
-    _watch_streams(console, made, kafka, bundle, speed=speed, prefix=prefix)
+    _watch_streams(console, made, kafka, bundle, choice, speed=speed, prefix=prefix)
     # Windows short enough to show where the middle third begins and ends.
-    with Detector.load(bundle, ScanSettings(window_s=2.0)) as detector:
+    with Detector.load(bundle, ScanSettings(window_s=2.0), choice) as detector:
         for name, path in (("genuine", made.genuine), ("swapped", made.swapped)):
             _, report = _scan(detector, name, path, out)
             console.print(Text(f"report on {path.name}: {report}"), soft_wrap=True)
@@ -115,7 +120,14 @@ class _Seen:
 
 
 def _watch_streams(
-    console: Console, made: DemoClips, kafka: KafkaOptions | None, bundle: Path | None, *, speed: float, prefix: str
+    console: Console,
+    made: DemoClips,
+    kafka: KafkaOptions | None,
+    bundle: Path | None,
+    engines: EngineChoice,
+    *,
+    speed: float,
+    prefix: str,
 ) -> None:
     prefix = f"{prefix}-{uuid.uuid4().hex[:8]}"
     memory = MemoryBroker()
@@ -126,7 +138,7 @@ def _watch_streams(
         return memory if kafka is None else kafka.broker(transaction_timeout_s=_TRANSACTION_S)
 
     live, began_s = LiveSettings(), time.monotonic()
-    with LiveModels.load(bundle, live) as models:
+    with LiveModels.load(bundle, live, engines) as models:
         deployment = Deployment(connect, models, live, streams, prefix=prefix, speed=speed, fps=5.0)
         console.print(Text(f"{_CLEAN} is genuine; {_SWAPPED} shows another face {_middle(made)}"), soft_wrap=True)
         console.print(Text(f"through {printable(where)}, model {printable(models.model_id)}", "dim"), soft_wrap=True)
@@ -203,7 +215,14 @@ def _middle(made: DemoClips) -> str:
 
 # -- files -------------------------------------------------------------------------------------------------------------
 def _scan_files(
-    console: Console, made: DemoClips, genuine: Path, other: Path, face: Donor, out: Path, bundle: Path | None
+    console: Console,
+    made: DemoClips,
+    genuine: Path,
+    other: Path,
+    face: Donor,
+    out: Path,
+    bundle: Path | None,
+    engines: EngineChoice,
 ) -> None:
     broadcast = out / "broadcast.mp4"
     starts = cut_together(
@@ -215,7 +234,7 @@ def _scan_files(
         ("swapped", made.swapped, "Manipulated", f", another face {_middle(made)}"),
         ("broadcast", broadcast, "Broadcast", f", a cut at {starts[1]:.1f} s, another face from {swap_s:.1f} s on"),
     )
-    with Detector.load(bundle, ScanSettings(window_s=2.0)) as detector:
+    with Detector.load(bundle, ScanSettings(window_s=2.0), engines) as detector:
         for name, path, title, note in acts:
             result, report = _scan(detector, name, path, out)
             console.rule(f"{title}: {path}{note}")

@@ -34,8 +34,10 @@ from difffake.results import LIMITS, QUESTIONS
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 from difffake.video import open_video
+from engines.choose import EngineKind
 from stream.commands_operate import ByOption, EnrolmentsTopic, TopicOption, operator
 from stream.console import printable, progress_bar
+from stream.engine_options import EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.operate import send_enrolment
 
@@ -60,6 +62,8 @@ def enroll(
     by: ByOption = None,
     topic: TopicOption = EnrolmentsTopic,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    engine: EngineOption = EngineKind.ONNX,
+    engines: EnginesOption = None,
     fps: Annotated[float, typer.Option(help="Frames analysed per second of video.")] = 5.0,
     duration: Annotated[float | None, typer.Option(help="Take no more than the first seconds of each file.")] = None,
     analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
@@ -86,7 +90,7 @@ def enroll(
     # Connected before the work, so that a wrong address costs no wait.
     with (
         nullcontext() if kafka is None else closing(kafka.broker()) as broker,
-        Detector.load(bundle, settings) as detector,
+        Detector.load(bundle, settings, engine_choice(engine, engines)) as detector,
     ):
         if out is not None:
             check_target(out, stream, detector.bundle, overwrite=overwrite)

@@ -22,7 +22,9 @@ from difffake.evaluation import (
 )
 from difffake.evaluation import compare as compare_reports
 from difffake.settings import ScanSettings
+from engines.choose import EngineKind
 from stream.console import printable, progress_bar
+from stream.engine_options import EngineOption, EnginesOption, engine_choice
 
 _CACHE = Path(".cache/evaluation")
 
@@ -45,6 +47,8 @@ def evaluate_command(
         bool, typer.Option("--anchor-as-recorded", help="With --crf: anchors come from the files as recorded.")
     ] = False,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    engine: EngineOption = EngineKind.ONNX,
+    engines: EnginesOption = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as Markdown.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder that keeps embeddings between runs.")] = _CACHE,
@@ -68,7 +72,11 @@ def evaluate_command(
         protocol=protocol,
         anchor_as_recorded=anchor_as_recorded,
     )
-    with Detector.load(bundle, ScanSettings(threads=threads)) as detector, progress_bar(MofNCompleteColumn()) as bar:
+    chosen = engine_choice(engine, engines)
+    with (
+        Detector.load(bundle, ScanSettings(threads=threads), chosen) as detector,
+        progress_bar(MofNCompleteColumn()) as bar,
+    ):
         task = bar.add_task("looking", total=None)
 
         def show(done: int, total: int, video: str) -> None:

@@ -15,9 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from difffake.errors import EngineError, MissingExtraError
+from difffake.networks import ModelName
+from engines.choose import EngineKind
 from stream.broker.contract import Broker, TopicPartition
 from stream.console import printable
 from stream.decode import DecodeSettings
+from stream.engine_options import EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import ScoreRecord, decode
@@ -40,6 +44,10 @@ def replay_command(
     line: Annotated[int, typer.Option(min=1, help="Which line of the file.")] = 1,
     prefix: Annotated[str, typer.Option(help="Begins the names of all topics that are not input.")] = "difffake",
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    engine: Annotated[
+        EngineKind | None, typer.Option(help="What runs the networks; by default what the score's model id names.")
+    ] = None,
+    engines: EnginesOption = None,
     fps: Annotated[float, typer.Option(help="As the worker had it.")] = 2.0,
     analysis_side: Annotated[int, typer.Option(help="As the worker had it.")] = 640,
     guests: Annotated[bool, typer.Option("--guests", help="As the worker had it.")] = False,
@@ -56,11 +64,27 @@ def replay_command(
         raise typer.BadParameter(str(error)) from error
     with closing(kafka.broker()) as broker:
         score = _score(broker, from_score, line)
-        with LiveModels.load(bundle, live) as models:
+        with _models(score, bundle, live, engine, engines) as models:
             again = replay(broker, models, score, topics=Topics.under(prefix), decode=decode_settings, live=live)
     _print(score, again)
     if tolerance is not None and again.max_difference > tolerance:
         raise typer.Exit(3)
+
+
+def _models(
+    score: ScoreRecord, bundle: Path | None, live: LiveSettings, engine: EngineKind | None, engines: Path | None
+) -> LiveModels:
+    """The networks, on the engines that gave the score if no other was asked for."""
+    if engine is not None:
+        return LiveModels.load(bundle, live, engine_choice(engine, engines))
+    choice = ModelName.parse(score.model_id).choice(engines)
+    try:
+        return LiveModels.load(bundle, live, choice)
+    except (EngineError, MissingExtraError) as error:
+        raise ReplayError(
+            f"the score is by {score.model_id}, and that engine does not run here: {error}",
+            hint=f"{error.hint}; or compare it with the exact engine: --engine onnx",
+        ) from error
 
 
 def _score(broker: Broker, place: str, line: int) -> ScoreRecord:

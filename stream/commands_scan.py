@@ -25,7 +25,9 @@ from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundErro
 from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
+from engines.choose import EngineKind
 from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar
+from stream.engine_options import EngineOption, EnginesOption, engine_choice
 
 log = structlog.get_logger()
 
@@ -90,6 +92,8 @@ def scan(
         list[str], typer.Argument(help="Videos, images, folders, or live addresses (rtsp://, http://, ...).")
     ],
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    engine: EngineOption = EngineKind.ONNX,
+    engines: EnginesOption = None,
     anchor: Annotated[
         Path | None,
         typer.Option(metavar="ANCHORS", help="Enrolled people, from `difffake enroll`: who should be seen."),
@@ -127,7 +131,7 @@ def scan(
     results: list[ScanResult] = []
     tables = Console(stderr=json == "-")
     with (
-        Detector.load(bundle, settings) as detector,
+        Detector.load(bundle, settings, engine_choice(engine, engines)) as detector,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
         anchors = None if anchor is None else load_anchors(anchor, detector.bundle)

@@ -13,7 +13,9 @@ import msgspec
 import typer
 
 from difffake.errors import DiffFakeError
+from engines.choose import EngineKind
 from stream.decode import DecodeSettings
+from stream.engine_options import EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.settings import Topics, WorkerSettings
@@ -33,6 +35,8 @@ def work(
     ] = None,
     prefix: Annotated[str, typer.Option(help="Begins the names of all topics that are not input.")] = "difffake",
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    engine: EngineOption = EngineKind.ONNX,
+    engines: EnginesOption = None,
     fps: Annotated[float, typer.Option(help="Frames analysed per second of stream time.")] = 2.0,
     analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
     guests: Annotated[bool, typer.Option("--guests", help="Others than the enrolled people are expected.")] = False,
@@ -58,7 +62,7 @@ def work(
         raise typer.BadParameter(str(error)) from error
     broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
     try:
-        with LiveModels.load(bundle, live) as models:
+        with LiveModels.load(bundle, live, engine_choice(engine, engines)) as models:
             name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             worker = Worker(broker, models, settings, name=name, decode=decode, live=live)
             for signum in (signal.SIGTERM, signal.SIGINT):

@@ -26,6 +26,7 @@ from difffake.evaluation.protocol import (
     pool,
     score_clip,
 )
+from difffake.networks import ModelName
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 
@@ -43,6 +44,8 @@ class BundledDetector(Observer, Protocol):
 
     @property
     def bundle(self) -> Bundle: ...
+    @property
+    def model_id(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -71,12 +74,12 @@ def evaluate(
     stores = _Stores.of(settings, detector)
     collected = _collect(settings, listing, stores, scorer, progress)
     _require_both(settings, collected)
-    return _judge(settings, listing, scorer, names, detector.bundle.model_id, collected)
+    return _judge(settings, listing, scorer, names, detector.model_id, collected)
 
 
 def features_id(detector: BundledDetector) -> str:
     """What decides over embeddings besides the video: not the densities, which can be refitted on the same ones."""
-    manifest, told = detector.bundle.manifest, detector.settings
+    manifest, told, name = detector.bundle.manifest, detector.settings, ModelName.parse(detector.model_id)
     identity = manifest.files.get(IDENTITY)
     return " ".join(
         (
@@ -86,6 +89,8 @@ def features_id(detector: BundledDetector) -> str:
             f"side {told.analysis_side_px}",
             f"faces {told.max_faces}",
             f"difffake {__version__}",
+            # Of ONNX Runtime there is nothing to say: what was kept before there were other engines stays good.
+            *([f"engines {name.extractor} {name.identity}"] if str(name) != name.model else ()),
         )
     )
 

@@ -16,9 +16,9 @@ from difffake.bundle import Bundle
 from difffake.faces import CenterFace, FaceDetector, Faces, align, assess
 from difffake.faces.quality import Quality
 from difffake.identity import align_identity
+from difffake.networks import EngineChoice, open_networks
 from difffake.scoring import Scorer
 from engines.contract import Engine
-from engines.onnx import OnnxEngine
 from stream.live.settings import LiveSettings
 from stream.messages.state import MAX_STATE_BYTES
 
@@ -57,6 +57,7 @@ class LiveModels:
         identity_engine: its identity network, if it has one.
         faces: finds the faces.
         settings: bounds, batch sizes.
+        model_id: names the bundle and the engines; the bundle's own by default.
 
     Raises:
         ValueError: settings with which the state of a stream could outgrow a record.
@@ -69,7 +70,10 @@ class LiveModels:
         identity_engine: Engine | None,
         faces: FaceDetector,
         settings: LiveSettings | None = None,
+        model_id: str | None = None,
     ) -> None:
+        #: Of the bundle, and the engines of its networks; see `difffake.networks`.
+        self.model_id = model_id or bundle.model_id
         self.bundle, self.scorer = bundle, Scorer(bundle)
         self._engine, self._identity_engine, self._faces = engine, identity_engine, faces
         self._settings = settings or LiveSettings()
@@ -85,30 +89,22 @@ class LiveModels:
         self.artifact = artifact if artifact and self.scorer.spec(artifact).anchor == "none" else None
 
     @classmethod
-    def load(cls, bundle: Path | None, settings: LiveSettings) -> Self:
-        """Load a bundle, the shipped one for None, to run on the CPU.
+    def load(cls, bundle: Path | None, settings: LiveSettings, engines: EngineChoice | None = None) -> Self:
+        """Load a bundle, the shipped one for None, to run on ``engines``, ONNX Runtime on the CPU by default.
 
         Raises:
             BundleError: the bundle is missing or damaged.
-            EngineError: its network cannot be loaded.
+            EngineError: its network cannot be loaded, or the engine asked for cannot run here.
         """
         loaded = Bundle.load(bundle)
-        return cls(
-            loaded,
-            OnnxEngine(loaded.engine_path, threads=settings.threads),
-            None if loaded.identity_path is None else OnnxEngine(loaded.identity_path, threads=settings.threads),
-            CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces),
-            settings,
-        )
-
-    @property
-    def model_id(self) -> str:
-        """Name and digest of the bundle."""
-        return self.bundle.model_id
+        faces = CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces)
+        opened = open_networks(loaded, engines, threads=settings.threads)
+        return cls(loaded, opened.extractor, opened.identity, faces, settings, opened.model_id)
 
     @property
     def networks(self) -> str:
-        """Which networks made the embeddings: those of others cannot be compared with them."""
+        """Which networks made the embeddings: those of others cannot be compared with them. Engines of one network
+        can: none runs without a parity report that says that its scores mean the same (``docs/engines.md``)."""
         extractor, identity = networks(self.bundle)
         return f"{extractor}/{identity or ''}" if self.identity_dim else f"{extractor}/"
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from difffake.errors import AnchorError, DataError
+from difffake.networks import ModelName
 from difffake.people import CutDetector, Tracker
 from difffake.people.ledger import Arrays
 from stream.live.anchors import Anchors
@@ -102,8 +103,8 @@ class Memory:
             )
         except (DataError, AnchorError) as error:
             raise MessageError(f"the state of {record.stream[:80]}: {error}", hint=_HINT) from error
-        if _words(evidence, "model") != models.model_id:
-            # Scores of other densities have no place in one window with new ones.
+        if ModelName.parse(_words(evidence, "model")).model != ModelName.parse(models.model_id).model:
+            # Scores of other densities have no place in one window with new ones; those of another engine have.
             memory.windows = Windows(settings.window_s)
         last = evidence.get("last_pts_ns")
         if last is None or last.dtype != np.int64 or last.shape not in ((0,), (1,)):

@@ -74,7 +74,7 @@ class ColourDetector:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle, self.settings = bundle, ScanSettings()
+        self.bundle, self.settings, self.model_id = bundle, ScanSettings(), bundle.model_id
         self.seen = 0
 
     def observe(self, frames: Iterable[Frame]) -> ColourFaces:

@@ -1,0 +1,125 @@
+"""The networks of a bundle, opened with the engines that were asked for; and how a model id names those engines.
+
+Only ONNX Runtime gives the very digits that a bundle was calibrated with. Scores by another engine carry its name
+behind the bundle's, as in ``NAME-DIGEST+openvino-int8-1a2b3c4d+identity-openvino-bf16``: the extractor's engine, then
+the identity network's, each with eight digits that stand for its compiled files, where it has any.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from difffake.bundle import Bundle
+from difffake.errors import EngineFileError, EngineHostError
+from engines.choose import EngineKind, Opened, is_there, open_engine
+from engines.contract import Engine
+
+EXTRACTOR, IDENTITY = "extractor", "identity"
+_KINDS = "|".join(
+    sorted((re.escape(kind) for kind in EngineKind.concrete() if kind is not EngineKind.ONNX), key=len, reverse=True)
+)
+_LABEL = rf"(?:{_KINDS})(?:-[0-9a-f]{{8}})?"
+_MODEL_ID = re.compile(
+    rf"(?P<model>.*?)(?:\+(?P<extractor>{_LABEL}))?(?:\+{IDENTITY}-(?P<identity>{_LABEL}))?", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engines run the networks of a bundle.
+
+    Args:
+        kind: of the extractor. The identity network runs on the same kind where its engine lies ready, else on ONNX
+            Runtime, which costs time and no exactness.
+        folder: holds ``extractor/`` and ``identity/`` with compiled engines; None: the bundle's own ``engines/``.
+        identity: of the identity network, if it is to be another.
+    """
+
+    kind: EngineKind = EngineKind.ONNX
+    folder: Path | None = None
+    identity: EngineKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """What a model id says: the bundle's own id, and the engines of its networks; ``onnx`` where it names none."""
+
+    model: str
+    extractor: str = EngineKind.ONNX.value
+    identity: str = EngineKind.ONNX.value
+
+    @classmethod
+    def parse(cls, model_id: str) -> Self:
+        """Read a model id, whoever wrote it; what is no engine's name belongs to the bundle's."""
+        found = _MODEL_ID.fullmatch(model_id)
+        assert found is not None  # noqa: S101  (the first group takes anything)
+        onnx = EngineKind.ONNX.value
+        return cls(found["model"], found["extractor"] or onnx, found["identity"] or onnx)
+
+    def __str__(self) -> str:
+        onnx = EngineKind.ONNX.value
+        extractor = "" if self.extractor == onnx else f"+{self.extractor}"
+        identity = "" if self.identity == onnx else f"+{IDENTITY}-{self.identity}"
+        return f"{self.model}{extractor}{identity}"
+
+    def choice(self, folder: Path | None = None) -> EngineChoice:
+        """The engines that gave these scores."""
+        return EngineChoice(EngineKind.of_label(self.extractor), folder, EngineKind.of_label(self.identity))
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Open engines of a bundle; whoever opened them closes them.
+
+    Args:
+        extractor: gives embeddings and logits.
+        identity: gives identity embeddings; None where the bundle has no such network.
+        model_id: names the bundle and these engines.
+    """
+
+    extractor: Engine
+    identity: Engine | None
+    model_id: str
+
+    def close(self) -> None:
+        """Release both."""
+        self.extractor.close()
+        if self.identity is not None:
+            self.identity.close()
+
+
+def open_networks(bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0) -> Networks:
+    """Open a bundle's networks.
+
+    Args:
+        threads: of each network on the CPU; 0 takes every core.
+
+    Raises:
+        EngineError: the engine that was asked for by name cannot run here; or a network cannot be loaded at all.
+    """
+    choice = choice or EngineChoice()
+    folder = bundle.path / "engines" if choice.folder is None else choice.folder
+    extractor = open_engine(choice.kind, bundle.engine_path, folder / EXTRACTOR, threads=threads)
+    try:
+        identity = _identity(bundle.identity_path, folder / IDENTITY, choice, threads)
+    except BaseException:
+        extractor.engine.close()
+        raise
+    name = ModelName(bundle.model_id, extractor.label, EngineKind.ONNX.value if identity is None else identity.label)
+    return Networks(extractor.engine, None if identity is None else identity.engine, str(name))
+
+
+def _identity(network: Path | None, folder: Path, choice: EngineChoice, threads: int) -> Opened | None:
+    if network is None:
+        return None
+    if choice.identity is not None:
+        return open_engine(choice.identity, network, folder, threads=threads)
+    try:
+        return open_engine(choice.kind, network, folder, threads=threads)
+    except (EngineFileError, EngineHostError):
+        if is_there(choice.kind, folder):
+            raise  # somebody compiled it, and it does not run: that must not go unnoticed
+    return open_engine(EngineKind.ONNX, network, folder, threads=threads)

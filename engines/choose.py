@@ -1,0 +1,281 @@
+"""Which engine runs a network here: the one that was asked for by name, or with ``auto`` the best that runs.
+
+A compiled engine lies in a folder of its kind below the network's engines folder: ``FOLDER/openvino-int8/`` holds
+``manifest.json`` and the files that it names. What does not compute in fp32 runs only with a manifest that a parity
+gate accepted: a score must mean the same, whichever engine gave it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from difffake.errors import EngineError, EngineFileError, EngineHostError, MissingExtraError
+from engines.contract import Engine, Precision
+from engines.manifest import MANIFEST, EngineManifest, check_host, check_source, read_file, read_manifest
+from engines.onnx import OnnxEngine
+from engines.tensorrt_api import HostInfo, host_info
+
+log = structlog.get_logger()
+
+#: An OpenVINO engine's network in its folder; its weights lie beside it.
+IR = "model.xml"
+
+
+class EngineKind(StrEnum):
+    """What can be asked for; and, of these, what can run (`concrete`), best first."""
+
+    AUTO = "auto"
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+    TENSORRT_FP16 = "tensorrt-fp16"
+    TENSORRT_RTX_FP16 = "tensorrt_rtx-fp16"
+    OPENVINO_INT8 = "openvino-int8"
+    OPENVINO_BF16 = "openvino-bf16"
+    OPENVINO_FP32 = "openvino-fp32"
+
+    @classmethod
+    def concrete(cls) -> tuple[EngineKind, ...]:
+        """Every kind that is one engine."""
+        return tuple(kind for kind in cls if kind.members == (kind,))
+
+    @classmethod
+    def of_label(cls, label: str) -> Self:
+        """The kind in an engine's label, as `Opened.label` gives it."""
+        return cls(next(kind for kind in cls.concrete() if label == kind or label.startswith(f"{kind}-")))
+
+    @property
+    def members(self) -> tuple[EngineKind, ...]:
+        """The engines that may answer to it, best first."""
+        return _MEMBERS.get(self, (self,))
+
+    @property
+    def precision(self) -> Precision:
+        """What the network computes in. Meaningless for a group."""
+        return Precision(self.rpartition("-")[2]) if "-" in self else Precision.FP32
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it needs more than the network's ONNX file: a folder with an accepted manifest."""
+        return self.precision is not Precision.FP32
+
+
+# OpenVINO in fp32 is no faster than ONNX Runtime on what we ship: it must be asked for.
+_MEMBERS = {
+    EngineKind.AUTO: (
+        EngineKind.TENSORRT_FP16,
+        EngineKind.TENSORRT_RTX_FP16,
+        EngineKind.OPENVINO_INT8,
+        EngineKind.OPENVINO_BF16,
+        EngineKind.ONNX,
+    ),
+    EngineKind.OPENVINO: (EngineKind.OPENVINO_INT8, EngineKind.OPENVINO_BF16, EngineKind.OPENVINO_FP32),
+    EngineKind.TENSORRT: (EngineKind.TENSORRT_FP16, EngineKind.TENSORRT_RTX_FP16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An engine that could run a network.
+
+    Attributes:
+        kind: a concrete one.
+        network: the fp32 ONNX file.
+        folder: where its compiled files lie, or would.
+        manifest: what these say of themselves; None where the kind needs none, or they cannot be read.
+        problem: why it cannot run here, as far as one can tell without opening it; None where it can.
+    """
+
+    kind: EngineKind
+    network: Path
+    folder: Path
+    manifest: EngineManifest | None = None
+    problem: EngineError | MissingExtraError | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it computes in the precision that a bundle was calibrated with."""
+        return not self.kind.is_compiled
+
+    @property
+    def is_there(self) -> bool:
+        """Whether somebody compiled it: then it is worth a warning that it does not run."""
+        return (self.folder / MANIFEST).is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine that runs, and which one it is.
+
+    ``label`` is ``onnx``, or the kind and, of a compiled one, eight digits that stand for its files: two engines with
+    one label give the same embeddings on one host.
+    """
+
+    engine: Engine
+    kind: EngineKind
+    label: str
+
+
+def candidates(network: Path, folder: Path | None = None, kind: EngineKind = EngineKind.AUTO) -> list[Candidate]:
+    """The engines that may answer to ``kind``, best first, each with what stands in its way here.
+
+    Args:
+        network: the fp32 ONNX file.
+        folder: where compiled engines of this network lie, in a folder each; None: nowhere.
+    """
+    return [_candidate(one, network, _folder(folder, network) / one) for one in kind.members]
+
+
+def open_engine(
+    kind: EngineKind,
+    network: Path,
+    folder: Path | None = None,
+    *,
+    threads: int = 0,
+    max_batch: int = 32,
+) -> Opened:
+    """Open the best engine that answers to ``kind`` and runs here.
+
+    With several that may answer (``auto``, ``openvino``, ``tensorrt``) each that is passed over is logged, once in a
+    process: as a warning where somebody compiled it. Only what belongs to the host or to the engine's files is passed
+    over; any other error is an error.
+
+    Args:
+        network, folder: as for `candidates`.
+        threads: on the CPU, inside one run; 0 takes every core.
+        max_batch: on the CPU, longer batches are split; a GPU's plan has its own.
+
+    Raises:
+        EngineHostError, MissingExtraError: what was asked for by name cannot run here; the hint says what mends it.
+        EngineFileError: its files are missing, damaged or another network's.
+        EngineError: the network cannot be loaded.
+    """
+    passed: list[tuple[Candidate, EngineError | MissingExtraError]] = []
+    for candidate in candidates(network, folder, kind):
+        if candidate.problem is not None:
+            passed.append((candidate, candidate.problem))
+            continue
+        try:
+            engine = open_candidate(candidate, threads=threads, max_batch=max_batch)
+        except (EngineFileError, EngineHostError, MissingExtraError) as error:
+            passed.append((candidate, error))
+            continue
+        for other, problem in passed:
+            _tell(other.kind, str(problem), problem.hint, other.is_there)
+        return Opened(engine, candidate.kind, _label(candidate))
+    # The one that somebody compiled is the one that was meant.
+    raise max(passed, key=lambda one: one[0].is_there)[1]
+
+
+def open_candidate(candidate: Candidate, *, threads: int = 0, max_batch: int = 32) -> Engine:
+    """Open one engine, whatever ``candidate.problem`` says; raises as `open_engine`."""
+    kind = candidate.kind
+    if kind is EngineKind.ONNX:
+        return OnnxEngine(candidate.network, threads=threads, max_batch=max_batch)
+    if kind in EngineKind.TENSORRT.members:
+        from engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(candidate.folder, onnx_sha256=_sha256(candidate.network))
+    from engines.openvino import OpenVinoEngine
+
+    path, manifest = candidate.network, candidate.manifest
+    if manifest is not None and IR in manifest.files:
+        for name in manifest.files:
+            read_file(manifest, candidate.folder, name)
+        path = candidate.folder / IR
+    return OpenVinoEngine(path, precision=kind.precision, threads=threads, max_batch=max_batch)
+
+
+def is_there(kind: EngineKind, folder: Path | None) -> bool:
+    """Whether somebody compiled an engine that answers to ``kind``."""
+    return folder is not None and any((folder / one / MANIFEST).is_file() for one in kind.members)
+
+
+def _folder(folder: Path | None, network: Path) -> Path:
+    return network.parent / "engines" / network.stem if folder is None else folder
+
+
+def _candidate(kind: EngineKind, network: Path, folder: Path) -> Candidate:
+    manifest = None
+    try:
+        if kind in EngineKind.OPENVINO.members and importlib.util.find_spec("openvino") is None:
+            raise EngineHostError(
+                f"{kind} needs OpenVINO, which is not installed", hint="install it: pip install 'difffake[openvino]'"
+            )
+        if kind.is_compiled:
+            manifest = _manifest(kind, network, folder)
+    except EngineError as error:
+        return Candidate(kind, network, folder, manifest, error)
+    return Candidate(kind, network, folder, manifest)
+
+
+def _manifest(kind: EngineKind, network: Path, folder: Path) -> EngineManifest:
+    """The manifest of a compiled engine that fits this network and this host."""
+    if not (folder / MANIFEST).is_file():
+        _check_gpu(kind)
+        raise EngineFileError(
+            f"no {kind} engine of this network in {folder.parent}", hint=f"make one: {_build(kind, network)}"
+        )
+    manifest = read_manifest(folder)
+    if manifest.kind != kind:
+        raise EngineFileError(
+            f"the engine in {folder} is of the kind {manifest.kind[:40]}", hint=f"make one: {_build(kind, network)}"
+        )
+    check_source(manifest, _sha256(network))
+    if not manifest.accepted:
+        raise EngineFileError(
+            f"the {kind} engine in {folder.parent} has no accepted parity report: its scores may mean something else",
+            hint=f"make it again, which compares it with the network: {manifest.rebuild}",
+        )
+    if kind in EngineKind.TENSORRT.members:
+        check_host(manifest, _host())
+    return manifest
+
+
+def _check_gpu(kind: EngineKind) -> None:
+    """Where there is no GPU, that is what is missing first."""
+    if kind in EngineKind.TENSORRT.members and (problem := _host().problem) is not None:
+        raise EngineHostError(
+            f"{kind} needs an NVIDIA GPU: {problem}", hint=_host().hint or "take another engine: --engine auto"
+        )
+
+
+def _build(kind: EngineKind, network: Path) -> str:
+    return f"python build_engine.py --bundle {network.parent} --network {network.stem} --kind {kind}"
+
+
+def _label(candidate: Candidate) -> str:
+    files = {} if candidate.manifest is None else candidate.manifest.files
+    if not files:
+        return candidate.kind.value
+    digest = hashlib.sha256("".join(f"{name}:{files[name].sha256}\n" for name in sorted(files)).encode())
+    return f"{candidate.kind}-{digest.hexdigest()[:8]}"
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EngineFileError(
+            f"{path.name} cannot be read: {error.strerror}", hint="install the bundle again"
+        ) from error
+
+
+@cache
+def _host() -> HostInfo:
+    return host_info()
+
+
+@lru_cache(maxsize=256)
+def _tell(kind: EngineKind, reason: str, hint: str, is_there: bool) -> None:
+    """Log once in a process that an engine was passed over."""
+    (log.warning if is_there else log.info)("engine passed over", kind=kind.value, reason=reason, hint=hint)
