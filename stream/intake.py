@@ -1,0 +1,96 @@
+"""Records that were read and wait for their turn: each stream in order, every stream its share.
+
+Who has been served least is next, so that a stream that floods waits for itself alone; a stream that was idle does not
+save up for later. Streams under suspicion go first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from stream.broker.contract import Record, TopicPartition
+
+#: A stream: the partition that its records come through, and its id.
+StreamKey = tuple[TopicPartition, str]
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits of one stream. ``served``: frames it was given, on the scale that all streams share."""
+
+    served: float
+    records: deque[Record] = field(default_factory=deque)
+    urgent: bool = False
+
+
+class Intake:
+    """The records of all partitions that are ours, up to what the owner lets in."""
+
+    def __init__(self) -> None:
+        self._queues: dict[StreamKey, _Queue] = {}
+        self._served: dict[StreamKey, float] = {}
+        self._now = 0.0
+        #: Bytes that wait, by partition.
+        self.waiting_bytes: Counter[TopicPartition] = Counter()
+        #: Records that wait, by partition.
+        self.waiting: Counter[TopicPartition] = Counter()
+
+    def __len__(self) -> int:
+        """Records that wait."""
+        return sum(self.waiting.values())
+
+    def put(self, stream: str, record: Record) -> None:
+        """Let a record wait behind the others of its stream."""
+        key = record.source, stream
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(max(self._now, self._served.get(key, 0.0)))
+        queue.records.append(record)
+        self.waiting[record.source] += 1
+        self.waiting_bytes[record.source] += len(record.value or b"")
+
+    def put_back(self, stream: str, record: Record) -> None:
+        """Let a record wait again before the others of its stream."""
+        key = record.source, stream
+        queue = self._queues.setdefault(key, _Queue(self._served.get(key, self._now)))
+        queue.records.appendleft(record)
+        self.waiting[record.source] += 1
+        self.waiting_bytes[record.source] += len(record.value or b"")
+
+    def pick(self, busy: Container[StreamKey]) -> tuple[StreamKey, Record] | None:
+        """The next record, of a stream that is not busy; None where there is none."""
+        free = [
+            (not q.urgent, q.served, q.records[0].offset, key) for key, q in self._queues.items() if key not in busy
+        ]
+        if not free:
+            return None
+        key = min(free)[-1]
+        queue = self._queues[key]
+        self._now = max(self._now, queue.served)
+        record = queue.records.popleft()
+        if not queue.records:
+            self._served[key] = queue.served
+            del self._queues[key]
+        self.waiting[record.source] -= 1
+        self.waiting_bytes[record.source] -= len(record.value or b"")
+        return key, record
+
+    def serve(self, key: StreamKey, cost: float, *, urgent: bool) -> None:
+        """A stream's record was worked on, at this cost; it is under suspicion or not."""
+        queue = self._queues.get(key)
+        if queue is None:
+            self._served[key] = self._served.get(key, self._now) + cost
+        else:
+            queue.served += cost
+            queue.urgent = urgent
+        if len(self._served) > 2 * len(self._queues) + 1024:
+            # Who lies behind the present may as well be a stranger.
+            self._served = {k: s for k, s in self._served.items() if s > self._now}
+
+    def drop(self, source: TopicPartition) -> None:
+        """Forget what waits of a partition."""
+        for key in [key for key in self._queues if key[0] == source]:
+            del self._queues[key]
+        del self.waiting[source], self.waiting_bytes[source]

@@ -1,0 +1,112 @@
+"""Whose record is next."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.broker.contract import Record, TopicPartition
+from stream.intake import Intake, StreamKey
+
+SOURCE = TopicPartition("video.in", 0)
+
+
+def record(offset: int, stream: str, size: int = 10) -> Record:
+    return Record(*SOURCE, offset, stream.encode(), bytes(size), (), 0)
+
+
+def key(stream: str) -> StreamKey:
+    return SOURCE, stream
+
+
+def pick(intake: Intake, *busy: str) -> int | None:
+    found = intake.pick({key(stream) for stream in busy})
+    return None if found is None else found[1].offset
+
+
+def test_records_of_a_stream_keep_their_order() -> None:
+    intake = Intake()
+    for offset in range(3):
+        intake.put("a", record(offset, "a"))
+    assert [pick(intake) for _ in range(4)] == [0, 1, 2, None]
+
+
+def test_a_busy_stream_is_passed_over() -> None:
+    intake = Intake()
+    intake.put("a", record(0, "a"))
+    intake.put("b", record(1, "b"))
+    assert pick(intake, "a") == 1
+    assert pick(intake, "a") is None
+    assert pick(intake) == 0
+
+
+def test_a_flood_waits_for_itself() -> None:
+    """A hundred records of one stream are before the one of another: the other is next but one."""
+    intake = Intake()
+    for offset in range(100):
+        intake.put("flood", record(offset, "flood"))
+    intake.put("quiet", record(100, "quiet"))
+    order = []
+    for _ in range(3):
+        found = intake.pick(())
+        assert found is not None
+        order.append(found[0][1])
+        intake.serve(found[0], 1.0, urgent=False)
+    assert "quiet" in order[:2]
+
+
+def test_an_idle_stream_does_not_save_up() -> None:
+    intake = Intake()
+    offset = 0
+    for _ in range(50):
+        intake.put("steady", record(offset, "steady"))
+        found = intake.pick(())
+        assert found is not None
+        intake.serve(found[0], 1.0, urgent=False)
+        offset += 1
+    for _ in range(4):
+        for stream in ("late", "steady"):
+            intake.put(stream, record(offset, stream))
+            offset += 1
+    order = []
+    for _ in range(8):
+        found = intake.pick(())
+        assert found is not None
+        order.append(found[0][1])
+        intake.serve(found[0], 1.0, urgent=False)
+    assert set(order[:4]) == {"late", "steady"}
+
+
+def test_suspicion_goes_first() -> None:
+    intake = Intake()
+    for offset in range(4):
+        intake.put("ab"[offset % 2], record(offset, "ab"[offset % 2]))
+    intake.serve(key("b"), 100.0, urgent=True)
+    assert pick(intake) == 1
+
+
+def test_bytes_are_counted_until_they_are_picked_or_dropped() -> None:
+    intake = Intake()
+    intake.put("a", record(0, "a", 100))
+    intake.put("b", record(1, "b", 50))
+    assert (intake.waiting_bytes[SOURCE], intake.waiting[SOURCE], len(intake)) == (150, 2, 2)
+    found = intake.pick(())
+    assert found is not None
+    intake.put_back(found[0][1], found[1])
+    assert intake.waiting_bytes[SOURCE] == 150
+    assert pick(intake) == 0
+    intake.drop(SOURCE)
+    assert (intake.waiting_bytes[SOURCE], len(intake), pick(intake)) == (0, 0, None)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.1, 5.0)), max_size=60))
+def test_nothing_is_lost_and_order_is_kept(arrivals: list[tuple[str, float]]) -> None:
+    intake = Intake()
+    for offset, (stream, _) in enumerate(arrivals):
+        intake.put(stream, record(offset, stream))
+    seen: dict[str, list[int]] = {}
+    while (found := intake.pick(())) is not None:
+        seen.setdefault(found[0][1], []).append(found[1].offset)
+        intake.serve(found[0], arrivals[found[1].offset][1], urgent=False)
+    assert all(offsets == sorted(offsets) for offsets in seen.values())
+    assert sorted(o for offsets in seen.values() for o in offsets) == list(range(len(arrivals)))
