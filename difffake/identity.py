@@ -8,10 +8,15 @@ with our five landmarks.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from difffake.faces.align import align
 from difffake.faces.contract import F32, U8
+
+if TYPE_CHECKING:
+    from difffake.picture import Picture
 
 IDENTITY_SIDE_PX = 150
 IDENTITY_DIM = 128
@@ -31,11 +36,11 @@ def identity_template() -> F32:
     return _TEMPLATE_PX.copy()
 
 
-def align_identity(image: U8, landmarks_px: F32) -> U8:
+def align_identity(image: U8 | Picture, landmarks_px: F32) -> U8:
     """Cut every face out of an image for the identity network.
 
     Args:
-        image: RGB ``(H, W, 3) uint8``.
+        image: RGB ``(H, W, 3) uint8``, or a picture.
         landmarks_px: ``(N, 5, 2) float32`` in the image's pixels, in the order of `difffake.faces.LANDMARKS`.
 
     Returns:

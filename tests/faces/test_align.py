@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difffake.faces.align import EYE_DISTANCE, align, similarity, template, to_crop
+from difffake.picture import RgbPicture
 
 angles = st.floats(-3.1, 3.1)
 scales = st.floats(0.05, 20)
@@ -150,3 +152,33 @@ def test_template_bounds(side: int, eyes: float) -> None:
 def test_wrong_images_are_refused() -> None:
     with pytest.raises(ValueError, match="uint8"):
         align(np.zeros((10, 10), np.uint8), template()[None])
+
+
+@settings(max_examples=60, deadline=None)
+@given(scale=st.floats(0.2, 6.0), x=st.floats(-40, 360), y=st.floats(-40, 240), angle=st.floats(-40, 40))
+def test_of_a_picture_only_what_the_crop_covers_is_asked_for(scale: float, x: float, y: float, angle: float) -> None:
+    """And the pixels are those that the whole picture gives, wherever the face lies and however large it is."""
+    image = np.random.default_rng(5).integers(0, 255, (200, 320, 3), dtype=np.uint8)
+    turn = np.deg2rad(angle)
+    spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    marks = ((template() - 112) @ spin.T * scale / 4 + (x, y))[None].astype(np.float32)
+    seen = Watched(image)
+    crops, matrices = align(seen, marks)
+    whole, same = align(image, marks)
+    np.testing.assert_array_equal(crops, whole)
+    np.testing.assert_array_equal(matrices, same)
+    assert len(seen.asked) == 1
+    x0, y0, x1, y1 = seen.asked[0]
+    assert (x1 - x0) * (y1 - y0) <= 2.1 * (224 * scale / 4 + 12) ** 2
+
+
+class Watched(RgbPicture):
+    """A picture that remembers what it was asked for."""
+
+    def __init__(self, image: npt.NDArray[np.uint8]) -> None:
+        super().__init__(image)
+        self.asked: list[tuple[int, int, int, int]] = []
+
+    def crop(self, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
+        self.asked.append((x0, y0, x1, y1))
+        return super().crop(x0, y0, x1, y1)
