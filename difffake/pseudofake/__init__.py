@@ -1,19 +1,23 @@
 """Pseudo-deepfakes made from real faces, and what streams do to pictures."""
 
 from difffake.pseudofake.bank import FaceBank, usable_landmarks
+from difffake.pseudofake.capture import capture
 from difffake.pseudofake.codec import through_codec
 from difffake.pseudofake.contact_sheet import contact_sheet, write_contact_sheets
 from difffake.pseudofake.decoder import FaceDecoder, decoder_of, fit_decoder
 from difffake.pseudofake.degrade import degrade, degrade_pairs
-from difffake.pseudofake.families import FAMILIES, Family, draw_family, make_fake
+from difffake.pseudofake.families import FAMILIES, Family, draw_family, make_fake, make_pair, shares_of
+from difffake.pseudofake.generator import FaceGenerator
 from difffake.pseudofake.masks import Mask, draw_mask
 
 __all__ = [
     "FAMILIES",
     "FaceBank",
     "FaceDecoder",
+    "FaceGenerator",
     "Family",
     "Mask",
+    "capture",
     "contact_sheet",
     "decoder_of",
     "degrade",
@@ -22,6 +26,8 @@ __all__ = [
     "draw_mask",
     "fit_decoder",
     "make_fake",
+    "make_pair",
+    "shares_of",
     "through_codec",
     "usable_landmarks",
     "write_contact_sheets",

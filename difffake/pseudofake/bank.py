@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from difffake.errors import DataError
+
+if TYPE_CHECKING:
+    from difffake.pseudofake.generator import FaceGenerator
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -49,13 +52,15 @@ class FaceBank:
     """Aligned crops of real faces, one row a face.
 
     ``crops (N, S, S, 3) uint8`` RGB, may be a ``numpy.memmap``; ``landmarks (N, 5, 2) float32`` in px of the
-    crop; ``people (N,) int32``, equal numbers for the same person. Raises DataError where shapes or dtypes do
-    not fit, or where a row's landmarks are not usable (see `usable_landmarks`).
+    crop; ``people (N,) int32``, equal numbers for the same person; ``generator``, which some families draw with.
+    Raises DataError where shapes or dtypes do not fit, or where a row's landmarks are not usable
+    (see `usable_landmarks`).
     """
 
     crops: U8
     landmarks: F32
     people: I32
+    generator: FaceGenerator | None = None
 
     def __post_init__(self) -> None:
         crops = self.crops

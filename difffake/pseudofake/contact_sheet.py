@@ -10,7 +10,7 @@ import numpy as np
 from difffake.errors import DataError
 from difffake.pseudofake.bank import U8, FaceBank
 from difffake.pseudofake.degrade import degrade_pairs
-from difffake.pseudofake.families import FAMILIES, make_fake
+from difffake.pseudofake.families import make_fake, shares_of
 
 _TILE_PX, _GAP_PX, _COLUMNS = 112, 4, 4
 _MAX_SAMPLES = 256
@@ -44,7 +44,7 @@ def write_contact_sheets(bank: FaceBank, out_dir: Path, *, seed: int = 0, n: int
     """One JPEG per family, and one for `degrade`, in ``out_dir``; returns their paths."""
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, name in enumerate([*FAMILIES, "degrade"]):
+    for number, name in enumerate([*shares_of(bank), "degrade"]):
         sheet = contact_sheet(bank, name, np.random.default_rng([seed, number]), n=n)
         path = out_dir / f"{name}.jpg"
         _, coded = cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])

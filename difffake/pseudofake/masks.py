@@ -49,6 +49,8 @@ SHAPES: dict[str, F32] = {
         "inner_face": _mirror(
             [(-0.20, -0.40), (-0.62, -0.42), (-0.84, -0.24), (-0.80, 0.30), (-0.66, 0.85), (-0.52, 1.18), (-0.2, 1.36)]
         ),
+        # What tools paste that draw an aligned square: eroded by a tenth on each side, and feathered.
+        "square": [(-1.22, -1.0), (1.22, -1.0), (1.22, 1.42), (-1.22, 1.42)],
         "eyes": _mirror(
             [(-0.12, -0.30), (-0.50, -0.40), (-0.82, -0.28), (-0.88, 0.02), (-0.74, 0.20), (-0.45, 0.26), (-0.10, 0.20)]
         ),
@@ -75,6 +77,8 @@ SHAPES: dict[str, F32] = {
 }
 GLOBAL_SHAPES = ("face", "face_and_forehead", "face_below_brows", "ellipse", "inner_face")
 LOCAL_SHAPES = ("eyes", "nose", "mouth", "mouth_and_jaw", "lower_face")
+#: Of swaps: the whole faces, and the square now and then.
+SWAP_SHAPES = (*GLOBAL_SHAPES, "face_and_forehead", "face", "square", "square")
 MOUTH_SHAPES = ("mouth", "mouth_and_jaw", "lower_face")
 
 
@@ -134,7 +138,7 @@ def draw_mask(landmarks_px: F32, side_px: int, rng: np.random.Generator, shapes:
     points = outline(landmarks_px, shape)
     eye_px = float(np.linalg.norm(landmarks_px[1] - landmarks_px[0]))
     contour = _deform(_resample_closed(points), eye_px, rng)
-    small = 0.5 if shape in ("eyes", "nose", "mouth") else 1.0
+    small = 0.5 if shape in ("eyes", "nose", "mouth") else 1.4 if shape == "square" else 1.0
     radius = max(1, round(small * eye_px * float(rng.choice((0.03, 0.06, 0.09, 0.12)) * rng.uniform(0.7, 1.2))))
     margin = 2 * radius + 2
     low = np.floor(contour.min(axis=0)).astype(int) - margin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from difffake.errors import DataError
-from difffake.pseudofake import FAMILIES, FaceBank, decoder_of, degrade_pairs, draw_family, make_fake
+from difffake.pseudofake import FAMILIES, FaceBank, decoder_of, degrade_pairs, draw_family, make_pair, shares_of
 from difffake.training.settings import TrainSettings
 
 U8 = npt.NDArray[np.uint8]
@@ -23,6 +23,8 @@ I64 = npt.NDArray[np.int64]
 
 #: Jitter of scale, rotation (degrees) and position (share of the side); about what a detector's noise does.
 SCALE, ROTATION_DEG, SHIFT = 0.08, 8.0, 0.04
+#: Eyes so far apart in the original make a photo sharp: a stored crop holds little more.
+SHARP_PX = 55.0
 MIN_CROPS, MIN_PEOPLE = 6, 2
 
 
@@ -33,11 +35,23 @@ class Draw:
     photos: list[I64]
     clips: list[I64]
     video_share: float
+    sharp: list[I64] = field(default_factory=list)
+    sharp_share: float = 0.0
 
     @staticmethod
-    def of(people: npt.NDArray[np.int32], is_video: npt.NDArray[np.bool_], video_share: float) -> Draw:
-        """Group the rows ``(N,)`` of a bank by person, photos and clips apart."""
-        return Draw(_by_person(people, ~is_video), _by_person(people, is_video), video_share)
+    def of(
+        people: npt.NDArray[np.int32],
+        is_video: npt.NDArray[np.bool_],
+        video_share: float,
+        eye_distance_px: F32 | None = None,
+        sharp_share: float = 0.0,
+    ) -> Draw:
+        """Group the rows ``(N,)`` of a bank by person, photos, sharp photos and clips apart."""
+        sharp = ~is_video if eye_distance_px is None else ~is_video & (eye_distance_px >= SHARP_PX)
+        return Draw(
+            _by_person(people, ~is_video), _by_person(people, is_video), video_share, _by_person(people, sharp),
+            sharp_share,
+        )  # fmt: skip
 
     def rows(self, count: int, rng: np.random.Generator) -> I64:
         """Draw ``count`` rows."""
@@ -46,6 +60,8 @@ class Draw:
         rows = np.empty(count, np.int64)
         for i, clip in enumerate(from_clips):
             groups = self.clips if clip else self.photos
+            if not clip and self.sharp and self.sharp_share and rng.random() < self.sharp_share:
+                groups = self.sharp
             rows[i] = rng.choice(groups[rng.integers(len(groups))])
         return rows
 
@@ -92,13 +108,21 @@ class PairBatches(Dataset[tuple[Tensor, Tensor]]):
         DataError: too few crops or people to make fakes from, or unknown families.
     """
 
-    def __init__(self, bank: FaceBank, is_video: npt.NDArray[np.bool_], settings: TrainSettings) -> None:
+    def __init__(
+        self, bank: FaceBank, is_video: npt.NDArray[np.bool_], eye_distance_px: F32, settings: TrainSettings
+    ) -> None:
         check_bank(bank, "train on")
-        draw_family(np.random.default_rng(0), settings.families)
+        self._shares = settings.families or shares_of(bank)
+        draw_family(np.random.default_rng(0), self._shares)
+        if bank.generator is None and any(FAMILIES[name].drawn for name, share in self._shares.items() if share):
+            raise DataError(
+                "families of these fakes are drawn by a learned generator, and the crop store has none",
+                hint="difffake train-generator STORE comes first, or choose other families",
+            )
         decoder_of(bank)
         self._bank = bank
         self._settings = settings
-        self._draw = Draw.of(bank.people, is_video, settings.video_share)
+        self._draw = Draw.of(bank.people, is_video, settings.video_share, eye_distance_px, settings.sharp_share)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         settings, bank = self._settings, self._bank
@@ -108,12 +132,12 @@ class PairBatches(Dataset[tuple[Tensor, Tensor]]):
         families = np.empty(pairs, np.int64)
         names = list(FAMILIES)
         for i, row in enumerate(self._draw.rows(pairs, rng)):
-            family = draw_family(rng, settings.families)
+            family = draw_family(rng, self._shares)
             families[i] = names.index(family)
             # The same matrix for both: where a face lies must not tell whether it is real.
             matrix = draw_jitter(bank.side_px, side, rng)
-            real[i] = warp(bank.crop(int(row)), matrix, side)
-            fake[i] = warp(make_fake(bank, int(row), family, rng), matrix, side)
+            pair = make_pair(bank, int(row), family, rng, captured=settings.captured)
+            real[i], fake[i] = (warp(crop, matrix, side) for crop in pair)
         real, fake = degrade_pairs(real, fake, rng, strength=settings.degrade_strength)
         return to_tensor(np.concatenate([real, fake])), torch.from_numpy(families)
 

@@ -24,7 +24,7 @@ from difffake.differential import Combination, differences, natural_pairs, pair_
 from difffake.errors import DataError
 from difffake.evaluation.metrics import auc
 from difffake.faces import CROP_SIDE_PX, EYE_DISTANCE
-from difffake.pseudofake import FAMILIES, FaceBank, degrade_pairs, make_fake
+from difffake.pseudofake import FaceBank, degrade_pairs, make_fake, shares_of
 from difffake.scoring import ANCHOR_SIZE, Scorer
 from engines.contract import Engine
 
@@ -141,11 +141,12 @@ def embed_held_out(
             hint="prepare crops from more people and from clips of several seconds",
         )
     real: list[Clip] = []
-    fakes: dict[str, list[Clip]] = {family: [] for family in FAMILIES}
+    served = list(shares_of(bank))
+    fakes: dict[str, list[Clip]] = {family: [] for family in served}
     for done, group in enumerate(groups):
         # One family for a photo (there are many), every family for a clip.
         photo = len(group) == 1
-        families = [list(FAMILIES)[done % len(FAMILIES)]] if photo else list(FAMILIES)
+        families = [served[done % len(served)]] if photo else served
         # The same seed for every frame of a clip: one manipulation, not a new one in each frame.
         seed = int(rng.integers(2**31))
         originals = np.stack([bank.crops[i] for i in group])
@@ -161,7 +162,7 @@ def embed_held_out(
         person, times = int(bank.people[group[0]]), np.nan_to_num(times_s[group].astype(np.float64))
         clips = [Clip(person, times, views[0][part], views[1][part]) for part in parts]
         real.append(clips[0])
-        for family in FAMILIES:
+        for family in served:
             fakes[family].append(clips[1 + families.index(family)] if family in families else _nobody(clips[0]))
         if progress:
             progress((done + 1) / len(groups))

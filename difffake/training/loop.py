@@ -25,13 +25,14 @@ from torch.nn import functional
 
 from difffake.errors import DataError
 from difffake.extractor import Extractor, save_checkpoint
-from difffake.training.batches import PairBatches, loader
+from difffake.training.batches import PairBatches, centre_matrix, loader, to_tensor, warp
 from difffake.training.curves import draw_curves
 from difffake.training.log import LogLine, RunLog
 from difffake.training.memory import keep_freed_memory
 from difffake.training.precision import mixed
 from difffake.training.settings import TrainSettings
 from difffake.training.split import Split, bank_of, split_people
+from difffake.training.start import start_from_onnx
 from difffake.training.state import RunState
 from difffake.training.store import CropStore
 from difffake.training.validation import HeldOutFakes, Validation
@@ -102,11 +103,26 @@ def train(
         state = (
             RunState.begin(settings, device) if fresh else RunState.load(last, settings, device)
         )  # before the crops are copied: what is wrong with names and files shows at once
-        batches = PairBatches(bank_of(store, split.train), store.is_video[split.train], settings)
+        if fresh and settings.start:
+            begin_with(state, Path(settings.start), store, split.train, settings)
+        batches = PairBatches(
+            bank_of(store, split.train), store.is_video[split.train], store.eye_distance_px[split.train], settings
+        )
         held_out = HeldOutFakes.make(bank_of(store, split.validate), store.is_video[split.validate], settings)
         (out_dir / "settings.json").write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
         run = _Run(settings, state, held_out, out_dir, device, RunLog(out_dir / "log.jsonl", state.step))
         return run.go(batches, stop, progress)
+
+
+def begin_with(
+    state: RunState, path: Path, store: CropStore, rows: npt.NDArray[np.int64], settings: TrainSettings
+) -> None:
+    """Give network and average of a new run the weights of an exported extractor; see `start_from_onnx` for errors."""
+    chosen = np.sort(np.random.default_rng(settings.seed).permutation(rows)[:128])
+    matrix = centre_matrix(store.crops.shape[1], settings.side_px)
+    faces = to_tensor(np.stack([warp(np.asarray(store.crops[row]), matrix, settings.side_px) for row in chosen]))
+    start_from_onnx(state.extractor, path, faces)
+    state.average.load_state_dict(state.extractor.state_dict())
 
 
 class _Run:

@@ -32,6 +32,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Args:
         backbone: see `difffake.extractor.build_extractor`.
         pretrained: start from ImageNet.
+        start: an exported extractor (ONNX) of the same backbone to begin with, instead of ImageNet.
         side_px: side of the faces that the network sees.
         batch_pairs: real crops per batch, each with one fake made from it.
         lr: peak learning rate of AdamW.
@@ -42,6 +43,10 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         rank_weight: weight of the term that asks each fake to score above its own real crop.
         sam_rho: radius of sharpness-aware minimisation (Foret et al. 2021), which doubles the cost; 0: off.
         ema_decay: of the averaged weights that are kept; 0: off.
+        captured: share of pairs whose picture a camera and its coder had before the fake was made (`capture`).
+        sharp_share: share of the photos, drawn person by person, whose eyes are at least `SHARP_PX` apart in the
+            original; 0: as they come. Most photos of people are small, and small faces hold no fine texture.
+        residual: the network also sees what a blur takes away, see `difffake.extractor.build_extractor`.
         video_share: share of crops that come from clips, where there are any.
         families: shares of the pseudo-fakes by name; None: their defaults.
         degrade_strength: 0 to 1, how hard pictures are treated as on streams.
@@ -57,6 +62,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     backbone: str = "efficientnet_lite0"
     pretrained: bool = True
+    start: str | None = None
     side_px: int = CROP_SIDE_PX
     batch_pairs: int = 32
     steps: int | None = None
@@ -71,6 +77,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sam_rho: float = 0.0
     ema_decay: float = 0.998
     video_share: float = 1 / 3
+    captured: float = 0.5
+    sharp_share: float = 0.4
+    residual: bool = False
     families: dict[str, float] | None = None
     degrade_strength: float = 1.0
     seed: int = 0
@@ -94,7 +103,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         least_zero = (self.workers, self.warmup_steps, self.validate_every, self.seed)
         if min(least_one) < 1 or min(least_zero) < 0 or not 32 <= self.side_px <= 1024:
             raise DataError("a count of the training settings is out of its range", hint=hint)
-        shares = (self.dropout, self.ema_decay, self.video_share, self.degrade_strength)
+        shares = (
+            self.dropout, self.ema_decay, self.video_share, self.degrade_strength, self.captured, self.sharp_share,
+        )  # fmt: skip
         if not all(0 <= share <= 1 for share in shares) or self.ema_decay == 1 or self.dropout == 1:
             raise DataError("a share of the training settings is not within 0 and 1", hint=hint)
         rates = (self.weight_decay, self.rank_weight, self.sam_rho, self.checkpoint_minutes)

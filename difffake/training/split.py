@@ -58,7 +58,7 @@ def split_people(
 
 def bank_of(store: CropStore, rows: I64) -> FaceBank:
     """Copy rows of a store into memory (250 kB each): fakes are then made of these people's faces alone."""
-    return FaceBank(np.asarray(store.crops[rows]), store.landmarks[rows], store.people[rows])
+    return FaceBank(np.asarray(store.crops[rows]), store.landmarks[rows], store.people[rows], store.generator)
 
 
 def _unit(seed: int, name: str) -> float:

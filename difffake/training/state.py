@@ -33,7 +33,12 @@ class RunState:
     def begin(settings: TrainSettings, device: torch.device) -> RunState:
         """A new network, seeded; see `difffake.extractor.build_extractor` for what it raises."""
         torch.manual_seed(settings.seed)
-        extractor = build_extractor(settings.backbone, pretrained=settings.pretrained, dropout=settings.dropout)
+        extractor = build_extractor(
+            settings.backbone,
+            pretrained=settings.pretrained,
+            dropout=settings.dropout,
+            residual=settings.residual,
+        )
         extractor = extractor.to(device).to(memory_format=torch.channels_last)
         average = copy.deepcopy(extractor).requires_grad_(False)
         return RunState(extractor, average, _optimiser(extractor, settings))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from difffake.errors import DataError
 from difffake.faces import CROP_SIDE_PX, EYE_DISTANCE
+from difffake.pseudofake import FaceGenerator
 from difffake.training.sources import Kind
 
 U8 = npt.NDArray[np.uint8]
@@ -28,6 +29,8 @@ I32 = npt.NDArray[np.int32]
 STORE_SIDE_PX = 288
 STORE_EYE_DISTANCE = EYE_DISTANCE * CROP_SIDE_PX / STORE_SIDE_PX
 VERSION = 1
+#: Where a store keeps the face generators that were trained on it, if any were.
+GENERATOR_FOLDER = "generator"
 MAX_META_BYTES = 512 * 2**20
 MAX_SIDE_PX = 2048
 
@@ -60,6 +63,7 @@ class CropStore:
         is_video: ``(N,) bool``.
         time_s: ``(N,) float32``; NaN for photos.
         eye_distance_px: ``(N,) float32``, in the pixels of the original picture.
+        generator: what `difffake train-generator` left in the store, or None.
     """
 
     crops: U8
@@ -69,6 +73,7 @@ class CropStore:
     is_video: npt.NDArray[np.bool_]
     time_s: F32
     eye_distance_px: F32
+    generator: FaceGenerator | None = None
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -117,6 +122,7 @@ class CropStore:
             is_video=np.array([kind is Kind.VIDEO for kind in meta.kind]),
             time_s=np.array([np.nan if t is None else t for t in meta.time_s], np.float32),
             eye_distance_px=np.array(meta.eye_distance_px, np.float32),
+            generator=FaceGenerator.load(path / GENERATOR_FOLDER) if (path / GENERATOR_FOLDER).exists() else None,
         )
 
 

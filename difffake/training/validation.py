@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from difffake.evaluation.metrics import auc
-from difffake.pseudofake import FAMILIES, FaceBank, degrade_pairs, make_fake
+from difffake.pseudofake import FAMILIES, FaceBank, degrade_pairs, make_fake, shares_of
 from difffake.training.batches import Draw, centre_matrix, check_bank, to_tensor, warp
 from difffake.training.settings import TrainSettings
 
@@ -61,6 +61,8 @@ class HeldOutFakes:
         real = np.stack([warp(bank.crop(int(row)), matrix, side) for row in rows])
         fakes, degraded = {}, {}
         for number, family in enumerate(FAMILIES):
+            if family not in shares_of(bank):
+                continue
             rng = np.random.default_rng([_SEED, number])
             fakes[family] = np.stack([warp(make_fake(bank, int(row), family, rng), matrix, side) for row in rows])
             degraded[family] = degrade_pairs(real, fakes[family], rng)

@@ -12,6 +12,7 @@ from difffake.errors import DataError
 from difffake.pseudofake import (
     FAMILIES,
     FaceBank,
+    FaceGenerator,
     contact_sheet,
     decoder_of,
     draw_family,
@@ -25,7 +26,7 @@ SIDE = 288
 TEMPLATE = np.array([[112, 121], [175, 121], [144, 158], [118, 192], [170, 192]], np.float32)
 
 
-def draw_bank(count: int, seed: int = 0, people: int | None = None) -> FaceBank:
+def draw_bank(count: int, seed: int = 0, people: int | None = None, generator: FaceGenerator | None = None) -> FaceBank:
     """Drawn faces: skin, eyes and mouth of their own over a noisy background."""
     rng = np.random.default_rng(seed)
     landmarks = (TEMPLATE + rng.normal(0, 2, size=(count, 5, 2))).astype(np.float32)
@@ -41,12 +42,12 @@ def draw_bank(count: int, seed: int = 0, people: int | None = None) -> FaceBank:
         grain = rng.normal(0, 4, size=canvas.shape)
         crops[row] = np.clip(canvas + grain, 0, 255).astype(np.uint8)
     owners = np.arange(count) % (people or count)
-    return FaceBank(crops, landmarks, owners.astype(np.int32))
+    return FaceBank(crops, landmarks, owners.astype(np.int32), generator)
 
 
 @pytest.fixture(scope="module")
-def bank() -> FaceBank:
-    return draw_bank(40)
+def bank(generator: FaceGenerator) -> FaceBank:
+    return draw_bank(40, generator=generator)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,11 +77,11 @@ def test_only_the_face_changes_and_it_does(bank: FaceBank, family: str) -> None:
 def test_outside_the_mask_is_the_source_bit_by_bit(
     bank: FaceBank, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import difffake.pseudofake.families as room
+    from difffake.pseudofake import paste
 
     masks = []
-    real_blend = room._blend
-    monkeypatch.setattr(room, "_blend", lambda *args: (masks.append(args[2]), real_blend(*args))[1])
+    real_blend = paste.blend
+    monkeypatch.setattr(paste, "blend", lambda *args, **how: (masks.append(args[2]), real_blend(*args, **how))[1])
     rng = np.random.default_rng(9)
     for index in range(12):
         fake = make_fake(bank, index, family, rng)
@@ -92,7 +93,7 @@ def test_outside_the_mask_is_the_source_bit_by_bit(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_seed_decides_everything(bank: FaceBank, family: str) -> None:
     first = make_fake(bank, 3, family, np.random.default_rng(1))
-    again = make_fake(draw_bank(40), 3, family, np.random.default_rng(1))
+    again = make_fake(draw_bank(40, generator=bank.generator), 3, family, np.random.default_rng(1))
     other = make_fake(bank, 3, family, np.random.default_rng(2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -107,8 +108,8 @@ def test_a_swap_takes_another_persons_face(bank: FaceBank) -> None:
     assert one_other.donor(0, rng, candidates=1) == 29
 
 
-def test_a_bank_of_one_person_cannot_swap() -> None:
-    alone = draw_bank(12, people=1)
+def test_a_bank_of_one_person_cannot_swap(generator: FaceGenerator) -> None:
+    alone = draw_bank(12, people=1, generator=generator)
     with pytest.raises(DataError, match="two people") as caught:
         make_fake(alone, 0, "cross_swap", np.random.default_rng(0))
     assert "other people" in caught.value.hint
@@ -205,7 +206,7 @@ def test_degenerate_landmarks_are_named(bank: FaceBank, spoil: object) -> None:
 def test_a_bank_may_be_a_memory_map(bank: FaceBank, tmp_path: Path) -> None:
     np.save(tmp_path / "crops.npy", bank.crops)
     mapped = np.load(tmp_path / "crops.npy", mmap_mode="r", allow_pickle=False)
-    on_disk = FaceBank(mapped, bank.landmarks, bank.people)
+    on_disk = FaceBank(mapped, bank.landmarks, bank.people, bank.generator)
     for family in FAMILIES:
         fakes = [make_fake(b, 2, family, np.random.default_rng(3)) for b in (bank, on_disk)]
         assert np.array_equal(*fakes)
