@@ -49,7 +49,7 @@ class EngineKind(StrEnum):
 
     @classmethod
     def of_label(cls, label: str) -> Self:
-        """The kind in an engine's label, as `Opened.label` gives it."""
+        """The kind in an engine's label, as `Candidate.label` gives it."""
         return cls(next(kind for kind in cls.concrete() if label == kind or label.startswith(f"{kind}-")))
 
     @property
@@ -110,17 +110,22 @@ class Candidate:
         """Whether somebody compiled it: then it is worth a warning that it does not run."""
         return (self.folder / MANIFEST).is_file()
 
+    @property
+    def label(self) -> str:
+        """``onnx``, or the kind and, where it has files of its own, eight digits that stand for these: two engines with
+        one label give the same embeddings on one host."""
+        files = {} if self.manifest is None else self.manifest.files
+        if not files:
+            return self.kind.value
+        digest = hashlib.sha256("".join(f"{name}:{files[name].sha256}\n" for name in sorted(files)).encode())
+        return f"{self.kind}-{digest.hexdigest()[:8]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An engine that runs, and which one it is.
-
-    ``label`` is ``onnx``, or the kind and, of a compiled one, eight digits that stand for its files: two engines with
-    one label give the same embeddings on one host.
-    """
+    """An engine that runs, and its `Candidate.label`."""
 
     engine: Engine
-    kind: EngineKind
     label: str
 
 
@@ -170,7 +175,7 @@ def open_engine(
             continue
         for other, problem in passed:
             _tell(other.kind, str(problem), problem.hint, other.is_there)
-        return Opened(engine, candidate.kind, _label(candidate))
+        return Opened(engine, candidate.label)
     # The one that somebody compiled is the one that was meant.
     raise max(passed, key=lambda one: one[0].is_there)[1]
 
@@ -206,58 +211,54 @@ def _folder(folder: Path | None, network: Path) -> Path:
 def _candidate(kind: EngineKind, network: Path, folder: Path) -> Candidate:
     manifest = None
     try:
-        if kind in EngineKind.OPENVINO.members and importlib.util.find_spec("openvino") is None:
-            raise EngineHostError(
-                f"{kind} needs OpenVINO, which is not installed", hint="install it: pip install 'difffake[openvino]'"
-            )
+        _check_runtime(kind)
         if kind.is_compiled:
             manifest = _manifest(kind, network, folder)
+        if kind in EngineKind.OPENVINO.members:
+            from engines import openvino
+
+            openvino.check_host(kind.precision)
     except EngineError as error:
         return Candidate(kind, network, folder, manifest, error)
     return Candidate(kind, network, folder, manifest)
 
 
+def _check_runtime(kind: EngineKind) -> None:
+    """What is missing first: the card, or the package."""
+    if kind in EngineKind.TENSORRT.members and (problem := _host().problem) is not None:
+        raise EngineHostError(
+            f"TensorRT needs an NVIDIA GPU: {problem}", hint=_host().hint or "take another engine: --engine auto"
+        )
+    if kind in EngineKind.OPENVINO.members and importlib.util.find_spec("openvino") is None:
+        raise EngineHostError(
+            "OpenVINO is not installed", hint="pip install 'difffake[openvino]', or take the exact one: --engine onnx"
+        )
+
+
 def _manifest(kind: EngineKind, network: Path, folder: Path) -> EngineManifest:
     """The manifest of a compiled engine that fits this network and this host."""
+    make = f"make one: {_build(kind, network, folder)}"
     if not (folder / MANIFEST).is_file():
-        _check_gpu(kind)
-        raise EngineFileError(
-            f"no {kind} engine of this network in {folder.parent}", hint=f"make one: {_build(kind, network)}"
-        )
+        raise EngineFileError(f"no {kind} engine in {folder.parent}", hint=make)
     manifest = read_manifest(folder)
     if manifest.kind != kind:
-        raise EngineFileError(
-            f"the engine in {folder} is of the kind {manifest.kind[:40]}", hint=f"make one: {_build(kind, network)}"
-        )
+        raise EngineFileError(f"the engine in {folder} is of the kind {manifest.kind[:40]}", hint=make)
     check_source(manifest, _sha256(network))
     if not manifest.accepted:
         raise EngineFileError(
             f"the {kind} engine in {folder.parent} has no accepted parity report: its scores may mean something else",
-            hint=f"make it again, which compares it with the network: {manifest.rebuild}",
+            hint=f"compare it with the network: {_build(kind, network, folder)}",
         )
     if kind in EngineKind.TENSORRT.members:
         check_host(manifest, _host())
     return manifest
 
 
-def _check_gpu(kind: EngineKind) -> None:
-    """Where there is no GPU, that is what is missing first."""
-    if kind in EngineKind.TENSORRT.members and (problem := _host().problem) is not None:
-        raise EngineHostError(
-            f"{kind} needs an NVIDIA GPU: {problem}", hint=_host().hint or "take another engine: --engine auto"
-        )
-
-
-def _build(kind: EngineKind, network: Path) -> str:
-    return f"python build_engine.py --bundle {network.parent} --network {network.stem} --kind {kind}"
-
-
-def _label(candidate: Candidate) -> str:
-    files = {} if candidate.manifest is None else candidate.manifest.files
-    if not files:
-        return candidate.kind.value
-    digest = hashlib.sha256("".join(f"{name}:{files[name].sha256}\n" for name in sorted(files)).encode())
-    return f"{candidate.kind}-{digest.hexdigest()[:8]}"
+def _build(kind: EngineKind, network: Path, folder: Path) -> str:
+    """The command that makes this engine where it was looked for."""
+    command = f"python build_engine.py --bundle {network.parent} --network {network.stem} --kind {kind}"
+    engines = folder.parent.parent
+    return command if engines == network.parent / "engines" else f"{command} --out {engines}"
 
 
 def _sha256(path: Path) -> str:

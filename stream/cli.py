@@ -21,6 +21,7 @@ import difffake
 from difffake.errors import DiffFakeError
 from stream import (
     commands_demo,
+    commands_doctor,
     commands_enroll,
     commands_evaluate,
     commands_identity,
@@ -53,6 +54,7 @@ app.command("unfreeze")(commands_operate.unfreeze)
 app.command("reset")(commands_operate.reset)
 app.command("forget")(commands_operate.forget)
 app.command("demo")(commands_demo.demo)
+app.command("doctor")(commands_doctor.doctor)
 app.command("evaluate")(commands_evaluate.evaluate_command)
 app.command("compare")(commands_evaluate.compare_command)
 app.command("crops")(commands_train.crops)
