@@ -27,6 +27,8 @@ with warnings.catch_warnings():
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 
+from certificates import Certificates
+
 HERE = Path(__file__).parent / "kafka"
 CACHE = Path(__file__).parents[1] / ".cache" / "kafka"
 MIN_JAVA = 17
@@ -78,22 +80,28 @@ class ApacheKafka:
     """One node (broker and controller) whose data lives in `folder`.
 
     `bootstrap` takes anybody; `sasl_bootstrap` wants SASL PLAIN with `sasl_username` and `sasl_password`.
-    `properties` override `tests/kafka/server.properties`.
+    `properties` override `tests/kafka/server.properties`. With `certificates` there are three more doors:
+    `tls_bootstrap`, `mutual_tls_bootstrap` that wants a client certificate, and `scram_bootstrap` that wants SASL SCRAM
+    over TLS, with the same user and password.
     """
 
     sasl_username = "difffake"
     sasl_password = "right"  # noqa: S105  (a node on the loopback that lives for one test run)
 
-    def __init__(self, folder: Path, *, properties: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, properties: dict[str, str] | None = None, certificates: Certificates | None = None
+    ) -> None:
         java = shutil.which("java")
         if java is None or java_version(java) < MIN_JAVA:
             raise KafkaMissing(f"no Java {MIN_JAVA} or newer to run Apache Kafka with")
         self.folder = folder
         self.log = folder / "kafka.log"
-        port, sasl_port, controller_port = free_ports(3)
+        port, sasl_port, controller_port, *tls_ports = free_ports(6)
         self._address = ("127.0.0.1", port)
         self.bootstrap = f"127.0.0.1:{port}"
         self.sasl_bootstrap = f"127.0.0.1:{sasl_port}"
+        self.tls_bootstrap, self.mutual_tls_bootstrap, self.scram_bootstrap = (f"127.0.0.1:{p}" for p in tls_ports)
+        self.certificates = certificates
         self._process: subprocess.Popen[bytes] | None = None
         options = [f"-Xms64m -Xmx{HEAP_MB}m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto"]
         options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn -Dorg.slf4j.simpleLogger.showDateTime=true"]
@@ -101,8 +109,17 @@ class ApacheKafka:
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "server.properties"
         text = (HERE / "server.properties").read_text()
-        values = {"port": port, "sasl_port": sasl_port, "controller_port": controller_port, "folder": folder}
+        values: dict[str, object] = {
+            "port": port,
+            "sasl_port": sasl_port,
+            "controller_port": controller_port,
+            "folder": folder,
+        }
         values |= {"sasl_username": self.sasl_username, "sasl_password": self.sasl_password}
+        if certificates is not None:
+            text += (HERE / "tls.properties").read_text()
+            values |= dict(zip(("tls_port", "mutual_tls_port", "scram_port"), tls_ports, strict=True))
+            values |= {"ca": certificates.ca, "broker": certificates.broker}
         for name, value in values.items():
             text = text.replace(f"{{{name}}}", str(value))
         self._config.write_text(text + "".join(f"\n{key}={value}" for key, value in (properties or {}).items()))
@@ -123,8 +140,12 @@ class ApacheKafka:
             return
         if not (self.folder / "data" / "meta.properties").exists():
             cluster = base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode()
+            users = [] if self.certificates is None else ["SCRAM-SHA-256", "SCRAM-SHA-512"]
+            added = [
+                part for u in users for part in ("-S", f"{u}=[name={self.sasl_username},password={self.sasl_password}]")
+            ]
             self._run_tool(
-                "kafka.tools.StorageTool", "format", "-t", cluster.replace("-", "A"), "-c", str(self._config)
+                "kafka.tools.StorageTool", "format", "-t", cluster.replace("-", "A"), "-c", str(self._config), *added
             )
         # A node must not outlive a test run that was killed.
         setpriv = shutil.which("setpriv")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 from apache_kafka import ApacheKafka, KafkaMissing
+from certificates import Certificates, OpensslMissing
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
@@ -31,9 +32,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
-    """One real Apache Kafka node for the session, which a test may kill and start again."""
+    """One real Apache Kafka node for the session, which a test may kill and start again; with TLS where openssl is."""
+    folder = tmp_path_factory.mktemp("kafka")
     try:
-        node = ApacheKafka(tmp_path_factory.mktemp("kafka"))
+        certificates = Certificates.make(folder / "certificates")
+    except OpensslMissing:
+        certificates = None
+    try:
+        node = ApacheKafka(folder, certificates=certificates)
     except KafkaMissing as missing:
         pytest.skip(str(missing))
     with node:

@@ -49,3 +49,22 @@ class StaleGroupError(BrokerError):
     """
 
     exit_code = 36
+
+
+class TlsError(BrokerError, PermissionError):
+    """No trusted connection: the broker's certificate is not accepted, there is no TLS at its port, or a file of ours
+    cannot be used."""
+
+    exit_code = 37
+
+
+class HostNameError(TlsError):
+    """The broker's certificate is trusted, but it is another host's."""
+
+    exit_code = 38
+
+
+class ClientCertificateError(TlsError):
+    """The broker wants a certificate of us, or another one than ours."""
+
+    exit_code = 39

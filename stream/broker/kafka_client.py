@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import kafka.errors
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.transport import KafkaSSLTransport
 from kafka.record import util as kafka_checksums
 
 from difffake.errors import MissingExtraError
@@ -24,11 +25,17 @@ from stream.broker.errors import (
     FencedError,
     MessageTooLargeError,
     StaleGroupError,
+    TlsError,
     TopicNotFoundError,
 )
+from stream.broker.kafka_refusals import Refusals
+from stream.broker.tls import TlsFailedError, tls_context
 
 # Applications choose where its lines go; without a choice they would land on the terminal.
 logging.getLogger("kafka").addHandler(logging.NullHandler())
+# Their debug lines are every request as it is, a login with its password too.
+for _name in ("kafka.protocol.parser", "kafka.net.connection"):
+    logging.getLogger(_name).setLevel(logging.INFO)
 
 Made = TypeVar("Made")
 
@@ -46,10 +53,32 @@ async def _connect_or_close(self: Any, net: Any, sock: Any, address: Any, timeou
 
 KafkaNetSocket.sock_connect = _connect_or_close
 
+_shake_hands = KafkaSSLTransport.handshake
+
+
+async def _shake_hands_or_close(self: Any) -> None:
+    """Likewise the socket of a handshake that failed."""
+    try:
+        await _shake_hands(self)
+    except BaseException:
+        self.close()
+        raise
+
+
+KafkaSSLTransport.handshake = _shake_hands_or_close
+
 MIB = 1024 * 1024
 RECONNECT_MAX_S = 2.0
-LOGIN_ATTEMPTS = 4
 FRAME_OVERHEAD_BYTES = MIB
+
+
+class _Secret(str):
+    """Text that no log of a configuration shows."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +124,10 @@ class KafkaSettings:
             "bootstrap_servers": [server.strip() for server in self.bootstrap_servers.split(",")],
             "client_id": self.client_id,
             "security_protocol": self.security_protocol,
-            "ssl_cafile": self.tls_ca and str(self.tls_ca),
-            "ssl_certfile": self.tls_certificate and str(self.tls_certificate),
-            "ssl_keyfile": self.tls_key and str(self.tls_key),
-            "ssl_password": self.tls_key_password,
-            "ssl_check_hostname": self.tls_check_hostname,
+            "ssl_context": tls_context(self),
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
-            "sasl_plain_password": self.sasl_password,
+            "sasl_plain_password": self.sasl_password and _Secret(self.sasl_password),
             "bootstrap_timeout_ms": int(self.connect_timeout_s * 1000),
             # Half of the loss, so that a request to a broker that hangs is tried once more in time.
             "request_timeout_ms": int(min(30.0, self.loss_timeout_s / 2) * 1000),
@@ -117,7 +142,7 @@ class KafkaSettings:
 
         Raises:
             MissingExtraError: CRC-32C would run in pure Python, at a tenth of the speed or less.
-            BrokerError: a TLS file that is not there.
+            TlsError: a TLS file that is not there, or of no use.
         """
         if kafka_checksums.crc32c_c is None:
             raise MissingExtraError(
@@ -126,7 +151,8 @@ class KafkaSettings:
             )
         for file in (self.tls_ca, self.tls_certificate, self.tls_key):
             if file is not None and not file.is_file():
-                raise BrokerError(f"the TLS file {file} does not exist", hint="Check the path in the Kafka settings.")
+                raise TlsError(f"the TLS file {file} does not exist", hint="Check the path in the Kafka settings.")
+        tls_context(self)
 
 
 def connect(make: Callable[..., Made], settings: KafkaSettings, **options: Any) -> Made:
@@ -135,13 +161,14 @@ def connect(make: Callable[..., Made], settings: KafkaSettings, **options: Any) 
     Raises:
         BrokerUnavailableError: none answered within `connect_timeout_s`.
         AuthenticationError: one answered and does not accept us.
+        TlsError: and its leaves: no trusted connection.
     """
     network: list[Any] = []
 
     def keep(**configuration: Any) -> Any:
         network.append(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configuration))
-        if settings.sasl_mechanism:
-            watch_logins(network[-1]._manager)
+        if settings.security_protocol != "PLAINTEXT":
+            Refusals(network[-1]._manager, settings)
         return network[-1]
 
     try:
@@ -152,35 +179,6 @@ def connect(make: Callable[..., Made], settings: KafkaSettings, **options: Any) 
         for client in network:
             client.close()
         raise
-
-
-def watch_logins(manager: Any) -> None:
-    """Makes a refused login an error at once; kafka-python would try until its time is up, and not say why.
-
-    It even loses most refusals: an answer that arrives together with the end of the connection is dropped. So a
-    connection that was closed in mid-login a few times running counts as refused.
-    """
-    get_connection = manager.get_connection
-    failures: list[BaseException] = []
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        refusals = [one for one in failures if isinstance(one, kafka.errors.SaslAuthenticationFailedError)]
-        if refusals:
-            raise refusals[0]
-        if len(failures) >= LOGIN_ATTEMPTS:
-            raise kafka.errors.SaslAuthenticationFailedError("Authentication failed: closed in mid-login by the broker")
-        connection = get_connection(*arguments, **options)
-        reached = connection.connection_made
-
-        def made(transport: Any) -> None:  # a refused connection never gets here, and is no refused login
-            connection.init_future.add_errback(failures.append)
-            connection.init_future.add_callback(lambda _: failures.clear())
-            reached(transport)
-
-        connection.connection_made = made
-        return connection
-
-    manager.get_connection = watched
 
 
 def retried(call: Callable[[], Made], *, within_s: float) -> Made:
@@ -210,6 +208,8 @@ def translated(doing: str) -> Iterator[None]:
 
 def as_ours(error: BaseException, doing: str) -> BrokerError:
     """The leaf of `BrokerError` for an error of kafka-python."""
+    if isinstance(error, TlsFailedError):
+        return error.ours
     message = f"{doing}: {str(error) or type(error).__name__}"
     for kinds, leaf, hint in _KINDS:
         if isinstance(error, kinds):
