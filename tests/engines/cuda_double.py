@@ -115,7 +115,8 @@ class Cuda:
         self.streams: dict[int, Stream] = {}
         self.events: list[Event] = []
         self.graphs: list[Graph | GraphExec] = []
-        self.contexts = 0  # of the network: counted by the TensorRT double
+        self.contexts = 0  # of networks: counted by the TensorRT double
+        self.mistakes: list[str] = []  # of destructors, which cannot raise
         self.history: list[str] = []
         self._next = 0x10_0000
         self._host_clock: dict[str, int] = {}
@@ -134,6 +135,11 @@ class Cuda:
     def lose(self, after: int, error: str = "IllegalAddress") -> None:
         """Let the GPU be lost when ``after`` more pieces of work are done. Every later call fails."""
         self._lose_after, self._lose_error = after, error
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the GPU is gone, and everything on it with it."""
+        return self._lost is not None
 
     def call(self, name: str) -> None:
         """Every call of the driver begins here."""
@@ -422,6 +428,8 @@ class Cuda:
         return found + ["execution context or engine"] * self.contexts
 
     def assert_released(self) -> None:
+        if self.mistakes:
+            raise MisuseError(str(self.mistakes))
         if self.leaks():
             raise MisuseError(f"left behind: {self.leaks()}")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_double import Cuda
+from gpu_engines import open_tensorrt, write_engine
 from tiny import DIM, SIDE_PX, tiny_extractor
 
 from difffake.errors import EngineError, EngineHostError
@@ -19,11 +21,24 @@ def openvino(precision: Precision) -> Callable[[Path], Engine]:
     return lambda path: OpenVinoEngine(path, precision=precision, threads=1, max_batch=4)
 
 
+def tensorrt(**options: bool) -> Callable[[Path], Engine]:
+    """On the double of a GPU."""
+
+    def opened(path: Path) -> Engine:
+        folder = write_engine(path.parent / "engine", path.read_bytes(), rtx=options.get("rtx", False))
+        return open_tensorrt(folder, Cuda(), **options)
+
+    return opened
+
+
 #: Name -> opens an engine for the ONNX file, with runs of at most 4 faces.
 ENGINES: dict[str, Callable[[Path], Engine]] = {
     "onnx": lambda path: OnnxEngine(path, threads=1, max_batch=4),
     "openvino-fp32": openvino(Precision.FP32),
     "openvino-bf16": openvino(Precision.BF16),
+    "tensorrt": tensorrt(),
+    "tensorrt-pycuda": tensorrt(pycuda=True),
+    "tensorrt-rtx": tensorrt(rtx=True),
 }
 
 
@@ -32,7 +47,8 @@ def faces(count: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "extractor.onnx"
     path.write_bytes(tiny_extractor())
     try:
