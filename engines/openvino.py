@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MAX_XML_BYTES = 1 << 26
 MAX_WEIGHTS_BYTES = 1 << 30
 
+#: Runs at once, where the threads of each are given.
+STREAMS = 2
+
 _EXACT = "take the exact engine: --engine onnx"
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -39,8 +42,11 @@ class OpenVinoEngine:
         path: the ONNX file (fp32, bf16), or the ``.xml`` of an int8 network, whose ``.bin`` lies beside it; inputs and
             outputs as in `engines.contract`.
         precision: what it computes in: FP32, BF16 or INT8; INT8 leaves in float32 what was not quantised.
-        threads: threads inside one run; 0 lets the runtime take every core.
+        threads: threads inside one run, so that two batches in flight take twice as many; 0 gives every core to one
+            run at a time.
         max_batch: longer batches are split, which bounds the memory of a run.
+
+    Several threads may call ``infer`` at once.
 
     Raises:
         EngineHostError: OpenVINO is not installed, or this processor lacks the instructions of the precision.
@@ -60,8 +66,8 @@ class OpenVinoEngine:
             has_logit=has_logit,
             precision=precision,
         )
-        # Requests hold the memory of their last run, so they are few and are used again.
-        self._free = [self._compiled.create_infer_request() for _ in range(self._spec.depth)]
+        # Requests hold the memory of their last run, so they are used again.
+        self._free: deque[ov.InferRequest] = deque()
         self._waiting: deque[_Running] = deque()
         self._submitted = 0
 
@@ -72,7 +78,7 @@ class OpenVinoEngine:
 
     def infer(self, faces: U8) -> Embeddings:
         """Embed faces ``(B, 3, side, side) uint8`` RGB; see `engines.contract.Engine.infer`."""
-        self._check_open(faces)
+        compiled = self._check_open(faces)
         if self._waiting:
             raise EngineError("batches are in flight", hint="collect them before calling infer")
         embedding = np.empty((len(faces), self._spec.dim), np.float32)
@@ -80,15 +86,15 @@ class OpenVinoEngine:
         for start in range(0, len(faces), self._spec.max_batch):
             part = slice(start, start + self._spec.max_batch)
             # This call waits, so nothing is copied that lies in one piece; OpenVINO refuses memory that is read-only.
-            found = self._finish(self._start(np.require(faces[part], requirements="CW")))
+            found = self._finish(self._start(compiled, np.require(faces[part], requirements=["C", "W"])))
             embedding[part], logit[part] = found.embedding, found.logit
         return Embeddings(embedding=embedding, logit=logit)
 
     def submit(self, faces: U8) -> Ticket:
         """Begin a batch; see `engines.contract.Engine.submit`."""
-        self._check_open(faces)
+        compiled = self._check_open(faces)
         check_room(len(faces), len(self._waiting), self._spec)
-        self._waiting.append(self._start(np.array(faces, order="C")))
+        self._waiting.append(self._start(compiled, np.array(faces, order="C")))
         return self._waiting[-1].ticket
 
     def collect(self, ticket: Ticket) -> Embeddings:
@@ -115,19 +121,23 @@ class OpenVinoEngine:
     ) -> None:
         self.close()
 
-    def _check_open(self, faces: U8) -> None:
+    def _check_open(self, faces: U8) -> ov.CompiledModel:
         if self._compiled is None:
             raise EngineError("this engine is closed", hint="keep the engine open while frames arrive")
         check_faces(faces, self._spec)
+        return self._compiled
 
-    def _start(self, faces: U8) -> _Running:
+    def _start(self, compiled: ov.CompiledModel, faces: U8) -> _Running:
         ticket = Ticket(self._submitted, len(faces))
         self._submitted += 1
         if not len(faces):  # OpenVINO refuses an empty tensor
             return _Running(ticket, faces, None)
         import openvino as ov
 
-        request = self._free.pop()
+        try:
+            request = self._free.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
         try:
             request.set_input_tensor(ov.Tensor(faces, shared_memory=True))
             request.start_async()
@@ -246,8 +256,9 @@ def compile_network(model: ov.Model, name: str, precision: Precision, threads: i
     asked = ov.Type.bf16 if precision is Precision.BF16 else ov.Type.f32
     options = {
         "INFERENCE_PRECISION_HINT": asked,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads * STREAMS,
+        # A stream is one run at a time, on its own share of the threads.
+        "NUM_STREAMS": STREAMS if threads else 1,
         # Two workers on one machine would both be pinned to its first cores.
         "ENABLE_CPU_PINNING": False,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,13 @@ def test_without_openvino_it_says_what_to_install(extractor: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "difffake[openvino]" in run.stdout, run.stderr
+
+
+def test_threads_may_ask_at_once(extractor: Path) -> None:
+    batches = [faces(3) // (1 + i) for i in range(6)]
+    with OpenVinoEngine(extractor, precision=Precision.FP32, threads=1) as engine:
+        wanted = [engine.infer(batch).embedding for batch in batches]
+        with ThreadPoolExecutor(len(batches)) as pool:
+            found = list(pool.map(engine.infer, batches))
+    for mine, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(mine.embedding, theirs, rtol=1e-5)
