@@ -1,5 +1,6 @@
 """Pseudo-deepfakes made from real faces, and what streams do to pictures."""
 
+from difffake.pseudofake import paste
 from difffake.pseudofake.bank import FaceBank, usable_landmarks
 from difffake.pseudofake.capture import capture
 from difffake.pseudofake.codec import through_codec
@@ -27,6 +28,7 @@ __all__ = [
     "fit_decoder",
     "make_fake",
     "make_pair",
+    "paste",
     "shares_of",
     "through_codec",
     "usable_landmarks",

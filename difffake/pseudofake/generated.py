@@ -21,7 +21,7 @@ _KERNELS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 #: What tools draw at, next to our own 128 px.
 _DRAWN_PX = (FACE_PX, FACE_PX, 192, 224, 256)
 _TRIES = 3
-_LEAST_CHANGE = 0.8  # levels, over the mask's core
+_LEAST_CHANGE = 1.0  # levels, over the mask's core
 
 
 def neural_swap(bank: FaceBank, index: int, crop: U8, rng: np.random.Generator) -> U8:

@@ -45,6 +45,8 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
 VERSION = 1
+#: Faces that are held in memory at once, 49 kB each.
+MAX_FACES = 40_000
 _BEND_PX = 5.0
 _ENDLESS = 10**9
 
@@ -64,10 +66,10 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     minutes: float = 20.0
-    batch: int = 24
-    lr: float = 4e-4
+    batch: int = 10
+    lr: float = 8e-4
     critic_weight: float = 0.04
-    critic_after: float = 0.25
+    critic_after: float = 0.4
     seed: int = 0
     threads: int = 1
     precision: str = "bf16"
@@ -132,6 +134,8 @@ def train_generator(
         DataError: fewer than two people, or a loss that is no number.
     """
     settings = settings or GeneratorSettings()
+    if len(rows) > MAX_FACES:
+        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, MAX_FACES, replace=False))
     people = store.people[rows]
     if len(np.unique(people)) < 2:
         raise DataError("a face generator needs several people", hint="prepare crops of more people")

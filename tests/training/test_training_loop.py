@@ -145,6 +145,7 @@ def test_training_learns_to_tell_fakes(tmp_path: Path, store: CropStore, parts: 
         lr=3e-3,
         ema_decay=0.9,
         families={"decoder": 1.0},
+        captured=0.0,
         degrade_strength=0.0,
         validate_every=0,
         validate_crops=24,
