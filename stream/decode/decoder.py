@@ -349,7 +349,7 @@ class StreamDecoder:
         return pts_ns
 
     def _shifted(self, raw_ns: int | None) -> int | None:
-        return None if raw_ns is None else raw_ns + self._timeline.shift_ns
+        return None if raw_ns is None else self._timeline.shifted(raw_ns)
 
     def _sample(
         self, frame: av.VideoFrame, pts_ns: int, index: int, offset: int, aspect: float, decoded: Decoded

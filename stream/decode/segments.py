@@ -124,7 +124,8 @@ class Segment:
         for item in self._decoded():
             if isinstance(item, SegmentLoss):
                 errors += 1
-                yield item
+                is_far = item.at_ns is not None and abs(item.at_ns) > settings.max_duration_s * S
+                yield SegmentLoss(None, item.beyond_limit) if is_far else item
                 # A segment of nothing but rubbish is not worth a day of error handling.
                 if errors > settings.max_frames:
                     return

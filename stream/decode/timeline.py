@@ -79,6 +79,11 @@ class Timeline:
         self.last_ns, self.timestamp_ms = now, timestamp_ms
         return now
 
+    def shifted(self, raw_ns: int) -> int | None:
+        """A producer's time in the stream's own, for a picture that is not placed; None where it is not believed."""
+        now = raw_ns + self.shift_ns
+        return now if abs(now) <= _LATEST_NS else None
+
     def is_due(self, pts_ns: int) -> bool:
         """Whether no picture has been analysed yet in this cell of the sampling grid; changes nothing."""
         if self.period_ns is None or self.sampled_ns is None:

@@ -8,6 +8,7 @@ import io
 import struct
 import sys
 import zlib
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,8 @@ from stream.decode import (
     TooLargeError,
     sniff,
 )
+from stream.decode.contract import TimelineState
+from stream.decode.timeline import Timeline
 
 ALL = DecodeSettings(fps=None)
 
@@ -134,6 +137,32 @@ def test_a_segment_that_lasts_for_years_does_not_carry_the_clock_away() -> None:
     frames = list(decoded.frames)
     assert frames[-1].pts_ns <= 1_500_000_000
     assert decoded.lost
+
+
+def test_a_damaged_picture_days_after_its_segment_is_lost_without_a_time() -> None:
+    whole, out = av.open(io.BytesIO(segment("mp4", 25))), io.BytesIO()
+    with whole, av.open(out, "w", format="mp4") as file:
+        stream = file.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(whole.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                file.mux(packet)
+        rubbish = av.Packet(bytes(64))
+        rubbish.stream, rubbish.time_base = stream, Fraction(1)
+        rubbish.pts = rubbish.dts = 40 * 3600
+        file.mux(rubbish)
+    decoder = StreamDecoder(ALL)
+    decoded = decoder.decode(Payload(out.getvalue()))
+    assert len(list(decoded.frames)) == 25
+    assert [(lost.pts_ns, lost.reason) for lost in decoded.lost] == [(None, LossReason.DAMAGED)]
+
+
+def test_a_loss_after_the_clock_began_anew_has_a_time_that_fits() -> None:
+    timeline = Timeline.make(None, 10.0)
+    timeline.set_state(TimelineState(last_ns=1, shift_ns=2**63 - 2**62))
+    assert timeline.shifted(2**62 - 1) is None
+    timeline.set_state(TimelineState(last_ns=1, shift_ns=5))
+    assert timeline.shifted(2) == 7
 
 
 @pytest.mark.parametrize("container", ["mp4", "mpegts", "matroska"])
