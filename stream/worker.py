@@ -22,7 +22,7 @@ from stream.checkpoint import Checkpoint, restore
 from stream.commands_log import CommandsLog
 from stream.decode import Decoded, DecodedFrame, DecodeSettings, InputError, LossReason, Lost, Payload
 from stream.live import LiveModels, LiveSettings
-from stream.messages import ScoreRecord, Source, Status, bounded, encode
+from stream.messages import FIRST_LOST_INDEX, ScoreRecord, Source, Status, bounded, encode
 from stream.partition import Partition, StreamIdError, StreamState, stream_id
 from stream.settings import WorkerSettings
 from stream.verdicts import AlertSettings
@@ -203,20 +203,26 @@ class Worker:
             self.counts[f"warning:{warning.partition(':')[0]}"] += 1
 
     def _tell_lost(self, stream: StreamState, record: Record, decoded: Decoded) -> None:
-        for lost in decoded.lost:
+        for number, lost in enumerate(decoded.lost):
             if lost.pts_ns is None:
                 self.counts[f"lost:{lost.reason.value}"] += 1
                 continue
-            self._emit(stream, self._lost(stream, record, lost))
+            self._emit(stream, self._lost(stream, record, lost, number))
         if decoded.damage is not None:
             self._bury(record, decoded.damage, "decode")
 
-    def _lost(self, stream: StreamState, record: Record, lost: Lost) -> ScoreRecord:
+    def _lost(self, stream: StreamState, record: Record, lost: Lost, number: int) -> ScoreRecord:
         status = Status.STALE if lost.reason is LossReason.STALE else Status.DECODE_ERROR
         return ScoreRecord(
             stream=stream.name,
             pts_ns=lost.pts_ns or 0,
-            source=Source(topic=record.topic, partition=record.partition, offset=record.offset, index=0),
+            # Their number in the record is not known: a number of their own keeps them apart from pictures.
+            source=Source(
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                index=FIRST_LOST_INDEX + number,
+            ),
             status=status,
             reason=bounded(lost.reason.value.replace("_", " ")),
             faces=(),

@@ -32,6 +32,7 @@ from stream.publish import Form, Publisher, PublishSettings
 
 FORMS = (Form.SEGMENTS, Form.FRAMES, Form.UNITS)
 TOPIC, PARTITIONS = "video.in", 6
+#: What makes a score record unique: its source.
 Key = tuple[str, int, int, int]
 
 
@@ -103,7 +104,7 @@ def seen(broker: Broker, prefix: str) -> tuple[dict[Key, ScoreRecord], int, int]
         partition = TopicPartition(f"{prefix}.scores", p)
         for record in reader.read(partition, None, reader.end_offset(partition)):
             score = decode(record.value or b"", ScoreRecord)
-            key = (score.stream, score.source.offset, score.source.index, score.pts_ns)
+            key = (score.source.topic, score.source.partition, score.source.offset, score.source.index)
             doubled += key in scores
             scores[key] = score
     for p in range(broker.partitions(f"{prefix}.deadletters")):
@@ -115,7 +116,7 @@ def seen(broker: Broker, prefix: str) -> tuple[dict[Key, ScoreRecord], int, int]
 
 def difference(a: ScoreRecord, b: ScoreRecord) -> float:
     """Largest difference of any figure; infinite where anything else differs."""
-    if (a.status, len(a.faces)) != (b.status, len(b.faces)):
+    if (a.stream, a.pts_ns, a.status, len(a.faces)) != (b.stream, b.pts_ns, b.status, len(b.faces)):
         return float("inf")
     worst = 0.0
     for one, other in zip(a.faces, b.faces, strict=True):

@@ -4,7 +4,16 @@ from stream.messages.alerts import AlertKind, AlertRecord, AlertState, alert_id
 from stream.messages.codec import EvidenceName, Message, MessageError, bounded, decode, encode
 from stream.messages.dead_letters import DeadLetter, ErrorHeaders
 from stream.messages.enrolments import Command, CommandRecord, EnrolmentRecord, decode_enrolment, enrolment_key
-from stream.messages.scores import UNKNOWN, Face, FaceAnchor, FaceEvidence, ScoreRecord, Source, Status
+from stream.messages.scores import (
+    FIRST_LOST_INDEX,
+    UNKNOWN,
+    Face,
+    FaceAnchor,
+    FaceEvidence,
+    ScoreRecord,
+    Source,
+    Status,
+)
 from stream.messages.state import (
     PartitionRecord,
     StateKey,
@@ -15,6 +24,7 @@ from stream.messages.state import (
 )
 
 __all__ = [
+    "FIRST_LOST_INDEX",
     "UNKNOWN",
     "AlertKind",
     "AlertRecord",

@@ -24,6 +24,8 @@ from stream.messages.codec import (
 )
 
 MAX_FACES = 512
+#: Indexes from here on are of pictures that were not analysed: no picture of a record has such a number.
+FIRST_LOST_INDEX = 1 << 30
 #: Nobody knows who it is.
 UNKNOWN = -1
 
@@ -43,13 +45,14 @@ class Status(StrEnum):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """The input record that a frame came from, enough to read it again.
+    """The input record that a frame came from, enough to read it again; unique to its score record.
 
     Args:
         topic: of the input.
         partition: of that topic.
         offset: of the record.
-        index: number of the frame inside the record's value, from 0 on; 0 for an image.
+        index: number of the frame inside the record's value, from 0 on; 0 for an image. Pictures that were not
+            analysed (STALE, DECODE_ERROR, SHED) count from 1073741824 on instead, in their own order.
     """
 
     topic: Topic

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from stream_media import segment
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
@@ -18,6 +19,7 @@ from stream.decode import DecodeSettings
 from stream.live import LiveModels, LiveSettings
 from stream.live.stream import LiveStream
 from stream.messages import (
+    FIRST_LOST_INDEX,
     AlertRecord,
     AlertState,
     Command,
@@ -26,6 +28,7 @@ from stream.messages import (
     PartitionRecord,
     ScoreRecord,
     StateRecord,
+    Status,
     decode,
     decode_state,
     encode,
@@ -214,6 +217,18 @@ def test_a_second_worker_takes_its_share_and_gives_it_back(world: World, form: F
     world.drain(first)
     assert first.counts["records"]
     assert_same(world, undisturbed)
+
+
+def test_no_two_scores_have_one_source_however_many_pictures_of_a_record_are_lost(world: World) -> None:
+    for pts_ns in (0, 500_000_000):  # half of the second segment is in the past
+        world.send(b"a", segment("mp4", 25), ("pts-ns", str(pts_ns).encode()))
+    world.drain(world.worker())
+    scores = world.scores()
+    stale = [s.source for s in scores if s.status is Status.STALE]
+    assert len(stale) > 1
+    assert all(source.index >= FIRST_LOST_INDEX for source in stale)
+    assert any(s.source.offset == stale[0].offset and s.source.index < FIRST_LOST_INDEX for s in scores)
+    assert len({s.source for s in scores}) == len(scores)
 
 
 def test_state_says_where_to_go_on(world: World) -> None:
