@@ -140,7 +140,7 @@ def test_a_run_leaves_a_model_curves_and_a_log(tmp_path: Path, store: CropStore,
 def test_training_learns_to_tell_fakes(tmp_path: Path, store: CropStore, parts: Split) -> None:
     settings = msgspec.structs.replace(
         TINY,
-        steps=120,
+        steps=240,
         batch_pairs=12,
         lr=3e-3,
         ema_decay=0.9,
@@ -152,6 +152,8 @@ def test_training_learns_to_tell_fakes(tmp_path: Path, store: CropStore, parts: 
     )
     result = train(settings, store, tmp_path, split=parts)
     assert result.validation is not None
+    # 24 fakes against 24 reals: what has learned nothing is beyond .75 once in a thousand runs (three deviations); four
+    # seeds gave .90 to .99 after these steps, .73 to .92 after half of them, .42 to .59 after two.
     assert result.validation.clean["decoder"] > 0.75
 
 
