@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cuda_double import Cuda
-from gpu_engines import open_tensorrt, write_engine
+from gpu_engines import open_tensorrt, open_torch, write_engine
 from tiny import DIM, SIDE_PX, tiny_extractor
 
 from difffake.errors import EngineError, EngineHostError
@@ -39,6 +39,7 @@ ENGINES: dict[str, Callable[[Path], Engine]] = {
     "tensorrt": tensorrt(),
     "tensorrt-pycuda": tensorrt(pycuda=True),
     "tensorrt-rtx": tensorrt(rtx=True),
+    "torch": lambda path: open_torch(path, Cuda()),
 }
 
 

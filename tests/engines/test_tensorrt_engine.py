@@ -82,13 +82,12 @@ def check_oldest_ticket(engine: TensorRtEngine, exact: OnnxEngine, tickets: list
 
 def test_the_result_is_the_callers(folder: Path) -> None:
     with open_tensorrt(folder, Cuda()) as engine:
-        first = engine.infer(faces(3))
-        kept = first.embedding.copy()
+        first = engine.collect(engine.submit(faces(3)))
+        kept = first.embedding.copy(), first.logit.copy()
         for seed in range(1, 6):
             engine.infer(faces(3, seed))
-    first.embedding[0, 0] += 1  # and may be written to
-    kept[0, 0] += 1
-    assert (first.embedding == kept).all()
+    assert (first.embedding == kept[0]).all()
+    assert (first.logit == kept[1]).all()
 
 
 def test_padding_is_black_and_never_comes_out(folder: Path) -> None:
@@ -198,21 +197,30 @@ class TestWhatGoesWrong:
             assert cuda.contexts == 0
             assert not cuda.mistakes
 
-    def test_a_batch_that_fails_takes_no_other_with_it(self, folder: Path, exact: OnnxEngine) -> None:
+    def test_after_full_memory_the_engine_says_so_again(self, folder: Path) -> None:
         cuda = Cuda()
-        api = Api(cuda)
-        with open_tensorrt(folder, cuda, api=api) as engine:
-            first = engine.submit(faces(2))
-            api.executes = False
-            with pytest.raises(EngineError, match="enqueueV3: not ready"):
-                engine.submit(faces(2, 1))
-            api.executes = True
-            np.testing.assert_allclose(
-                engine.collect(first).embedding, exact.infer(faces(2)).embedding, rtol=1e-5, atol=1e-3
-            )
-            expected = exact.infer(faces(2, 2)).embedding
-            np.testing.assert_allclose(engine.infer(faces(2, 2)).embedding, expected, rtol=1e-5, atol=1e-3)
+        with open_tensorrt(folder, cuda) as engine:
+            cuda.fail("create_context", at=0)
+            for _ in range(2):
+                with pytest.raises(DeviceLostError, match="cannot make a context"):
+                    engine.infer(faces(1))
         cuda.assert_released()
+
+    def test_a_batch_that_fails_takes_no_other_with_it(self, folder: Path, exact: OnnxEngine) -> None:
+        for seed in range(8):
+            cuda = Cuda(seed)
+            api = Api(cuda)
+            with open_tensorrt(folder, cuda, api=api) as engine:
+                first = engine.submit(faces(2))
+                api.executes = False
+                with pytest.raises(EngineError, match="enqueueV3: not ready"):
+                    engine.submit(faces(2, 1))
+                api.executes = True
+                second = engine.submit(faces(2, 2))
+                for ticket, batch in ((first, faces(2)), (second, faces(2, 2))):
+                    expected = exact.infer(batch).embedding
+                    np.testing.assert_allclose(engine.collect(ticket).embedding, expected, rtol=1e-5, atol=1e-3)
+            cuda.assert_released()
 
     def test_a_failure_within_infer_leaves_nothing_in_flight(self, folder: Path) -> None:
         cuda = Cuda()
