@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from difffake.errors import DiffFakeError
+from difffake.picture import Picture
 
 U8 = npt.NDArray[np.uint8]
 
@@ -46,6 +47,15 @@ class EncryptedInputError(InputError):
     kind = "encrypted"
 
 
+class Gear(StrEnum):
+    """How much of a stream is looked at."""
+
+    SHED = "shed"  # nothing: pictures that would have been analysed are told as lost
+    WATCH = "watch"  # key frames, at most so many a second as in `ANALYSE`
+    ANALYSE = "analyse"
+    SCRUTINISE = "scrutinise"  # more pictures a second, while there is suspicion
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One record of a stream. `timestamp_ms`: since the epoch, -1 where there is none; `offset`: in its partition."""
@@ -62,16 +72,21 @@ class DecodedFrame:
 
     Args:
         pts_ns: strictly increasing within a stream.
-        image: upright RGB `(H, W, 3) uint8`, C-contiguous, square pixels.
+        picture: upright, square pixels. It holds memory of the decoder: keep few.
         index: which picture of its record, in display order (access units: in decoding order).
         offset: of the record that held it. Access units come out late: it may be an earlier record than the one
             that was given to `decode`.
     """
 
     pts_ns: int
-    image: U8
+    picture: Picture
     index: int
     offset: int
+
+    @property
+    def image(self) -> U8:
+        """The whole picture, RGB `(H, W, 3) uint8`, C-contiguous."""
+        return self.picture.rgb()
 
 
 class LossReason(StrEnum):
@@ -81,6 +96,7 @@ class LossReason(StrEnum):
     WAITING_FOR_KEY_FRAME = "waiting_for_key_frame"
     DAMAGED = "damaged"
     BEYOND_LIMIT = "beyond_limit"
+    SHED = "shed"  # nobody had time for it: the gear was `Gear.SHED`
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,7 @@ class Decoded:
         frames: decoded as they are taken, so that a long segment is never in memory whole; raises nothing.
         lost: pictures that would have been analysed, at most one per sampling period and reason; complete when
             `frames` has ended, as are the following.
-        pictures: how many were decoded, analysed or not.
+        pictures: how many it held whose times are known, decoded or not.
         warnings: `"code: what happened"`.
         damage: an access unit of the record could not be decoded: keep the record as a dead letter too.
         replayed: the decoder's restored state already includes this record; nothing is reported twice.
@@ -121,7 +137,9 @@ class DecodeSettings:
     records always give the same frames.
 
     Args:
-        fps: frames analysed per second of stream time, on a fixed grid of pts; None: every frame.
+        fps: frames analysed per second of stream time in `Gear.ANALYSE`, on a fixed grid of pts; None: every frame, in
+            every gear but `Gear.WATCH`.
+        scrutinise_fps: the same in `Gear.SCRUTINISE`.
         max_bytes: of one record.
         max_pixels: of one picture.
         max_frames: pictures decoded per record.
@@ -134,7 +152,8 @@ class DecodeSettings:
         max_gop_records: access units after which a key frame is given up as the place to restart from.
     """
 
-    fps: float | None = 5.0
+    fps: float | None = 2.0
+    scrutinise_fps: float = 10.0
     max_bytes: int = 64 << 20
     max_pixels: int = 8192 * 4608
     max_frames: int = 5_000
@@ -178,7 +197,8 @@ class KeyPoint(msgspec.Struct, frozen=True):
 class DecoderState(msgspec.Struct, frozen=True):
     """All that a `StreamDecoder` needs to go on elsewhere, given the records from `key.offset` on again.
 
-    `offset`: the last record it includes, -1 before the first; pictures up to `reached_ns` have been given out.
+    `offset`: the last record it includes, -1 before the first; pictures up to `reached_ns` have been given out, the
+    last ones at the times `recent`.
     """
 
     offset: int = -1
@@ -186,3 +206,4 @@ class DecoderState(msgspec.Struct, frozen=True):
     timeline: TimelineState = TimelineState()
     content_type: str | None = None
     key: KeyPoint | None = None
+    recent: tuple[int, ...] = ()

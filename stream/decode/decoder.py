@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 
-import av
+import msgspec
 
 from difffake.errors import LimitExceededError, MediaFormatError, MediaTruncatedError
-from difffake.picture import RgbConverter, deinterlaced
+from difffake.picture import RgbPicture
 from difffake.stills import decode_still_bytes, still_header
 from stream.decode.access_units import KeySource, Loss, Picture, Source, UnitDecoder
 from stream.decode.contract import (
@@ -19,22 +19,18 @@ from stream.decode.contract import (
     DecodedFrame,
     DecoderState,
     DecodeSettings,
+    Gear,
     InputError,
     KeyPoint,
     LossReason,
-    Lost,
     Payload,
     TooLargeError,
 )
 from stream.decode.records import header_ns, identify, record_ns, warn
+from stream.decode.sampling import Sampler
 from stream.decode.segments import Segment, SegmentLoss, SegmentPicture, too_large
 from stream.decode.sniff import IMAGES, SEGMENTS, TS, is_annex_b
-from stream.decode.timeline import Timeline
 from stream.decode.units import split_units
-
-_MAX_LOST = 1_000
-#: A picture that never comes out is missed only when others have come out after it.
-_RECENT_CELLS = 64
 
 
 class StreamDecoder:
@@ -46,16 +42,14 @@ class StreamDecoder:
 
     def __init__(self, settings: DecodeSettings | None = None) -> None:
         self._settings = settings or DecodeSettings()
-        self._timeline = Timeline.make(self._settings.fps, self._settings.clock_restart_s)
+        self._sampler = Sampler(self._settings)
+        self._timeline = self._sampler.timeline
         self._units: UnitDecoder | None = None
         self._key: KeyPoint | None = None
         self._next_keys: deque[tuple[KeyPoint, int]] = deque()
         self._unit_count = self._key_count = 0
         self._offset = -1
-        self._reached_ns: int | None = None
         self._content_type: str | None = None
-        self._converters: dict[float, RgbConverter] = {}
-        self._cells: deque[int] = deque(maxlen=_RECENT_CELLS)
         self._busy = False
 
     @property
@@ -69,24 +63,27 @@ class StreamDecoder:
     def state(self) -> DecoderState:
         """As of the last record, whose frames must have been taken."""
         self._check_idle()
-        last = self._timeline.last_ns
-        reached = max((ns for ns in (last, self._reached_ns) if ns is not None), default=None)
-        return DecoderState(self._offset, reached, self._timeline.state(), self._content_type, self._key)
+        times = (self._timeline.last_ns, self._sampler.reached_ns)
+        reached_ns = max((ns for ns in times if ns is not None), default=None)
+        timeline = self._timeline.state()
+        return DecoderState(self._offset, reached_ns, timeline, self._content_type, self._key, self._sampler.recent)
 
     def restore(self, state: DecoderState) -> None:
         """Go on from a state; call it on a new decoder."""
-        self._offset, self._reached_ns = state.offset, state.reached_ns
-        self._content_type, self._key = state.content_type, state.key
-        self._timeline.set_state(state.timeline)
-        if state.timeline.sampled_ns is not None:
-            self._cells.append(self._timeline.cell(state.timeline.sampled_ns))
+        self._offset, self._content_type, self._key = state.offset, state.content_type, state.key
+        timeline = state.timeline
         if state.key is not None:
-            self._timeline.set_state(state.key.timeline)
+            # From the key frame on, times are given again; but not what was due, which depended on the gears.
+            timeline = msgspec.structs.replace(state.key.timeline, sampled_ns=timeline.sampled_ns)
             self._units = UnitDecoder(state.key.content_type, self._settings)
             self._units.set_parameters(state.key.parameters)
+        self._sampler.restore(timeline, state.recent, state.reached_ns)
 
-    def decode(self, payload: Payload) -> Decoded:
+    def decode(self, payload: Payload, gear: Gear = Gear.ANALYSE) -> Decoded:
         """Decode one record; its frames are decoded as they are taken, and all must be.
+
+        The same records in the same gears give the same frames. What a record read again was in before a restart
+        does not matter: nothing of it comes out twice.
 
         Raises:
             UnknownTypeError: the content type is neither said nor seen.
@@ -104,6 +101,7 @@ class StreamDecoder:
         self._offset = max(self._offset, payload.offset)
         content_type = identify(payload, self._content_type, self._settings, decoded)
         decoded.content_type = content_type
+        self._sampler.begin(decoded, gear)
         base_ns = header_ns(payload, decoded)
         if content_type in IMAGES:
             frames = self._image(payload, content_type, base_ns, decoded)
@@ -122,6 +120,7 @@ class StreamDecoder:
         """
         self._check_idle()
         decoded = Decoded(self._content_type or "", iter(()))
+        self._sampler.begin(decoded, self._sampler.gear)
         decoded.frames = self._watched(self._close_units(decoded), decoded)
         return decoded
 
@@ -137,13 +136,7 @@ class StreamDecoder:
     def _watch(self, frames: Iterator[DecodedFrame], decoded: Decoded, restarts: int) -> Iterator[DecodedFrame]:
         yield from frames
         self._busy = False
-        decoded.lost[:] = [
-            lost
-            for lost in decoded.lost
-            if lost.reason is LossReason.STALE
-            or lost.pts_ns is None
-            or self._timeline.cell(lost.pts_ns) not in self._cells
-        ]
+        self._sampler.finish()
         if self._timeline.restarts > restarts:
             warn(decoded, "clock: its times fell far back; they go on after the last picture")
         if decoded.replayed:
@@ -165,7 +158,7 @@ class StreamDecoder:
                 raise too_large(header.width_px, header.height_px, self._settings.max_pixels)
             # A picture that is not analysed is not decoded, good or bad.
             image = None
-            if self._would_be_due(raw_ns):
+            if self._units is not None or self._sampler.may_be_due(raw_ns):
                 image = decode_still_bytes(payload.value, header, content_type, self._settings.max_pixels)
         except LimitExceededError as error:
             raise TooLargeError(str(error), hint=error.hint) from error
@@ -174,22 +167,14 @@ class StreamDecoder:
         yield_before = self._close_units(decoded)
         return self._one(payload, raw_ns, image, yield_before, decoded)
 
-    def _would_be_due(self, raw_ns: int | None) -> bool:
-        probe = Timeline.make(self._settings.fps, self._settings.clock_restart_s)
-        probe.set_state(self._timeline.state())
-        pts_ns = probe.place(raw_ns, -1)
-        # A clock that starts again may land in any cell: decode.
-        return pts_ns is not None and (probe.restarts > 0 or probe.is_due(pts_ns) or self._units is not None)
-
     def _one(
         self, payload: Payload, raw_ns: int | None, image: U8 | None, before: Iterator[DecodedFrame], decoded: Decoded
     ) -> Iterator[DecodedFrame]:
         yield from before
         decoded.pictures += 1
-        pts_ns = self._place(raw_ns, payload.timestamp_ms, decoded)
-        if pts_ns is not None and image is not None and self._timeline.is_due(pts_ns):
-            self._sampled(pts_ns)
-            yield DecodedFrame(pts_ns, image, 0, payload.offset)
+        pts_ns = self._sampler.place(raw_ns, payload.timestamp_ms)
+        if pts_ns is not None and self._sampler.wants(pts_ns) and image is not None:
+            yield DecodedFrame(pts_ns, RgbPicture(image), 0, payload.offset)
 
     def _segment(
         self, payload: Payload, content_type: str, base_ns: int | None, decoded: Decoded
@@ -235,14 +220,16 @@ class StreamDecoder:
                 raw_ns = base_ns + item.at_ns if item.at_ns is not None else None
                 if isinstance(item, SegmentLoss):
                     reason = LossReason.BEYOND_LIMIT if item.beyond_limit else LossReason.DAMAGED
-                    self._lose(self._shifted(raw_ns), reason, decoded)
+                    self._sampler.lose(self._sampler.shifted(raw_ns), reason)
                     continue
                 decoded.pictures += 1
-                pts_ns = self._place(raw_ns, payload.timestamp_ms, decoded)
+                pts_ns = self._sampler.place(raw_ns, payload.timestamp_ms)
                 if item.end_ns is not None:
                     end_ns = max(end_ns, base_ns + item.end_ns)
-                if pts_ns is not None:
-                    yield from self._sample(item.frame, pts_ns, index, payload.offset, segment.aspect, decoded)
+                if pts_ns is not None and self._sampler.wants(pts_ns, is_key=item.frame.key_frame):
+                    frame = self._sampler.frame(item.frame, pts_ns, index, payload.offset, segment.aspect)
+                    if frame is not None:
+                        yield frame
                 index += 1
         except InputError as error:
             warn(decoded, f"cut: {error}")
@@ -305,7 +292,7 @@ class StreamDecoder:
                 continue
             source = item.source
             if isinstance(item, Loss):
-                self._lose(self._shifted(source.base_ns), item.reason, decoded, is_blind=item.is_blind)
+                self._sampler.lose(self._sampler.shifted(source.base_ns), item.reason, is_blind=item.is_blind)
                 if item.reason is LossReason.DAMAGED:
                     self._next_keys.clear()
                 if item.reason is LossReason.DAMAGED and source.offset == offset:
@@ -316,13 +303,14 @@ class StreamDecoder:
                 continue
             decoded.pictures += 1
             last = None if before.last_ns is None else before.last_ns - before.shift_ns
-            pts_ns = self._place(units.time_ns(source, last), source.timestamp_ms, decoded)
-            if pts_ns is not None and item.is_doubtful:
-                if self._timeline.is_due(pts_ns):
-                    self._timeline.sampled_ns = pts_ns
-                    self._lose(pts_ns, LossReason.WAITING_FOR_KEY_FRAME, decoded, is_blind=True)
-            elif pts_ns is not None:
-                yield from self._sample(item.frame, pts_ns, source.unit, source.offset, units.aspect, decoded)
+            pts_ns = self._sampler.place(units.time_ns(source, last), source.timestamp_ms)
+            if pts_ns is None or not self._sampler.wants(
+                pts_ns, is_key=item.frame.key_frame, is_doubtful=item.is_doubtful
+            ):
+                continue
+            frame = self._sampler.frame(item.frame, pts_ns, source.unit, source.offset, units.aspect)
+            if frame is not None:
+                yield frame
 
     def _take_key(self) -> None:
         while self._next_keys and self._next_keys[0][1] <= self._unit_count:
@@ -341,59 +329,3 @@ class StreamDecoder:
             yield from self._pictures(self._units.drain(), decoded)
         self._units = self._key = None
         self._next_keys.clear()
-
-    def _place(self, raw_ns: int | None, timestamp_ms: int, decoded: Decoded) -> int | None:
-        pts_ns = self._timeline.place(raw_ns, timestamp_ms)
-        if pts_ns is None:
-            self._lose(self._shifted(raw_ns), LossReason.STALE, decoded)
-        return pts_ns
-
-    def _shifted(self, raw_ns: int | None) -> int | None:
-        return None if raw_ns is None else self._timeline.shifted(raw_ns)
-
-    def _sample(
-        self, frame: av.VideoFrame, pts_ns: int, index: int, offset: int, aspect: float, decoded: Decoded
-    ) -> Iterator[DecodedFrame]:
-        if not self._timeline.is_due(pts_ns):
-            return
-        converter = self._converter(aspect)
-        if max(frame.width, converter.width_px(frame)) * frame.height > self._settings.max_pixels:
-            self._lose(pts_ns, LossReason.BEYOND_LIMIT, decoded)
-            return
-        self._sampled(pts_ns)
-        if self._reached_ns is not None and pts_ns <= self._reached_ns:
-            return
-        try:
-            image = converter(deinterlaced(frame))
-        except (av.error.FFmpegError, ValueError) as error:
-            warn(decoded, f"damaged: a picture cannot be converted ({str(error)[:80]})")
-            self._lose(pts_ns, LossReason.DAMAGED, decoded)
-            return
-        yield DecodedFrame(pts_ns, image, index, offset)
-
-    def _sampled(self, pts_ns: int) -> None:
-        self._timeline.sampled_ns = pts_ns
-        self._cells.append(self._timeline.cell(pts_ns))
-
-    def _converter(self, aspect: float) -> RgbConverter:
-        if aspect not in self._converters:
-            if len(self._converters) >= 4:
-                self._converters.clear()
-            self._converters[aspect] = RgbConverter(aspect)
-        return self._converters[aspect]
-
-    def _lose(self, pts_ns: int | None, reason: LossReason, decoded: Decoded, *, is_blind: bool = False) -> None:
-        """Count a loss, if the picture would have been analysed: one per cell of the sampling grid and reason."""
-        if len(decoded.lost) >= _MAX_LOST:
-            return
-        timeline = self._timeline
-        if pts_ns is not None:
-            cell = timeline.cell(pts_ns)
-            for other in reversed(decoded.lost):
-                if other.reason is reason and other.pts_ns is not None and timeline.cell(other.pts_ns) == cell:
-                    return
-            # After a restart, pictures before its key frame do not come out a second time: they are not lost.
-            reached = self._reached_ns is not None and pts_ns <= self._reached_ns
-            if reason is not LossReason.STALE and ((reached and is_blind) or cell in self._cells):
-                return
-        decoded.lost.append(Lost(pts_ns, reason))

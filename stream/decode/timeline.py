@@ -18,12 +18,17 @@ MAX_NS = 4_000_000_000 * S
 _LATEST_NS = 2 * MAX_NS
 
 
+def period_ns(fps: float | None) -> int | None:
+    """The sampling period; None: every picture."""
+    return None if fps is None else max(round(S / fps), 1)
+
+
 @dataclasses.dataclass(slots=True)
 class Timeline:
     """Everything here follows from the records alone, so that a replay makes the same choices.
 
     Args:
-        period_ns: the sampling grid; None: every picture is analysed.
+        period_ns: the sampling grid, which changes with the gear; None: every picture is analysed.
         restart_ns: a time that falls back by more than this is a producer's clock that started again.
         last_ns: time of the last picture, analysed or not.
         shift_ns: what is added to the producer's times, since its clock started again.
@@ -44,7 +49,7 @@ class Timeline:
     @classmethod
     def make(cls, fps: float | None, restart_s: float) -> Timeline:
         """At the beginning of a stream."""
-        return cls(None if fps is None else max(round(S / fps), 1), round(restart_s * S))
+        return cls(period_ns(fps), round(restart_s * S))
 
     def state(self) -> TimelineState:
         """What `set_state` takes."""
