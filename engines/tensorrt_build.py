@@ -192,6 +192,8 @@ class _Build:
             )
         config = builder.create_builder_config()
         config.builder_optimization_level = settings.optimization_level
+        # What the graph leaves in float32 is meant so: TF32 would round its weights as half precision does.
+        config.clear_flag(trt.BuilderFlag.TF32)
         monitor = _monitor(trt, self._progress, self._cancelled)
         config.progress_monitor = monitor
         self._set_compatibility(config)

@@ -1,0 +1,242 @@
+"""Build a compiled engine with its manifest and parity report: ``python build_engine.py --help``.
+
+The work is done by `difffake.compiling` and `engines`; here it is asked for and shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from difffake.bundle import default_bundle_path
+from difffake.compiling.build import BuildOptions, BuiltEngine, build_tensorrt, choose_flavour
+from difffake.compiling.pictures import collect_pictures
+from difffake.compiling.source import Source, open_source
+from difffake.demo.clips import fetch_clips
+from difffake.errors import DiffFakeError
+from engines.manifest import PLAN, BatchProfile, Comparison, EngineManifest, PictureProfile
+from engines.tensorrt_api import host_info
+from engines.tensorrt_build import BuildSettings
+from stream.console import print_error, printable, progress_bar
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_CLIPS = Path(".cache/clips")
+_MULTIPLE_PX = 32
+
+
+class NetworkName(StrEnum):
+    """What can be compiled."""
+
+    EXTRACTOR = "extractor"
+    IDENTITY = "identity"
+    DETECTOR = "detector"
+
+
+class Kind(StrEnum):
+    """Which runtime it is compiled for; those with a precision are the names of engine folders."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+    TENSORRT_FP16 = "tensorrt-fp16"
+    TENSORRT_RTX_FP16 = "tensorrt_rtx-fp16"
+
+
+class Compatibility(StrEnum):
+    """Which other cards may run a plan of full TensorRT."""
+
+    NONE = "none"
+    AMPERE_PLUS = "ampere_plus"
+    SAME_COMPUTE_CAPABILITY = "same_compute_capability"
+
+
+@app.command()
+def build(
+    bundle: Annotated[Path | None, typer.Option(help="A model bundle; the shipped one if not given.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="An extractor's checkpoint: compiled if no bundle is given, else compared with the bundle's."
+        ),
+    ] = None,
+    network: Annotated[NetworkName, typer.Option(help="Which network.")] = NetworkName.EXTRACTOR,
+    kind: Annotated[
+        Kind, typer.Option(help="auto: full TensorRT where it has a GPU, else TensorRT-RTX, which needs none to build.")
+    ] = Kind.AUTO,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Engines folder; the engine lands in OUT/NETWORK/KIND. The bundle's own if not given."),
+    ] = None,
+    min_batch: Annotated[int, typer.Option(help="Least faces in a batch.")] = 1,
+    opt_batch: Annotated[
+        int | None, typer.Option(help="Faces in a batch that it is tuned for. [32; detector 4]")
+    ] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most faces in a batch. [64; detector 16]")] = None,
+    picture_px: Annotated[
+        tuple[int, int], typer.Option(metavar="HEIGHT WIDTH", help="Of the detector: the size it is tuned for.")
+    ] = (384, 640),
+    optimization_level: Annotated[int, typer.Option(min=0, max=5, help="0 builds fast, 5 runs fast.")] = 3,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File that keeps kernel timings between builds (full TensorRT).")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Also for newer builds of this major version (full TensorRT).")
+    ] = False,
+    hardware_compatible: Annotated[
+        Compatibility, typer.Option(help="Which other cards may run it; slower (full TensorRT).")
+    ] = Compatibility.NONE,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(metavar="X.Y", help="Cards to build for (RTX); its own list if not given.")
+    ] = None,
+    faces: Annotated[
+        list[Path] | None,
+        typer.Option(help="Clips, pictures or folders with real faces for the parity report; demo clips if not given."),
+    ] = None,
+    max_faces: Annotated[int, typer.Option(min=8, help="Most faces compared.")] = 256,
+    device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the comparison; 0 takes every core.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Show what TensorRT logs, and tracebacks.")] = False,
+) -> None:
+    """Compile a network for this machine's GPU, and prove that it gives the same scores."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+    detector = network is NetworkName.DETECTOR
+    opt = opt_batch or (4 if detector else 32)
+    most = max_batch or max(opt, 16 if detector else 64)
+    try:
+        settings = BuildSettings(
+            BatchProfile(min_batch, opt_batch or min(opt, most), most),
+            _picture_profile(picture_px) if detector else None,
+            optimization_level,
+            timing_cache,
+            version_compatible,
+            hardware_compatible.value,
+            tuple(compute_capability or ()),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    host = host_info()
+    flavour = choose_flavour(host, kind.value)
+    source = open_source(network.value, bundle=bundle, checkpoint=checkpoint)
+    if out is None:
+        if checkpoint is not None and bundle is None:
+            raise typer.BadParameter("a checkpoint has no folder of its own: say where with --out DIR")
+        out = (bundle or default_bundle_path()) / "engines"
+    with progress_bar() as bar:
+        task = bar.add_task("collecting faces", total=1.0)
+
+        def show(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        pictures = collect_pictures(
+            faces or [path for name, path in fetch_clips(_CLIPS).items() if name != "no_face"],
+            side_px=source.shape.side_px if network is NetworkName.EXTRACTOR else 224,
+            eye_distance=source.eye_distance,
+            max_faces=max_faces,
+            threads=threads,
+        )
+        built = build_tensorrt(
+            source,
+            flavour,
+            BuildOptions(settings, out, device, threads),
+            pictures,
+            host,
+            progress=lambda phase, share: show(f"{flavour}: {phase}", share),
+            step=lambda what: show(what, 0.0),
+        )
+    _summarise(Console(), source, built)
+
+
+def _picture_profile(px: tuple[int, int]) -> PictureProfile:
+    if any(side % _MULTIPLE_PX or not 64 <= side <= 4096 for side in px):
+        raise ValueError(f"a picture's sides must be multiples of {_MULTIPLE_PX} from 64 to 4096 px, not {px}")
+    longest = max(px)
+    return PictureProfile((64, 64), px, (longest, longest))
+
+
+def _summarise(console: Console, source: Source, built: BuiltEngine) -> None:
+    manifest = built.manifest
+    profile, pictures = manifest.profile, manifest.pictures
+    batches = f"{profile.min} to {profile.max}, tuned for {profile.opt}"
+    if pictures is not None:
+        batches += f"; up to {pictures.max[0]} x {pictures.max[1]} px, tuned for {pictures.opt[0]} x {pictures.opt[1]}"
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("network", source.name),
+        ("engine", f"{built.folder}"),
+        ("built by", f"{manifest.runtime} {manifest.runtime_version} in {manifest.build_s:.1f} s"),
+        ("for", _target(manifest)),
+        ("batches", batches),
+        ("ONNX fp32", _size(manifest.source.size_bytes)),
+        ("ONNX fp16", "" if manifest.graph is None else _size(manifest.graph.size_bytes)),
+        ("plan", _size(manifest.files[PLAN].size_bytes)),
+    ):
+        table.add_row(name, printable(value))
+    console.print(table)
+    console.print(_parity_table(manifest.parity))
+
+
+def _target(manifest: EngineManifest) -> str:
+    if manifest.gpu is not None:
+        return f"{manifest.gpu.name} (compute capability {manifest.gpu.compute_capability})"
+    return ", ".join(manifest.compute_capabilities) or "every card that this TensorRT-RTX knows, finished there"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def _parity_table(steps: tuple[Comparison, ...]) -> Table:
+    """One column a step, one row a figure."""
+    table = Table(title="parity", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for step in steps:
+        table.add_column(f"{step.candidate}\nagainst {step.reference}", justify="right")
+    names = list(dict.fromkeys(name for step in steps for name in step.figures))
+    table.add_row("pictures", *(str(step.pictures) if step.not_run is None else "not run" for step in steps))
+    for name in names:
+        table.add_row(name, *(_figure(step.figures.get(name)) for step in steps))
+    table.add_row("verdict", *("" if step.accepted is None else "passed" for step in steps))
+    reasons = [f"{step.candidate}: not run, {step.not_run}" for step in steps if step.not_run is not None]
+    table.caption = printable("; ".join(reasons)) or None
+    table.caption_justify = "left"
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def main() -> None:
+    """Run the command, and leave with the exit code of what went wrong."""
+    try:
+        app()
+    except DiffFakeError as error:
+        print_error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        code = 130
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print_error(error)
+        code = 1
+    else:
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
