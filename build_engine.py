@@ -12,7 +12,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +22,8 @@ from difffake.compiling.pictures import collect_pictures
 from difffake.compiling.source import Source, open_source
 from difffake.demo.clips import fetch_clips
 from difffake.errors import DiffFakeError
-from engines.manifest import PLAN, BatchProfile, Comparison, EngineManifest, PictureProfile
+from engines.manifest import PLAN, Comparison, EngineManifest
+from engines.profile import BatchProfile, PictureProfile
 from engines.tensorrt_api import host_info
 from engines.tensorrt_build import BuildSettings
 from stream.console import print_error, printable, progress_bar
@@ -107,10 +107,7 @@ def build(
     debug: Annotated[bool, typer.Option("--debug", help="Show what TensorRT logs, and tracebacks.")] = False,
 ) -> None:
     """Compile a network for this machine's GPU, and prove that it gives the same scores."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
     detector = network is NetworkName.DETECTOR
     opt = opt_batch or (4 if detector else 32)
     most = max_batch or max(opt, 16 if detector else 64)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from difffake.errors import EngineFileError, MissingExtraError
 from engines.contract import INPUT, OUTPUTS
-from engines.manifest import Network
+from engines.profile import Network
 
 #: Of the face detector: pictures in, four maps out.
 DETECTOR_INPUT = "images"

@@ -10,13 +10,33 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 
 from difffake.errors import EngineFileError, EngineHostError
 from engines.contract import Precision
+from engines.profile import BatchProfile, GpuKind, HardwareLevel, Network, PictureProfile
 from engines.tensorrt_api import HostInfo
+
+__all__ = [
+    "MANIFEST",
+    "PLAN",
+    "BatchProfile",
+    "Comparison",
+    "EngineManifest",
+    "FileDigest",
+    "GpuKind",
+    "HardwareLevel",
+    "Network",
+    "PictureProfile",
+    "check",
+    "check_host",
+    "check_source",
+    "read_file",
+    "read_manifest",
+    "write_manifest",
+]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -26,9 +46,6 @@ PLAN = "engine.plan"
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 31
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}")
-
-Network = Literal["extractor", "identity", "detector"]
-HardwareLevel = Literal["none", "ampere_plus", "same_compute_capability"]
 
 
 class FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,29 +58,6 @@ class FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(cls, data: bytes) -> Self:
         """Digest and size of a file's contents."""
         return cls(hashlib.sha256(data).hexdigest(), len(data))
-
-
-class BatchProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Faces (images, for a detector) in a batch: the least, the one the engine was tuned for, the most."""
-
-    min: int
-    opt: int
-    max: int
-
-
-class PictureProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Height and width in px of a detector's pictures: the least, the ones the engine was tuned for, the most."""
-
-    min: tuple[int, int]
-    opt: tuple[int, int]
-    max: tuple[int, int]
-
-
-class GpuKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The card on which an engine was built: its name and its compute capability ("9.0")."""
-
-    name: str
-    compute_capability: str
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

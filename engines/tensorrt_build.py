@@ -7,6 +7,7 @@ kernels on the card that will run them; RTX builds ahead of time, also where the
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 import time
 from collections import deque
@@ -16,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import structlog
-
 from difffake.errors import EngineError, EngineFileError, EngineHostError
-from engines.manifest import BatchProfile, GpuKind, HardwareLevel, PictureProfile
+from engines.profile import BatchProfile, GpuKind, HardwareLevel, PictureProfile
 from engines.tensorrt_api import Flavour, HostInfo, import_tensorrt
+
+log = logging.getLogger(__name__)
 
 #: Called with the phase that the builder is in and the share of the whole that is done, 0 to 1.
 Progress = Callable[[str, float], None]
@@ -174,20 +175,20 @@ class _Build:
             (status,) = cuda.cudaSetDevice(self._device)
             if status != 0:
                 raise EngineHostError(f"GPU {self._device} cannot be used: {status}", hint="check nvidia-smi")
-        log = _logger(trt)
+        told = _logger(trt)
         try:
-            builder = trt.Builder(log)
+            builder = trt.Builder(told)
         except TypeError as error:  # the binding's way to say that the library returned nothing
             raise EngineHostError(
-                f"{self._flavour} cannot start: {log.last()}", hint="check the driver with nvidia-smi"
+                f"{self._flavour} cannot start: {told.last()}", hint="check the driver with nvidia-smi"
             ) from error
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, log)
+        parser = trt.OnnxParser(network, told)
         if not parser.parse(self._graph):
             errors = [parser.get_error(i) for i in range(min(parser.num_errors, 5))]
-            told = "; ".join(" ".join(f"{e.node_operator()} {e.node_name()} {e.desc()}".split()) for e in errors)
+            reasons = "; ".join(" ".join(f"{e.node_operator()} {e.node_name()} {e.desc()}".split()) for e in errors)
             raise EngineFileError(
-                f"{self._flavour} cannot read the network: {told or log.last()}",
+                f"{self._flavour} cannot read the network: {reasons or told.last()}",
                 hint="an operator that it lacks needs a newer TensorRT; take --engine onnx meanwhile",
             )
         config = builder.create_builder_config()
@@ -200,14 +201,14 @@ class _Build:
         profile = builder.create_optimization_profile()
         self._set_shapes(profile, network)
         if config.add_optimization_profile(profile) < 0:
-            raise EngineError(f"{self._flavour} refuses the batch sizes: {log.last()}", hint="choose smaller ones")
+            raise EngineError(f"{self._flavour} refuses the batch sizes: {told.last()}", hint="choose smaller ones")
         cache = self._load_cache(config)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             if self._cancelled.is_set():
                 raise EngineError("the build was interrupted", hint="start it again")
             raise EngineError(
-                f"{self._flavour} could not build the engine: {log.last()}",
+                f"{self._flavour} could not build the engine: {told.last()}",
                 hint="free memory on the GPU, or build with smaller batches or a lower optimization level",
             )
         if cache is not None:
@@ -266,7 +267,7 @@ class _Build:
         cache = config.create_timing_cache(blob)
         if not config.set_timing_cache(cache, ignore_mismatch=False):
             # Measured by another build or on another card: worth nothing here, and no reason to fail.
-            structlog.get_logger().info("timing cache of another host, a new one is begun", path=str(path))
+            log.info("%s is the timing cache of another host; a new one is begun", path)
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, ignore_mismatch=False)
         return cache
@@ -280,7 +281,7 @@ class _Build:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
             partial.replace(path)
         except OSError as error:  # the engine is built; the next build will measure again
-            structlog.get_logger().warning("timing cache not kept", path=str(path), error=str(error))
+            log.warning("the timing cache %s was not kept: %s", path, error)
 
 
 def _logger(trt: Any) -> Any:
@@ -295,9 +296,9 @@ def _logger(trt: Any) -> Any:
             text = " ".join(msg.split())[:500]
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self._errors.append(text)
-                structlog.get_logger().debug("tensorrt error", message=text)
+                log.debug("TensorRT error: %s", text)
             elif severity == trt.ILogger.WARNING:
-                structlog.get_logger().debug("tensorrt warning", message=text)
+                log.debug("TensorRT warning: %s", text)
 
         def last(self) -> str:
             return "; ".join(self._errors) or "no reason given"
@@ -335,6 +336,6 @@ def _monitor(trt: Any, progress: Progress | None, cancelled: threading.Event) ->
             try:
                 progress(phase, self._share)
             except Exception:  # a display that fails must not end a build, nor unwind through a C++ library
-                structlog.get_logger().debug("progress display failed", exc_info=True)
+                log.debug("the display of progress failed", exc_info=True)
 
     return Monitor()

@@ -175,7 +175,7 @@ def _judge_embeddings(
     from engines.tensorrt import TensorRtEngine
 
     try:
-        with TensorRtEngine(folder, onnx_sha256=source.sha256) as engine:
+        with TensorRtEngine(folder, onnx_sha256=source.sha256, index=options.device) as engine:
             compiled = engine.infer(faces.faces)
     except EngineHostError as error:
         if manifest.gpu is not None:

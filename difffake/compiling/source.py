@@ -13,7 +13,7 @@ from difffake.errors import BundleError, DataError, EngineFileError, MissingExtr
 from difffake.faces import EYE_DISTANCE
 from difffake.faces.centerface import WEIGHTS, WEIGHTS_SHA256
 from engines.half import NetworkShape, inspect, read_onnx
-from engines.manifest import Network
+from engines.profile import Network
 
 if TYPE_CHECKING:
     from difffake.extractor import Extractor
