@@ -21,6 +21,7 @@ from difffake.anchors import AnchorState, Origin
 from difffake.faces import Reason
 from difffake.results import Level
 from stream.messages import (
+    AlertEnd,
     AlertKind,
     AlertRecord,
     AlertState,
@@ -49,7 +50,17 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
 }
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 #: In the order in which they are declared; msgspec sorts them.
-_ENUMS: tuple[type[StrEnum], ...] = (AlertKind, AlertState, AnchorState, Command, Level, Origin, Reason, Status)
+_ENUMS: tuple[type[StrEnum], ...] = (
+    AlertEnd,
+    AlertKind,
+    AlertState,
+    AnchorState,
+    Command,
+    Level,
+    Origin,
+    Reason,
+    Status,
+)
 #: Draft 7 knows every keyword used here, and every AsyncAPI tool must know draft 7.
 _FORMAT = "application/schema+json;version=draft-07"
 _BYTES = {"$comment": "msgpack bin: raw bytes"}

@@ -87,11 +87,14 @@ class Partition:
         self._models, self._decode, self._live, self._alerts = models, decode, live, alerts
         self._stored = restored.streams
         self._streams: dict[str, StreamState] = {}
+        #: Stored streams with an open alert, and since when nothing was heard of them here.
+        self._alarmed = {name: time.monotonic() for name, state in self._stored.items() if _has_open_alert(state)}
 
     def stream(self, name: str) -> StreamState:
         """The stream, from memory, from its stored state, or new; a damaged state costs it its memory."""
         if name in self._streams:
             return self._streams[name]
+        self._alarmed.pop(name, None)
         stored = self._stored.get(name)
         try:
             stream = self._new(name) if stored is None else self._restored(name, stored)
@@ -117,6 +120,11 @@ class Partition:
         live = LiveStream.restore(name, self._models, self._live, stored)
         alerts = Alerts.from_state(told, self._alerts)
         return StreamState(name, live, decoder, alerts, stored.commands_offset, seen_s=time.monotonic())
+
+    def silent(self, before_s: float) -> list[str]:
+        """Streams with an open alert that nothing was heard of since then, by the monotonic clock."""
+        ready = [s.name for s in self._streams.values() if s.seen_s < before_s and s.alerts.is_open]
+        return ready + [name for name, since_s in self._alarmed.items() if since_s < before_s]
 
     @property
     def has_dirty(self) -> bool:
@@ -153,7 +161,9 @@ class Partition:
         """Keep up to ``count`` streams as bytes only, the longest unseen first; returns how many."""
         if count <= 0:
             return 0
-        idle = sorted((s for s in self._streams.values() if not s.dirty), key=lambda s: s.seen_s)[:count]
+        # Those with an open alert are few, and soon closed if nothing comes.
+        calm = (s for s in self._streams.values() if not s.dirty and not s.alerts.is_open)
+        idle = sorted(calm, key=lambda s: s.seen_s)[:count]
         for stream in idle:
             # Access units need their decoder as it is: its state begins at a key frame that was read long ago.
             if stream.decoder.resume_offset is None:
@@ -183,3 +193,10 @@ class Partition:
             resume_offset=stream.decoder.resume_offset,
             commands_offset=stream.commands_offset,
         )
+
+
+def _has_open_alert(state: StateRecord) -> bool:
+    try:
+        return Alerts.from_state(_EVIDENCE.decode(state.evidence)[1]).is_open
+    except (msgspec.MsgspecError, MessageError):
+        return False  # told when the stream is restored

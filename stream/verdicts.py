@@ -16,6 +16,7 @@ import msgspec
 import difffake
 from difffake.results import EVIDENCES, Level
 from stream.messages import (
+    AlertEnd,
     AlertKind,
     AlertRecord,
     AlertState,
@@ -48,6 +49,7 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         close_s: it is closed when evidence was below suspicious for so long.
         gone_s: or when nothing was heard of the person's evidence for so long.
         cooldown_s: after the last frame of an alert no other one of that person and evidence opens for so long.
+        ended_s: or when no record of the stream came for so long by the machine's clock, and none waits to be read.
         max_watched: persons and evidences watched at once; the longest unheard of is given up beyond.
     """
 
@@ -57,6 +59,7 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     close_s: float = 3.0
     gone_s: float = 10.0
     cooldown_s: float = 30.0
+    ended_s: float = 60.0
     max_watched: int = 256
 
     def __post_init__(self) -> None:
@@ -127,13 +130,31 @@ class Alerts:
         for key in sorted(self._watches):
             watch = self._watches[key]
             if score.pts_ns - watch.heard_ns >= _ns(self._settings.gone_s):
-                found += self._close(watch, score)
+                found += self._close(watch, score.stream, score.model_id, AlertEnd.GONE)
                 if watch.quiet_until_ns is None or score.pts_ns >= watch.quiet_until_ns:
                     del self._watches[key]
         while len(self._watches) > self._settings.max_watched:
             key = min(self._watches, key=lambda k: (self._watches[k].heard_ns, k))
-            found += self._close(self._watches.pop(key), score)
+            found += self._close(self._watches.pop(key), score.stream, score.model_id, AlertEnd.CROWDED)
         return found
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any alert is."""
+        return any(watch.told is not None for watch in self._watches.values())
+
+    def end(self, stream: str, model_id: str) -> list[AlertRecord]:
+        """Close what is open: the stream ended. Should it go on, cool-downs hold as after any other end.
+
+        Args:
+            stream: its id.
+            model_id: of the worker.
+        """
+        return [
+            record
+            for key in sorted(self._watches)
+            for record in self._close(self._watches[key], stream, model_id, AlertEnd.STREAM_ENDED)
+        ]
 
     def _look(self, score: ScoreRecord, face: Face, evidence: EvidenceName) -> list[AlertRecord]:
         """One evidence of one face in a frame."""
@@ -174,7 +195,7 @@ class Alerts:
         if watch.told is None:
             return self._open(watch, score)
         if score.pts_ns - watch.last_ns >= _ns(self._settings.close_s):
-            return self._close(watch, score)
+            return self._close(watch, score.stream, score.model_id, AlertEnd.CALM)
         return self._update(watch, score)
 
     def _open(self, watch: _Watch, score: ScoreRecord) -> list[AlertRecord]:
@@ -183,7 +204,7 @@ class Alerts:
         if not is_long or watch.frames < self._settings.min_frames or is_quiet:
             return []
         watch.told = _Told(watch.p_value, score.pts_ns)
-        return [_record(AlertState.OPENED, watch, score)]
+        return [_record(AlertState.OPENED, watch, score.stream, score.model_id)]
 
     def _update(self, watch: _Watch, score: ScoreRecord) -> list[AlertRecord]:
         told = watch.told
@@ -192,14 +213,14 @@ class Alerts:
         if not is_worse and not is_time:
             return []
         watch.told = _Told(watch.p_value, score.pts_ns)
-        return [_record(AlertState.UPDATED, watch, score)]
+        return [_record(AlertState.UPDATED, watch, score.stream, score.model_id)]
 
-    def _close(self, watch: _Watch, score: ScoreRecord) -> list[AlertRecord]:
+    def _close(self, watch: _Watch, stream: str, model_id: str, why: AlertEnd) -> list[AlertRecord]:
         """Close what is open, and end the run."""
         watch.frames = 0
         if watch.told is None:
             return []
-        closed = _record(AlertState.CLOSED, watch, score)
+        closed = _record(AlertState.CLOSED, watch, stream, model_id, why)
         watch.told, watch.quiet_until_ns = None, watch.last_ns + _ns(self._settings.cooldown_s)
         return [closed]
 
@@ -234,20 +255,21 @@ def _ns(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
-def _record(state: AlertState, watch: _Watch, score: ScoreRecord) -> AlertRecord:
+def _record(state: AlertState, watch: _Watch, stream: str, model_id: str, why: AlertEnd | None = None) -> AlertRecord:
     kind = AlertKind.IDENTITY_SWITCH if watch.evidence == "identity" else AlertKind.SUSTAINED
     who = watch.name if watch.name is not None else f"person {watch.person}"
     lasting_s = (watch.last_ns - watch.start_ns) / 1e9
     return AlertRecord(
-        id=alert_id(score.stream, watch.person, kind, watch.evidence, watch.first),
+        id=alert_id(stream, watch.person, kind, watch.evidence, watch.first),
         state=state,
         kind=kind,
         evidence=watch.evidence,
-        stream=score.stream,
+        stream=stream,
         person=watch.person,
         name=watch.name,
         start_ns=watch.start_ns,
         end_ns=watch.last_ns if state is AlertState.CLOSED else None,
+        end_reason=why,
         p_value=watch.p_value,
         # The smallest p-value of an alert was strong: else it would not have opened.
         level=Level.STRONG,
@@ -258,6 +280,6 @@ def _record(state: AlertState, watch: _Watch, score: ScoreRecord) -> AlertRecord
             f"window, for {lasting_s:.1f} s"
         ),
         thumbnail_jpeg=None,
-        model_id=score.model_id,
+        model_id=model_id,
         difffake=difffake.__version__,
     )

@@ -21,8 +21,9 @@ from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedErro
 from stream.checkpoint import Checkpoint, restore
 from stream.commands_log import CommandsLog
 from stream.decode import Decoded, DecodedFrame, DecodeSettings, InputError, LossReason, Lost, Payload
+from stream.ended import EndedStreams
 from stream.live import LiveModels, LiveSettings
-from stream.messages import FIRST_LOST_INDEX, ScoreRecord, Source, Status, bounded, encode
+from stream.messages import FIRST_LOST_INDEX, AlertRecord, ScoreRecord, Source, Status, bounded, encode
 from stream.partition import Partition, StreamIdError, StreamState, stream_id
 from stream.settings import WorkerSettings
 from stream.verdicts import AlertSettings
@@ -83,6 +84,7 @@ class Worker:
         )
         self._state_partitions = broker.partitions(topics.state)
         self._reader = broker.reader()
+        self._ended = EndedStreams(self._reader)
         self._commands = CommandsLog(self._reader, topics.enrolments, settings.enrolments_s)
         self._consumer = broker.consumer(settings.group, instance_id=settings.instance_id)
         self._checkpoint = Checkpoint(
@@ -145,6 +147,8 @@ class Worker:
             # After a rewind every partition reads on from another place: what is left of the batch comes again.
             if self._stopping or self.counts["rewinds"] > rewinds:
                 break
+        if not self._stopping:  # else records of this batch may be left
+            self._close_ended()
         if self._checkpoint.is_due:
             self._flush()
 
@@ -238,8 +242,22 @@ class Worker:
         self._checkpoint.send(self.settings.topics.scores, score.key, encode(score))
         self.counts[f"frames:{score.status.value}"] += 1
         for alert in stream.alerts.observe(score):
-            self._checkpoint.send(self.settings.topics.alerts, alert.key, encode(alert))
-            self.counts[f"alerts:{alert.state.value}"] += 1
+            self._tell(alert)
+
+    def _close_ended(self) -> None:
+        """Close alerts of streams that send nothing any more."""
+        before_s = time.monotonic() - self._alerts.ended_s
+        for part in self._partitions.values():
+            silent = part.silent(before_s)
+            for name in self._ended.among(part.source, self._consumer.position(part.source), silent):
+                stream = part.stream(name)
+                for alert in stream.alerts.end(name, self._models.model_id):
+                    self._tell(alert)
+                stream.dirty = True
+
+    def _tell(self, alert: AlertRecord) -> None:
+        self._checkpoint.send(self.settings.topics.alerts, alert.key, encode(alert))
+        self.counts[f"alerts:{alert.state.value}"] += 1
 
     def _bury(self, record: Record, error: Exception, stage: str) -> None:
         self._checkpoint.bury(record, error, stage)

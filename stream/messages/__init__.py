@@ -1,6 +1,6 @@
 """The wire contract: what is written to Kafka and read from it. JSON Schema of it: ``docs/schema/``."""
 
-from stream.messages.alerts import AlertKind, AlertRecord, AlertState, alert_id
+from stream.messages.alerts import AlertEnd, AlertKind, AlertRecord, AlertState, alert_id
 from stream.messages.codec import EvidenceName, Message, MessageError, bounded, decode, encode
 from stream.messages.dead_letters import DeadLetter, ErrorHeaders
 from stream.messages.enrolments import Command, CommandRecord, EnrolmentRecord, decode_enrolment, enrolment_key
@@ -26,6 +26,7 @@ from stream.messages.state import (
 __all__ = [
     "FIRST_LOST_INDEX",
     "UNKNOWN",
+    "AlertEnd",
     "AlertKind",
     "AlertRecord",
     "AlertState",

@@ -30,6 +30,17 @@ class AlertKind(StrEnum):
     SPIKE = "spike"
     SUSTAINED = "sustained"
     IDENTITY_SWITCH = "identity-switch"
+    STRANGER = "stranger"
+
+
+class AlertEnd(StrEnum):
+    """Why an alert was closed: the evidence calmed down; nothing was heard of it for long, while the stream went on;
+    the stream ended; or more was watched than there is room for."""
+
+    CALM = "calm"
+    GONE = "gone"
+    STREAM_ENDED = "stream-ended"
+    CROWDED = "crowded"
 
 
 class AlertRecord(Message, frozen=True, kw_only=True):
@@ -39,13 +50,15 @@ class AlertRecord(Message, frozen=True, kw_only=True):
         version: of this schema.
         id: the same in every record of this alert, and again the same if the input is read again.
         state: opened, updated or closed.
-        kind: what made it open.
+        kind: what made it open. `identity-switch`: the face of a known person became another's; `stranger`: somebody
+            who is none of those enrolled.
         evidence: the question that it answers.
         stream: the stream's id, which is also the record's key.
         person: who it is about, as in the scores; -1 where nobody can tell.
         name: the enrolled name; null for anybody else.
         start_ns: PTS of the first frame that it rests on.
         end_ns: PTS of the last one; null until it is closed.
+        end_reason: why it was closed; null until then.
         p_value: the smallest so far, under real footage.
         level: that p-value in words.
         first: source of the first frame: where to begin reading to see it again.
@@ -58,7 +71,7 @@ class AlertRecord(Message, frozen=True, kw_only=True):
 
     NAME: ClassVar[str] = "alert"
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     id: Name
     state: AlertState
     kind: AlertKind
@@ -68,6 +81,7 @@ class AlertRecord(Message, frozen=True, kw_only=True):
     name: Name | None
     start_ns: Nanoseconds
     end_ns: Nanoseconds | None
+    end_reason: AlertEnd | None
     p_value: Probability
     level: Level
     first: Source
@@ -78,8 +92,9 @@ class AlertRecord(Message, frozen=True, kw_only=True):
     difffake: Name
 
     def __post_init__(self) -> None:
-        if (self.end_ns is not None) != (self.state == AlertState.CLOSED):
-            raise ValueError("an alert has an end when it is closed, and only then")
+        is_closed = self.state == AlertState.CLOSED
+        if (self.end_ns is not None) != is_closed or (self.end_reason is not None) != is_closed:
+            raise ValueError("an alert has an end and a reason for it when it is closed, and only then")
         if self.end_ns is not None and self.end_ns < self.start_ns:
             raise ValueError("an alert that ends before it starts")
 

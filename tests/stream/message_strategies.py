@@ -8,6 +8,7 @@ from difffake.anchors import AnchorState, Origin
 from difffake.faces import Reason
 from difffake.results import EVIDENCES, Level
 from stream.messages import (
+    AlertEnd,
     AlertKind,
     AlertRecord,
     AlertState,
@@ -86,7 +87,7 @@ _ends = st.one_of(
 alerts = _ends.flatmap(
     lambda end: st.builds(
         AlertRecord,
-        version=st.just(1),
+        version=st.just(2),
         id=names,
         state=st.just(end[0]),
         kind=st.sampled_from(AlertKind),
@@ -96,6 +97,7 @@ alerts = _ends.flatmap(
         name=st.none() | names,
         start_ns=st.just(end[1]),
         end_ns=st.just(end[2]),
+        end_reason=st.none() if end[2] is None else st.sampled_from(AlertEnd),
         p_value=shares,
         level=st.sampled_from(Level),
         first=sources,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from difffake.results import EVIDENCES, Level
 from stream.messages import (
+    AlertEnd,
     AlertKind,
     AlertRecord,
     AlertState,
@@ -42,6 +43,7 @@ from stream.messages import (
     pack_arrays,
     unpack_arrays,
 )
+from stream.messages.codec import current_version
 
 KINDS: list[type[Message]] = [
     ScoreRecord,
@@ -99,6 +101,7 @@ def alert(**changed: Any) -> AlertRecord:
         "name": None,
         "start_ns": 10,
         "end_ns": None,
+        "end_reason": None,
         "p_value": 1e-6,
         "level": Level.STRONG,
         "first": SOURCE,
@@ -162,7 +165,7 @@ def test_json_holds_no_nan_and_stays_json(message: Message) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
-    assert json.loads(encode(message), parse_constant=refuse)["version"] == 1
+    assert json.loads(encode(message), parse_constant=refuse)["version"] == current_version(type(message))
 
 
 def test_evidences_are_those_of_a_scan() -> None:
@@ -257,7 +260,7 @@ def test_a_message_beyond_its_bound_is_refused_before_it_is_read(kind: type[Mess
 @pytest.mark.parametrize("message", [score(), alert(), state(), command()])
 def test_other_versions_are_refused_with_what_to_do(message: Message) -> None:
     with pytest.raises(MessageError, match="newer difffake") as caught:
-        decode(again(message, version=2, surprise=1), type(message))
+        decode(again(message, version=current_version(type(message)) + 1, surprise=1), type(message))
     assert "upgrade" in caught.value.hint
     with pytest.raises(MessageError, match="unknown difffake"):
         decode(again(message, version=0), type(message))
@@ -275,8 +278,15 @@ def test_state_and_commands_are_taken_whole_or_not_at_all(message: Message) -> N
 
 
 def test_an_alert_has_an_end_exactly_when_it_is_closed() -> None:
-    assert alert(state=AlertState.CLOSED, end_ns=10).end_ns == 10
-    for wrong in ({"end_ns": 20}, {"state": AlertState.CLOSED}, {"state": AlertState.CLOSED, "end_ns": 9}):
+    closed: dict[str, Any] = {"state": AlertState.CLOSED, "end_ns": 10, "end_reason": AlertEnd.CALM}
+    assert alert(**closed).end_ns == 10
+    for wrong in (
+        {"end_ns": 20},
+        {"end_reason": AlertEnd.GONE},
+        {"state": AlertState.CLOSED},
+        closed | {"end_ns": 9},
+        closed | {"end_reason": None},
+    ):
         with pytest.raises(ValueError, match="alert"):
             alert(**wrong)
     with pytest.raises(MessageError, match="has an end"):

@@ -198,10 +198,12 @@ def test_better_words_are_no_new_version() -> None:
 def test_a_new_version_is_added_and_the_old_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     before, changed = ({**_real(), "scores": _schema(kind)} for kind in (_Before, _Changed))
     lock = SCRIPT.locked({}, before)
-    monkeypatch.setattr(SCRIPT, "version_of", lambda name: 2 if name == "scores" else 1)
+    now = SCRIPT.version_of("scores")
+    real = SCRIPT.version_of
+    monkeypatch.setattr(SCRIPT, "version_of", lambda name: real(name) + (name == "scores"))
     raised = SCRIPT.locked(lock, changed)
-    assert set(raised["scores"]) == {"1", "2"}
-    assert raised["scores"]["1"] == lock["scores"]["1"]
+    assert set(raised["scores"]) == {str(now), str(now + 1)}
+    assert raised["scores"][str(now)] == lock["scores"][str(now)]
     monkeypatch.undo()
     with pytest.raises(SystemExit, match="went back"):
         SCRIPT.locked(raised, before)

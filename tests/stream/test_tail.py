@@ -15,6 +15,7 @@ from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.memory import MemoryBroker
 from stream.messages import (
     UNKNOWN,
+    AlertEnd,
     AlertKind,
     AlertRecord,
     AlertState,
@@ -73,6 +74,7 @@ def alert(number: int, state: AlertState = AlertState.OPENED) -> AlertRecord:
         name=None,
         start_ns=number,
         end_ns=number if state is AlertState.CLOSED else None,
+        end_reason=AlertEnd.CALM if state is AlertState.CLOSED else None,
         p_value=0.0,
         level=Level.STRONG,
         first=SOURCE,

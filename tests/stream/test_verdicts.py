@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from difffake.faces import Reason
 from difffake.results import Level
 from stream.messages import (
+    AlertEnd,
     AlertKind,
     AlertRecord,
     AlertState,
@@ -123,6 +124,7 @@ def test_hysteresis_closing_takes_a_while_below_suspicious() -> None:
     assert closed.end_ns == round(0.2 * (len(restless) - 1) * S)
     assert closed.last.offset == closed.end_ns // 1_000_000
     assert closed.p_value == STRONG
+    assert closed.end_reason is AlertEnd.CALM
 
 
 @pytest.mark.parametrize("status", [Status.NO_FACE, Status.DECODE_ERROR])
@@ -134,6 +136,28 @@ def test_an_alert_ends_when_its_person_is_gone_by_stream_time_alone(status: Stat
     assert alerts.observe(frame(10.9, status=status)) == []
     (closed,) = alerts.observe(frame(11.0, status=status))
     assert (closed.state, closed.id, closed.end_ns) == (AlertState.CLOSED, opened[0].id, round(1.0 * S))
+    assert closed.end_reason is AlertEnd.GONE
+
+
+def test_the_end_of_a_stream_closes_what_is_open_once_and_as_a_later_frame_would_have() -> None:
+    alerts, other = Alerts(), Alerts()
+    for i in range(6):
+        one = frame(i * 0.2, (0, "identity", STRONG), (1, "artifact", CALM), (2, "artifact", STRONG))
+        opened = alerts.observe(one)
+        other.observe(one)
+    assert alerts.is_open
+    closed = alerts.end("a", "m")
+    assert [(a.id, a.state, a.end_reason) for a in closed] == [
+        (a.id, AlertState.CLOSED, AlertEnd.STREAM_ENDED) for a in opened
+    ]
+    assert not alerts.is_open
+    assert alerts.end("a", "m") == []
+    late = other.observe(frame(30.0, status=Status.NO_FACE))
+    assert closed == [msgspec.structs.replace(a, end_reason=AlertEnd.STREAM_ENDED) for a in late]
+    # It goes on after all: nothing opens in the cool-down, and what opens after it is another alert.
+    states = [(a.id, a.state) for i in range(200) for a in alerts.observe(frame(2 + i * 0.2, (0, "identity", STRONG)))]
+    assert states[0][1] is AlertState.OPENED
+    assert states[0][0] != closed[0].id
 
 
 def test_an_open_alert_is_told_again_when_it_is_ten_times_worse_or_after_a_while() -> None:
@@ -164,6 +188,7 @@ def test_memory_is_bounded_and_what_is_given_up_is_closed() -> None:
         found += alerts.observe(frame(i * 0.2, (i // 6, "identity", STRONG)))
     assert len(msgspec.msgpack.decode(alerts.to_state())["watches"]) == 3
     states = [a.state for a in found]
+    assert {a.end_reason for a in found if a.state is AlertState.CLOSED} == {AlertEnd.CROWDED}
     assert states.count(AlertState.OPENED) == 10
     assert states.count(AlertState.CLOSED) == 7
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from stream.live import LiveModels, LiveSettings
 from stream.live.stream import LiveStream
 from stream.messages import (
     FIRST_LOST_INDEX,
+    AlertEnd,
     AlertRecord,
     AlertState,
     Command,
@@ -81,7 +83,7 @@ class World:
         producer.flush(1.0)
         producer.close(1.0)
 
-    def worker(self) -> Worker:
+    def worker(self, alerts: AlertSettings = ALERTS) -> Worker:
         self.started += 1
         return Worker(
             self.broker,
@@ -90,7 +92,7 @@ class World:
             name=str(self.started),
             decode=DecodeSettings(fps=5.0),
             live=LIVE,
-            alerts=ALERTS,
+            alerts=alerts,
         )
 
     def kill(self, worker: Worker) -> None:
@@ -229,6 +231,29 @@ def test_no_two_scores_have_one_source_however_many_pictures_of_a_record_are_los
     assert all(source.index >= FIRST_LOST_INDEX for source in stale)
     assert any(s.source.offset == stale[0].offset and s.source.index < FIRST_LOST_INDEX for s in scores)
     assert len({s.source for s in scores}) == len(scores)
+
+
+def test_an_alert_whose_stream_has_ended_is_closed_once_by_whoever_has_the_partition(world: World) -> None:
+    world.publish(streams=("a", "b"))
+    world.drain(world.worker())
+    told = world.alerts()
+    still_open = {a.id for a in told} - {a.id for a in told if a.state is AlertState.CLOSED}
+    assert {a.stream for a in told if a.id in still_open} == {"a", "b"}
+    soon = msgspec.structs.replace(ALERTS, ended_s=0.05)
+    second = world.worker(soon)
+    until = time.monotonic() + 10
+    while not second.counts["alerts:closed"]:
+        second.step()
+        assert time.monotonic() < until
+    world.kill(second)  # before it has committed that
+    assert world.alerts() == told
+    third = world.worker(soon)
+    third.run(lambda: third.counts["alerts:closed"] == len(still_open) or time.monotonic() > until + 10)
+    closed = [a for a in world.alerts() if a not in told]
+    assert sorted(a.id for a in closed) == sorted(still_open)
+    assert {a.end_reason for a in closed} == {AlertEnd.STREAM_ENDED}
+    world.drain(world.worker(soon))
+    assert len(world.alerts()) == len(told) + len(closed)
 
 
 def test_state_says_where_to_go_on(world: World) -> None:
