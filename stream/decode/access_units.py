@@ -14,6 +14,7 @@ import av.video.codeccontext
 
 from stream.decode.contract import DecodeSettings, LossReason
 from stream.decode.h264 import H264Headers, SliceHead
+from stream.decode.hardware import HardwareUse
 from stream.decode.sniff import AV1, H264
 from stream.decode.timeline import NOMINAL_NS, S
 from stream.decode.units import Start, Unit
@@ -77,9 +78,10 @@ class UnitDecoder:
         aspect: width of a pixel over its height, of the pictures last given out.
     """
 
-    def __init__(self, content_type: str, settings: DecodeSettings) -> None:
+    def __init__(self, content_type: str, settings: DecodeSettings, hardware: HardwareUse) -> None:
         self.content_type = content_type
         self._settings = settings
+        self._hardware = hardware
         self._context: av.video.codeccontext.VideoCodecContext | None = None
         self._sent: dict[int, Source] = {}
         self._keys: dict[int, KeySource] = {}
@@ -201,7 +203,7 @@ class UnitDecoder:
 
     def _open(self) -> av.video.codeccontext.VideoCodecContext:
         name = {AV1: "libdav1d", H264: "h264"}.get(self.content_type, "hevc")
-        context = av.codec.context.CodecContext.create(name, "r")
+        context = self._hardware.open(lambda hwaccel: av.codec.context.CodecContext.create(name, "r", hwaccel), name)
         assert isinstance(context, av.video.codeccontext.VideoCodecContext)  # noqa: S101 - all three are video
         # Damage must be an error, not an invented picture. `strict`: where an H.264 stream does not say how far it
         # reorders, believe its level instead of learning from mistakes. One thread: none holds pictures back.
@@ -245,6 +247,7 @@ class UnitDecoder:
         if rate and 1 <= rate <= 240:
             self._step_ns = round(S / rate)
         if frames and self._context is not None:
+            self._hardware.saw(self._context)
             self.aspect = float(self._context.sample_aspect_ratio or 1)
         for frame in frames:
             number = frame.pts

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from difffake.errors import DiffFakeError
+from difffake.hardware import Hwaccel
 from difffake.picture import Picture
 
 U8 = npt.NDArray[np.uint8]
@@ -150,6 +151,7 @@ class DecodeSettings:
         low_delay: the producer sends no reordered pictures (B-frames): give every access unit out at once, even where
             its headers do not promise it.
         max_gop_records: access units after which a key frame is given up as the place to restart from.
+        hwaccel: where video is decoded. On a GPU, undamaged video gives the same pictures; damage may look otherwise.
     """
 
     fps: float | None = 2.0
@@ -162,11 +164,12 @@ class DecodeSettings:
     clock_restart_s: float = 10.0
     low_delay: bool = False
     max_gop_records: int = 3_000
+    hwaccel: Hwaccel = Hwaccel.OFF
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if name != "low_delay" and value is not None and not value > 0:
+            if name not in ("low_delay", "hwaccel") and value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain
 
 import msgspec
 
@@ -26,9 +25,11 @@ from stream.decode.contract import (
     Payload,
     TooLargeError,
 )
+from stream.decode.hardware import HardwareUse
 from stream.decode.records import header_ns, identify, record_ns, warn
 from stream.decode.sampling import Sampler
-from stream.decode.segments import Segment, SegmentLoss, SegmentPicture, too_large
+from stream.decode.segment_frames import SegmentFrames
+from stream.decode.segments import Segment, too_large
 from stream.decode.sniff import IMAGES, SEGMENTS, TS, is_annex_b
 from stream.decode.units import split_units
 
@@ -42,6 +43,7 @@ class StreamDecoder:
 
     def __init__(self, settings: DecodeSettings | None = None) -> None:
         self._settings = settings or DecodeSettings()
+        self._hardware = HardwareUse(self._settings.hwaccel)
         self._sampler = Sampler(self._settings)
         self._timeline = self._sampler.timeline
         self._units: UnitDecoder | None = None
@@ -75,7 +77,7 @@ class StreamDecoder:
         if state.key is not None:
             # From the key frame on, times are given again; but not what was due, which depended on the gears.
             timeline = msgspec.structs.replace(state.key.timeline, sampled_ns=timeline.sampled_ns)
-            self._units = UnitDecoder(state.key.content_type, self._settings)
+            self._units = UnitDecoder(state.key.content_type, self._settings, self._hardware)
             self._units.set_parameters(state.key.parameters)
         self._sampler.restore(timeline, state.recent, state.reached_ns)
 
@@ -179,33 +181,22 @@ class StreamDecoder:
     def _segment(
         self, payload: Payload, content_type: str, base_ns: int | None, decoded: Decoded
     ) -> Iterator[DecodedFrame]:
-        segment = Segment(payload.value, content_type, self._settings)
-        items = iter(segment)
-        # Nothing is given out, and no time passes, before a first picture has shown that there is one.
-        first: list[SegmentPicture | SegmentLoss] = []
+        segment = Segment(payload.value, content_type, self._settings, self._hardware)
+        frames = SegmentFrames(segment, payload, self._sampler, self._settings, decoded)
         try:
-            for item in items:
-                first.append(item)
-                if isinstance(item, SegmentPicture):
-                    break
-            else:
-                if any(loss.beyond_limit for loss in first if isinstance(loss, SegmentLoss)):
-                    raise TooLargeError(f"{content_type}: beyond the limits", hint="send shorter segments")
-                raise CorruptInputError(
-                    f"{content_type}: not one picture could be decoded", hint="send whole segments, from a key frame on"
-                )
+            # Nothing is given out, and no time passes, before a first picture has shown that there is one.
+            frames.check(content_type)
         except BaseException:
             segment.close()
             raise
-        return self._segment_frames(payload, content_type, segment, first, items, base_ns, decoded)
+        return self._segment_frames(payload, content_type, segment, frames, base_ns, decoded)
 
     def _segment_frames(
         self,
         payload: Payload,
         content_type: str,
         segment: Segment,
-        first: list[SegmentPicture | SegmentLoss],
-        items: Iterator[SegmentPicture | SegmentLoss],
+        frames: SegmentFrames,
         base_ns: int | None,
         decoded: Decoded,
     ) -> Iterator[DecodedFrame]:
@@ -214,28 +205,13 @@ class StreamDecoder:
             base_ns = segment.start_ns
         elif base_ns is None:
             base_ns = self._timeline.segment_base_ns(payload.timestamp_ms)
-        end_ns, index = base_ns, 0
         try:
-            for item in chain(first, items):
-                raw_ns = base_ns + item.at_ns if item.at_ns is not None else None
-                if isinstance(item, SegmentLoss):
-                    reason = LossReason.BEYOND_LIMIT if item.beyond_limit else LossReason.DAMAGED
-                    self._sampler.lose(self._sampler.shifted(raw_ns), reason)
-                    continue
-                decoded.pictures += 1
-                pts_ns = self._sampler.place(raw_ns, payload.timestamp_ms)
-                if item.end_ns is not None:
-                    end_ns = max(end_ns, base_ns + item.end_ns)
-                if pts_ns is not None and self._sampler.wants(pts_ns, is_key=item.frame.key_frame):
-                    frame = self._sampler.frame(item.frame, pts_ns, index, payload.offset, segment.aspect)
-                    if frame is not None:
-                        yield frame
-                index += 1
+            yield from frames.all(base_ns)
         except InputError as error:
             warn(decoded, f"cut: {error}")
         finally:
             segment.close()
-        self._timeline.segment_end_ns = end_ns
+        self._timeline.segment_end_ns = frames.end_ns
 
     def _access_units(
         self, payload: Payload, content_type: str, base_ns: int | None, decoded: Decoded
@@ -256,7 +232,7 @@ class StreamDecoder:
         def frames() -> Iterator[DecodedFrame]:
             if self._units is None or self._units.content_type != content_type:
                 yield from self._close_units(decoded)
-                self._units = UnitDecoder(content_type, self._settings)
+                self._units = UnitDecoder(content_type, self._settings, self._hardware)
             exact = base_ns is not None and self._units.count_pictures(units) == 1
             for number, unit in enumerate(units):
                 if (

@@ -26,7 +26,9 @@ from stream.decode.contract import (
     TooLargeError,
     UnknownTypeError,
 )
+from stream.decode.hardware import HardwareUse
 from stream.decode.mp4 import MAX_SAMPLES, claimed_samples, has_compressed_index
+from stream.decode.runs import Run, RunDecoder, find_runs
 from stream.decode.sniff import MATROSKA, MP4, TS
 from stream.decode.timeline import NOMINAL_NS, S
 
@@ -55,26 +57,32 @@ class SegmentLoss:
 
 
 class Segment:
-    """One segment, opened; iterate once.
+    """One segment, opened and taken apart, not decoded; its pictures can be decoded once.
 
     Attributes:
         start_ns: the container's own time of its start; None if it does not say.
         aspect: width of a pixel over its height.
+        pixels: of a picture, as its header says.
+        runs: see `stream.decode.runs`; None where it must be decoded whole.
     """
 
-    def __init__(self, value: bytes, content_type: str, settings: DecodeSettings) -> None:
+    def __init__(self, value: bytes, content_type: str, settings: DecodeSettings, hardware: HardwareUse) -> None:
         self._settings = settings
         self._name = content_type
+        self._hardware = hardware
         if content_type == MP4:
             _check_tables(value)
         try:
-            self._container = av.open(
-                io.BytesIO(value),
-                mode="r",
-                format=_DEMUXERS[content_type],
-                container_options={**_OPEN_OPTIONS, "max_pixels": str(settings.max_pixels)},
-                metadata_errors="replace",
-                io_open=_refuse,
+            self._container = self._hardware.open(
+                lambda hwaccel: av.open(
+                    io.BytesIO(value),
+                    mode="r",
+                    format=_DEMUXERS[content_type],
+                    container_options={**_OPEN_OPTIONS, "max_pixels": str(settings.max_pixels)},
+                    metadata_errors="replace",
+                    io_open=_refuse,
+                    hwaccel=hwaccel,
+                )
             )
         except InputError:
             raise
@@ -93,6 +101,36 @@ class Segment:
         self.start_ns = int(start * base * S) if start is not None and base else None
         context = self._stream.codec_context
         self.aspect = float(self._stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
+        self.pixels = context.width * context.height
+        self._is_broken = False
+        try:
+            self._packets = self._demuxed()
+        except BaseException:
+            self.close()
+            raise
+        self.runs: list[Run] | None = None
+        if not self._is_broken:
+            self.runs = find_runs([p for p in self._packets if p.size], context, self._times_ns)
+
+    def run_decoder(self) -> RunDecoder:
+        """For `runs`, which must not be None."""
+        return RunDecoder(self._stream.codec_context, self.runs or [])
+
+    def times_ns(self) -> Iterator[tuple[int | None, int | None]]:
+        """When each picture is shown, and until when, in display order, without decoding any."""
+        packets = [p for p in self._packets if p.size]
+        if all(p.pts is not None for p in packets):
+            packets.sort(key=lambda p: p.pts or 0)
+        for packet in packets[: self._settings.max_frames]:
+            at = self._ns(packet.pts)
+            yield at, None if at is None else at + self._length_ns(packet.duration)
+
+    def _times_ns(self, packet: av.Packet[av.video.stream.VideoStream]) -> tuple[int, int]:
+        at = self._ns(packet.pts) or 0
+        return at, at + self._length_ns(packet.duration)
+
+    def _length_ns(self, duration: int | None) -> int:
+        return int(duration * self._base * S) if duration and self._base else NOMINAL_NS
 
     def close(self) -> None:
         """Free the decoder."""
@@ -118,10 +156,10 @@ class Segment:
         best.codec_context.thread_count = 1
         return best
 
-    def __iter__(self) -> Iterator[SegmentPicture | SegmentLoss]:
-        """Every picture and every loss until the end or a bound; raises `EncryptedInputError`."""
+    def pictures(self, *, only_keys: bool = False) -> Iterator[SegmentPicture | SegmentLoss]:
+        """Every picture and every loss until the end or a bound; or those of key frames alone."""
         settings, pictures, pixels, errors = self._settings, 0, 0, 0
-        for item in self._decoded():
+        for item in self._decoded(only_keys):
             if isinstance(item, SegmentLoss):
                 errors += 1
                 is_far = item.at_ns is not None and abs(item.at_ns) > settings.max_duration_s * S
@@ -140,25 +178,38 @@ class Segment:
                 continue
             yield item
 
-    def _decoded(self) -> Iterator[SegmentPicture | SegmentLoss]:
-        packets = self._container.demux(self._stream)
-        while True:
+    def _demuxed(self) -> list[av.Packet[av.video.stream.VideoStream]]:
+        """All packets of the picture, the last one empty; raises `EncryptedInputError`."""
+        packets: list[av.Packet[av.video.stream.VideoStream]] = []
+        source = self._container.demux(self._stream)
+        # No more can give a picture or an error before a bound is met.
+        most = 2 * self._settings.max_frames + 64
+        while len(packets) < most:
             try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except IndexError:
+                packet = next(source)
+            except (StopIteration, IndexError):
                 # PyAV 18 at the end of an MPEG-TS in which streams have appeared that its header did not announce.
-                return
+                break
             except (av.error.FFmpegError, OSError, ValueError):
-                yield SegmentLoss(None, beyond_limit=False)
-                return
+                self._is_broken = True
+                break
             if packet.stream_index != self._stream.index:
                 continue
             if packet.has_sidedata("encryption_info"):
                 raise _encrypted(self._name)
+            packets.append(packet)
+        return packets
+
+    def _decoded(self, only_keys: bool) -> Iterator[SegmentPicture | SegmentLoss]:
+        context = self._stream.codec_context
+        for packet in self._packets:
+            if only_keys and not packet.is_keyframe:
+                continue
             try:
                 frames = packet.decode()
+                if only_keys:
+                    frames += context.decode(None)
+                    context.flush_buffers()
             except (av.error.FFmpegError, ValueError):
                 yield SegmentLoss(self._ns(packet.pts), beyond_limit=False)
                 continue
@@ -169,8 +220,9 @@ class Segment:
                 if frame.is_corrupt:
                     yield SegmentLoss(at, beyond_limit=False)
                 else:
-                    length = int(frame.duration * self._base * S) if frame.duration and self._base else NOMINAL_NS
-                    yield SegmentPicture(frame, at, at + length if at is not None else None)
+                    yield SegmentPicture(frame, at, None if at is None else at + self._length_ns(frame.duration))
+        if self._is_broken:
+            yield SegmentLoss(None, beyond_limit=False)
 
     def _ns(self, pts: int | None) -> int | None:
         if pts is None or self._base is None:

@@ -154,7 +154,7 @@ def test_a_damaged_picture_days_after_its_segment_is_lost_without_a_time() -> No
     decoder = StreamDecoder(ALL)
     decoded = decoder.decode(Payload(out.getvalue()))
     assert len(list(decoded.frames)) == 25
-    assert [(lost.pts_ns, lost.reason) for lost in decoded.lost] == [(None, LossReason.DAMAGED)]
+    assert [(lost.pts_ns, lost.reason) for lost in decoded.lost] == [(None, LossReason.BEYOND_LIMIT)]
 
 
 def test_a_loss_after_the_clock_began_anew_has_a_time_that_fits() -> None:
