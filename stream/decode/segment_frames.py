@@ -55,6 +55,7 @@ class SegmentFrames:
             decoder = self._segment.run_decoder()
             if decoder.probe(only_keys=self._only_keys):
                 self._runs = decoder
+                self._segment.saw_picture()
                 return
         items = self._segment.pictures(only_keys=self._only_keys)
         first: list[SegmentPicture | SegmentLoss] = []

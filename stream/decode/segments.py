@@ -112,6 +112,10 @@ class Segment:
         if not self._is_broken:
             self.runs = find_runs([p for p in self._packets if p.size], context, self._times_ns)
 
+    def saw_picture(self) -> None:
+        """The decoder has given one: now it is known whether the GPU made it."""
+        self._hardware.saw(self._stream.codec_context)
+
     def run_decoder(self) -> RunDecoder:
         """For `runs`, which must not be None."""
         return RunDecoder(self._stream.codec_context, self.runs or [])
@@ -207,6 +211,8 @@ class Segment:
                 continue
             try:
                 frames = packet.decode()
+                if frames:
+                    self.saw_picture()
                 if only_keys:
                     frames += context.decode(None)
                     context.flush_buffers()
