@@ -35,6 +35,7 @@ from difffake.errors import (
     MediaTruncatedError,
     NoVideoError,
 )
+from difffake.hardware import HardwareUse, Hwaccel
 from difffake.media import VideoInfo, check_readable, describe, reason, without_secrets
 from difffake.picture import Deinterlacer, RgbConverter, rotation_deg
 from difffake.stills import StillHeader, decode_still, read_still_header
@@ -90,6 +91,7 @@ def open_video(
     fps: float | None = None,
     limits: Limits | None = None,
     stop_s: float | None = None,
+    hwaccel: Hwaccel = Hwaccel.OFF,
 ) -> VideoSource:
     """Open a file, a still image or a live address.
 
@@ -98,6 +100,7 @@ def open_video(
         fps: frames yielded per second of video, taken by timestamp; ``None`` yields all of them.
         limits: `Limits()` if not given.
         stop_s: read no further than this many seconds.
+        hwaccel: where it is decoded; see `difffake.hardware`.
 
     Raises:
         MediaNotFoundError: no such file, or the address does not answer.
@@ -107,8 +110,9 @@ def open_video(
         NoVideoError: no picture in it (cover art is none).
         MediaEncryptedError: encrypted.
         LimitExceededError: larger or longer than ``limits``.
+        EngineHostError: `Hwaccel.CUDA` on a host without a GPU that decodes.
 
-    The last five may also be raised while iterating.
+    Those before the last may also be raised while iterating.
 
     >>> with open_video("clip.mp4", fps=5) as video:      # doctest: +SKIP
     ...     for frame in video:
@@ -116,7 +120,7 @@ def open_video(
     """
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be positive, not {fps}")
-    return VideoSource(source, fps, limits or Limits(), stop_s)
+    return VideoSource(source, fps, limits or Limits(), stop_s, hwaccel)
 
 
 class VideoSource:
@@ -129,7 +133,14 @@ class VideoSource:
         decode_errors: how many frames or packets could not be decoded.
     """
 
-    def __init__(self, source: str | Path, fps: float | None, limits: Limits, stop_s: float | None) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        fps: float | None,
+        limits: Limits,
+        stop_s: float | None,
+        hwaccel: Hwaccel = Hwaccel.OFF,
+    ) -> None:
         self.warnings: list[str] = []
         self.lost_s: list[float] = []
         self.decode_errors = 0
@@ -141,11 +152,13 @@ class VideoSource:
         if scheme and scheme[1].lower() != "file":
             self._path: Path | None = None
             self.name = without_secrets(str(source))
+            self._hardware = HardwareUse(hwaccel, self.name)
             self._open_live(str(source), scheme[1].lower())
         else:
             self._path = Path(str(source).removeprefix("file://"))
             # A name that is no UTF-8 can be opened, but not written into JSON.
             self.name = (self._path.name or str(self._path)).encode(errors="replace").decode()
+            self._hardware = HardwareUse(hwaccel, self.name)
             self._open_file(self._path)
         self._clock = SampleClock(fps, 1 / (self.info.fps or 25.0), self._container_start_s())
 
@@ -181,7 +194,11 @@ class VideoSource:
             )
         options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
         try:
-            container = av.open(url, mode="r", options=options, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S))
+            container = self._hardware.open(
+                lambda hwaccel: av.open(
+                    url, mode="r", options=options, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S), hwaccel=hwaccel
+                )
+            )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if isinstance(error, av.error.InvalidDataError):
                 raise MediaFormatError(f"{self.name}: no video at this address", hint="check the address") from error
@@ -199,7 +216,11 @@ class VideoSource:
         # `file:` keeps a file whose name looks like a protocol a file; the list keeps playlists from the network.
         options = {"protocol_whitelist": _LOCAL_PROTOCOLS, "max_pixels": str(self._limits.max_pixels)}
         try:
-            container = av.open(f"file:{path}", mode="r", options=options, metadata_errors="replace")
+            container = self._hardware.open(
+                lambda hwaccel: av.open(
+                    f"file:{path}", mode="r", options=options, metadata_errors="replace", hwaccel=hwaccel
+                )
+            )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._unreadable(path) from error
         self._begin(container, live=False)
@@ -266,8 +287,9 @@ class VideoSource:
             usable, key=lambda s: (bool(s.disposition & default), s.codec_context.width * s.codec_context.height)
         )
         best.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
-        best.thread_type = "AUTO"
-        best.codec_context.thread_count = min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
+        if not best.codec_context.is_hwaccel:
+            best.thread_type = "AUTO"
+            best.codec_context.thread_count = min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
         return best
 
     def _check_size(self, width: int, height: int) -> None:
@@ -328,6 +350,8 @@ class VideoSource:
             except (av.error.FFmpegError, ValueError):
                 self._count_lost(packet.pts)
                 continue
+            if frames:
+                self._hardware.saw(self._stream.codec_context)
             for frame in frames:
                 if frame.is_corrupt:
                     self._count_lost(frame.pts)
