@@ -29,7 +29,7 @@ from difffake.evaluation import Codec, Recompression
 from difffake.evaluation.recompress import recompress
 from difffake.faces import EYE_DISTANCE, CenterFace, Faces, align, assess
 from difffake.identity import align_identity
-from difffake.people import CutDetector, People, Sightings, Tracker
+from difffake.people import CutDetector, CutMemory, People, Sightings, Tracker
 from difffake.video import open_video
 from engines.onnx import OnnxEngine
 
@@ -103,10 +103,11 @@ class Followed:
 def follow(frames: list[Seen]) -> Followed:
     """Run cuts, tracks and people over frames."""
     tracker, cuts, people = Tracker(), CutDetector(), People()
+    memory = CutMemory()
     shot, cut = 0, np.zeros(len(frames), bool)
     track, now, frame_of = [], [], []
     for i, seen in enumerate(frames):
-        cut[i] = cuts.is_cut(seen.picture, seen.faces.boxes_px)
+        cut[i], memory = cuts.look(seen.picture, seen.faces.boxes_px, memory)
         shot += int(cut[i])
         ids = tracker.update(seen.faces, seen.time_s, cut=bool(cut[i]))
         n = len(ids)

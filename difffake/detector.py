@@ -15,7 +15,8 @@ import difffake
 from difffake.anchors.file import AnchorFile
 from difffake.bundle import Bundle
 from difffake.errors import NoFaceError
-from difffake.faces import CenterFace, FaceDetector, Reason
+from difffake.faces import Reason
+from difffake.faces.finder import FaceFinder, Finder
 from difffake.judge import Judge, bands
 from difffake.networks import EngineChoice, open_networks
 from difffake.observe import FrameStatus, Observations, Progress, observe
@@ -42,12 +43,12 @@ class Detector:
         self,
         bundle: Bundle,
         engine: Engine,
-        faces: FaceDetector,
+        finder: Finder,
         settings: ScanSettings | None = None,
         identity_engine: Engine | None = None,
         model_id: str | None = None,
     ) -> None:
-        self._bundle, self._engine, self._faces = bundle, engine, faces
+        self._bundle, self._engine, self._finder = bundle, engine, finder
         self._identity_engine = identity_engine
         self._model_id = model_id or bundle.model_id
         self.settings = settings or ScanSettings()
@@ -65,9 +66,11 @@ class Detector:
         """
         settings = settings or ScanSettings()
         loaded = Bundle.load(bundle)
-        faces = CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces)
+        finder = FaceFinder(
+            settings.analysis_side_px, settings.whole_s, max_faces=settings.max_faces, threads=settings.threads
+        )
         networks = open_networks(loaded, engines, threads=settings.threads)
-        return cls(loaded, networks.extractor, faces, settings, networks.identity, networks.model_id)
+        return cls(loaded, networks.extractor, finder, settings, networks.identity, networks.model_id)
 
     @property
     def model_id(self) -> str:
@@ -85,7 +88,7 @@ class Detector:
         """Find, track and embed the faces of frames, without a verdict; see `difffake.observe.observe`."""
         return observe(
             frames,
-            self._faces,
+            self._finder,
             self._engine,
             self.settings,
             identity_engine=self._identity_engine,
@@ -154,7 +157,7 @@ class Detector:
 
     def with_settings(self, settings: ScanSettings) -> Detector:
         """The same loaded networks with other settings; sizes of the face detector stay as loaded."""
-        return Detector(self._bundle, self._engine, self._faces, settings, self._identity_engine, self._model_id)
+        return Detector(self._bundle, self._engine, self._finder, settings, self._identity_engine, self._model_id)
 
     def close(self) -> None:
         """Release the networks."""

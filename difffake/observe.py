@@ -1,6 +1,6 @@
 """Frames in, observations out: every face with its track, its quality, its embedding and its logit.
 
-Frames stream through: no more than one batch for the face detector is held at a time.
+Frames stream through: no more than one is held at a time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from difffake.faces import EYE_DISTANCE, FaceDetector, Faces, Reason, align, assess
-from difffake.identity import align_identity
-from difffake.people import CutDetector, People, Sightings, Tracker
+from difffake.crops import channels_first, cut_out
+from difffake.faces import EYE_DISTANCE, Faces, Reason
+from difffake.faces.finder import Finder, FinderState
+from difffake.people import People, Sightings, Tracker
+from difffake.picture import RgbPicture
 from difffake.settings import ScanSettings
 from difffake.video import Frame
 from engines.contract import Engine
@@ -100,7 +102,7 @@ class Observations:
 
 def observe(
     frames: Iterable[Frame],
-    detector: FaceDetector,
+    finder: Finder,
     engine: Engine,
     settings: ScanSettings | None = None,
     *,
@@ -113,35 +115,25 @@ def observe(
 
     Args:
         frames: in order of time; a `difffake.video.VideoSource` also tells which frames were lost.
-        detector: finds the faces.
+        finder: finds the faces.
         engine: embeds them.
         settings: `ScanSettings()` if not given.
         identity_engine: embeds who they are; without one every track is a person of its own.
         people: who is known already; nobody if not given.
         eye_distance: the share of a crop's side between the eyes that the engine was trained for.
-        progress: called after every batch.
+        progress: called after every frame.
 
     Raises:
-        DiffFakeError: whatever the frames, the detector or the engine raise.
+        DiffFakeError: whatever the frames, the finder or the engine raise.
     """
     settings = settings or ScanSettings()
-    seen = _Collector(detector, engine, identity_engine, people or People(), settings, eye_distance)
-    batch: list[Frame] = []
-    pixels = 0
+    seen = _Collector(finder, engine, identity_engine, people or People(), settings, eye_distance)
     for frame in frames:
-        batch.append(frame)
-        pixels += frame.image.shape[0] * frame.image.shape[1]
-        if len(batch) >= settings.detect_batch or pixels >= settings.detect_megapixels * 1e6:
-            seen.add(batch)
-            if progress is not None:
-                progress(batch[-1].pts_s, len(seen.frame_time_s))
-            batch, pixels = [], 0
-            if seen.is_full:
-                break
-    if batch:
-        seen.add(batch)
+        seen.add(frame)
         if progress is not None:
-            progress(batch[-1].pts_s, len(seen.frame_time_s))
+            progress(frame.pts_s, len(seen.frame_time_s))
+        if seen.is_full:
+            break
     return seen.finish(list(getattr(frames, "lost_s", ())))
 
 
@@ -150,17 +142,17 @@ class _Collector:
 
     def __init__(
         self,
-        detector: FaceDetector,
+        finder: Finder,
         engine: Engine,
         identity_engine: Engine | None,
         people: People,
         settings: ScanSettings,
         eye_distance: float,
     ) -> None:
-        self._detector, self._engine, self._settings = detector, engine, settings
+        self._finder, self._engine, self._settings = finder, engine, settings
+        self._state = FinderState()
         self._identity_engine, self._people = identity_engine, people
         self._eye_distance = eye_distance
-        self._cuts = CutDetector()
         self._tracker = Tracker(max_tracks=8 * settings.max_faces)
         self._thumbnails = _Thumbnails()
         self._shot = 0
@@ -188,31 +180,27 @@ class _Collector:
         """Whether the bound on kept faces is reached."""
         return len(self._reasons) >= self._settings.max_scored
 
-    def add(self, batch: list[Frame]) -> None:
-        """Take in a batch of frames; their images are not kept."""
-        for frame, found in zip(batch, self._detector.detect([f.image for f in batch]), strict=True):
-            self._add_frame(frame, found[: self._settings.max_faces])
-        if len(self._waiting_rows) >= self._engine.spec.max_batch:
-            self._embed()
-
-    def _add_frame(self, frame: Frame, faces: Faces) -> None:
-        cut = self._cuts.is_cut(frame.image, faces.boxes_px)
-        self._shot += cut
-        tracks = self._tracker.update(faces, frame.pts_s, cut=cut)
-        crops, _ = align(
-            frame.image,
-            faces.landmarks_px,
-            side_px=self._engine.spec.side_px,
+    def add(self, frame: Frame) -> None:
+        """Take in a frame; its image is not kept."""
+        picture = RgbPicture(frame.image)
+        (found,) = self._finder.find([picture], [round(frame.pts_s * 1e9)], [self._state])
+        self._state = found.state
+        faces = found.faces[: self._settings.max_faces]
+        self._shot += found.is_cut
+        tracks = self._tracker.update(faces, frame.pts_s, cut=found.is_cut)
+        crops = cut_out(
+            picture,
+            faces,
+            self._engine.spec.side_px,
             eye_distance=self._eye_distance,
+            has_identity=self._identity_engine is not None,
         )
-        height, width = frame.image.shape[:2]
-        quality = assess((height, width), faces, crops, eye_distance=self._eye_distance)
+        quality = crops.quality
         good = np.flatnonzero(quality.ok)
         first = len(self._reasons)
-        self._waiting.extend(crops[good])
+        self._waiting.extend(crops.faces)
         self._waiting_rows.extend((first + good).tolist())
-        if self._identity_engine is not None:
-            self._waiting_chips.extend(align_identity(frame.image, faces.landmarks_px[good]))
+        self._waiting_chips.extend(crops.chips)
         self._quality.append(np.stack([quality.yaw_deg, quality.pitch_deg, quality.luma, quality.sharpness], axis=1))
         self._shots.append(np.full(len(faces), self._shot, np.int64))
         self._frame_of.extend([len(self.frame_time_s)] * len(faces))
@@ -228,6 +216,8 @@ class _Collector:
             status, reason = FrameStatus.NO_FACE, ""
         self._status.append(status)
         self._frame_reason.append(reason)
+        if len(self._waiting_rows) >= self._engine.spec.max_batch:
+            self._embed()
 
     def _embed(self) -> None:
         """Embed the faces that wait, and say who is who in all frames since the last time."""
@@ -255,12 +245,12 @@ class _Collector:
 
     def _embed_waiting(self) -> None:
         crops = np.stack(self._waiting)
-        result = self._engine.infer(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
+        result = self._engine.infer(channels_first(crops))
         self._embeddings.append(result.embedding)
         self._logits.append(result.logit)
         if self._identity_engine is not None:
-            chips = np.stack(self._waiting_chips).transpose(0, 3, 1, 2)
-            self._identities.append(self._identity_engine.infer(np.ascontiguousarray(chips)).embedding)
+            chips = channels_first(np.stack(self._waiting_chips))
+            self._identities.append(self._identity_engine.infer(chips).embedding)
         self._embedded_rows.extend(self._waiting_rows)
         tracks = np.concatenate(self._tracks[self._frames_told :])
         for row, crop, logit in zip(self._waiting_rows, crops, result.logit, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from difffake.video import Limits
@@ -19,8 +21,8 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_faces: faces looked at per frame, the most confident first.
         max_scored: faces kept in all; the scan stops there with a warning, which bounds its memory.
         max_people: people that get a verdict, the longest seen first.
-        analysis_side_px: long side at which faces are looked for.
-        detect_batch, detect_megapixels: frames in one run of the face detector, and megapixels held for it.
+        analysis_side_px: long side at which whole pictures are looked through for faces.
+        whole_s: longest time between two of them, s; known faces are followed by close-ups in between. 0: every frame.
         threads: threads of each network; 0 takes every core.
         anchor_size: K, frames in a self-anchor.
         anchor_gap_s: least time between two of them.
@@ -38,8 +40,7 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_scored: int = 60_000
     max_people: int = 64
     analysis_side_px: int = 640
-    detect_batch: int = 8
-    detect_megapixels: float = 64.0
+    whole_s: float = 0.0
     threads: int = 0
     anchor_size: int = 8
     anchor_gap_s: float = 0.15
@@ -58,10 +59,14 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         positive = {
             name: value
             for name in self.__struct_fields__
-            if name not in ("threads", "guests") and (value := getattr(self, name)) is not None and not value > 0
+            if name not in ("threads", "guests", "whole_s")
+            and (value := getattr(self, name)) is not None
+            and not value > 0
         }
         if positive:
             raise ValueError(f"settings must be positive: {positive}")
+        if not 0 <= self.whole_s < math.inf:
+            raise ValueError(f"whole_s must be 0 or more seconds, not {self.whole_s}")
         if not self.strong_p <= self.suspicious_p < 1:
             raise ValueError(f"need strong_p <= suspicious_p < 1, not {self.strong_p} and {self.suspicious_p}")
 

@@ -49,7 +49,7 @@ def replay_command(
     ] = None,
     engines: EnginesOption = None,
     fps: Annotated[float, typer.Option(help="As the worker had it.")] = 2.0,
-    analysis_side: Annotated[int, typer.Option(help="As the worker had it.")] = 640,
+    analysis_side: Annotated[int, typer.Option(help="As the worker had it.")] = 480,
     guests: Annotated[bool, typer.Option("--guests", help="As the worker had it.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
     tolerance: Annotated[

@@ -38,7 +38,9 @@ def work(
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
     fps: Annotated[float, typer.Option(help="Frames analysed per second of stream time.")] = 2.0,
-    analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
+    analysis_side: Annotated[
+        int, typer.Option(help="Long side, px, at which whole pictures are looked through.")
+    ] = 480,
     guests: Annotated[bool, typer.Option("--guests", help="Others than the enrolled people are expected.")] = False,
     commit_interval: Annotated[float, typer.Option(help="Seconds between two commits.")] = 1.0,
     session_timeout: Annotated[

@@ -17,6 +17,7 @@ from difffake.bundle import Bundle
 from difffake.detector import Detector
 from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, Faces, Reason
+from difffake.faces.finder import EveryFrame
 from difffake.observe import FrameStatus, observe
 from difffake.results import Level, ScanResult
 from difffake.settings import ScanSettings
@@ -188,16 +189,16 @@ class FaceWhereSaid:
 
 
 def test_observations_are_aligned_and_bounded(tiny_bundle: Bundle, clips: dict[str, Path]) -> None:
-    settings = ScanSettings(max_scored=10, detect_batch=4, fps=5)
+    settings = ScanSettings(max_scored=10, fps=5)
     with open_video(clips["woman"], fps=5) as video, OnnxEngine(tiny_bundle.engine_path, threads=1) as engine:
-        seen = observe(video, CenterFace(threads=1), engine, settings)
+        seen = observe(video, EveryFrame(CenterFace(threads=1)), engine, settings)
         again = engine.infer(np.zeros((1, 3, 224, 224), np.uint8))
-    assert len(seen.time_s) == 12  # the batch that reaches the bound is finished
-    assert seen.warnings == ["cut: stopped after 12 faces, the limit max_scored"]
-    assert seen.embedding.shape == (12, again.embedding.shape[1])
+    assert len(seen.time_s) == 10
+    assert seen.warnings == ["cut: stopped after 10 faces, the limit max_scored"]
+    assert seen.embedding.shape == (10, again.embedding.shape[1])
     assert np.isfinite(seen.embedding).all()
     np.testing.assert_array_equal(seen.time_s, seen.frame_time_s[seen.frame_of])
-    assert set(seen.thumbnails) <= set(range(12))
+    assert set(seen.thumbnails) <= set(range(10))
 
 
 def test_faces_of_low_quality_are_kept_with_their_reason(tiny_bundle: Bundle) -> None:
@@ -209,8 +210,8 @@ def test_faces_of_low_quality_are_kept_with_their_reason(tiny_bundle: Bundle) ->
     frames = [Frame(i, i / 5, np.full((48, 64, 3), 100, np.uint8)) for i in range(11)]
     detector = FaceWhereSaid(tiny)
     with OnnxEngine(tiny_bundle.engine_path, threads=1) as engine:
-        seen = observe(frames, detector, engine)
-    assert detector.batches == [8, 3]
+        seen = observe(frames, EveryFrame(detector), engine)
+    assert detector.batches == [1] * 11
     assert seen.reason == [Reason.TOO_SMALL] * 11
     assert seen.frame_status == [FrameStatus.LOW_QUALITY] * 11
     assert seen.frame_reason == ["too small"] * 11
@@ -225,7 +226,7 @@ def test_lost_frames_have_a_status(tiny_bundle: Bundle, tmp_path: Path) -> None:
     data[middle : middle + len(data) // 10] = bytes(len(data) // 10)
     path.write_bytes(data)
     with open_video(path, fps=25) as video, OnnxEngine(tiny_bundle.engine_path, threads=1) as engine:
-        seen = observe(video, FaceWhereSaid(Faces.empty()), engine)
+        seen = observe(video, EveryFrame(FaceWhereSaid(Faces.empty())), engine)
     assert FrameStatus.DECODE_ERROR in seen.frame_status
     assert (np.diff(seen.frame_time_s) >= 0).all()
 

@@ -6,9 +6,11 @@ Point" (2019, arXiv:1911.03599). Weights: MIT, see ``weights/CENTERFACE.md``.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -31,6 +33,8 @@ MAX_ENLARGE = 2.0
 NMS_IOU = 0.3
 #: Peaks looked at per image before overlaps are removed; bounds the work that one picture can cause.
 MAX_PEAKS = 2000
+#: Of the cells around a face's best one, those this confident, as a share of it, speak of the same face.
+NEIGHBOURS = 0.3
 #: Pixels in one run of the network; bounds its memory (about 150 bytes a pixel).
 MAX_RUN_PIXELS = 4 * 1024 * 1024
 
@@ -78,7 +82,16 @@ class CenterFace:
         self.threshold = threshold
         self.max_faces = max_faces
         self.max_batch = max_batch
+        self._is_steady = False
         self._session = _load(weights, threads)
+
+    def close_ups(self, side_px: int, threshold: float, max_batch: int) -> Self:
+        """The same network for close-ups of ``side_px``, a multiple of 32, with landmarks averaged over each face's
+        best cells: they then move by a sixth less when the picture is shifted under the grid of cells."""
+        other = copy.copy(self)
+        other.analysis_side_px, other.threshold, other.max_batch = side_px, threshold, max_batch
+        other._is_steady = True
+        return other
 
     def detect(self, images: Sequence[U8]) -> list[Faces]:
         """Find the faces of each RGB image ``(H, W, 3) uint8``; coordinates in its own pixels, best first.
@@ -106,6 +119,7 @@ class CenterFace:
                         scale_xy=scale,
                         threshold=self.threshold,
                         max_faces=self.max_faces,
+                        is_steady=self._is_steady,
                     )
         return found
 
@@ -147,6 +161,7 @@ def decode(
     scale_xy: tuple[float, float] = (1.0, 1.0),
     threshold: float = 0.5,
     max_faces: int = 32,
+    is_steady: bool = False,
 ) -> Faces:
     """Turn CenterFace's output maps of one image into faces (sections 3.1 and 3.2 of the paper).
 
@@ -162,6 +177,7 @@ def decode(
         scale_xy: image pixels per network pixel.
         threshold: least heatmap value.
         max_faces: most faces to return.
+        is_steady: the landmarks of a face are the mean over the cells next to its best one, weighted by confidence.
     """
     peak = heatmap[0]
     rows, columns = np.nonzero(peak >= threshold)
@@ -170,20 +186,46 @@ def decode(
     confidence = peak[rows, columns]
     best = np.argsort(-confidence, kind="stable")[:MAX_PEAKS]
     rows, columns, confidence = rows[best], columns[best], confidence[best]
-    # A wild exponent is a broken prediction: e^12 cells are wider than any picture.
-    height, width = np.exp(np.clip(scale[:, rows, columns], -12, 12)) * STRIDE
-    y = (rows + offset[0, rows, columns] + 0.5) * STRIDE - height / 2
-    x = (columns + offset[1, rows, columns] + 0.5) * STRIDE - width / 2
-    boxes = np.stack([x, y, x + width, y + height], axis=1)
-    shares = landmarks[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
-    points = shares * np.stack([width, height], axis=1)[:, None] + boxes[:, None, :2]
+    boxes, points = _faces_of_cells(scale, offset, landmarks, rows, columns)
     # Network pixel p covers [p, p + 1); pixel coordinates are those of centres.
     ratio = np.asarray(scale_xy)
     boxes = (boxes * np.tile(ratio, 2)).astype(np.float32)
     points = (points * ratio - 0.5).astype(np.float32)
     sound = np.flatnonzero(_plausible(boxes, points))
     kept = sound[non_maximum_suppression(boxes[sound], NMS_IOU)][:max_faces]
+    if is_steady:
+        for face in kept:
+            steady = _mean_landmarks(peak, scale, offset, landmarks, int(rows[face]), int(columns[face]))
+            points[face] = steady * ratio - 0.5
     return Faces(boxes[kept], points[kept], confidence[kept].astype(np.float32))
+
+
+def _faces_of_cells(
+    scale: F32, offset: F32, landmarks: F32, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+) -> tuple[F32, F32]:
+    """Boxes ``(N, 4)`` and landmarks ``(N, 5, 2)`` that N cells tell, in pixels of the network."""
+    # A wild exponent is a broken prediction: e^12 cells are wider than any picture.
+    height, width = np.exp(np.clip(scale[:, rows, columns], -12, 12)) * STRIDE
+    y = (rows + offset[0, rows, columns] + 0.5) * STRIDE - height / 2
+    x = (columns + offset[1, rows, columns] + 0.5) * STRIDE - width / 2
+    boxes = np.stack([x, y, x + width, y + height], axis=1)
+    shares = landmarks[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
+    return boxes, shares * np.stack([width, height], axis=1)[:, None] + boxes[:, None, :2]
+
+
+def _mean_landmarks(peak: F32, scale: F32, offset: F32, landmarks: F32, row: int, column: int) -> F32:
+    """Landmarks ``(5, 2)`` of the face of a cell: the mean over the 3 x 3 cells around it."""
+    top, left = max(row - 1, 0), max(column - 1, 0)
+    near = peak[top : row + 2, left : column + 2]
+    rows, columns = np.nonzero(near >= NEIGHBOURS * peak[row, column])
+    weights = near[rows, columns]
+    boxes, points = _faces_of_cells(scale, offset, landmarks, rows + top, columns + left)
+    alone = points[(rows + top == row) & (columns + left == column)][0]
+    # A neighbour of another face, or a broken one, has no say.
+    size = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
+    agrees = (np.abs(points - alone) < 0.2 * size[:, None]).all(axis=(1, 2))
+    mean = np.average(points[agrees], axis=0, weights=weights[agrees]) if agrees.any() else alone
+    return np.asarray(mean, np.float32)
 
 
 def non_maximum_suppression(boxes_px: F32, iou: float) -> npt.NDArray[np.intp]:

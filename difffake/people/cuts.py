@@ -9,20 +9,19 @@ studio background differ in a tenth of the picture, but nothing moved there a mo
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from difffake.errors import DataError
 from difffake.faces.contract import F32, U8
-from difffake.people.ledger import Arrays
 
 Mask = npt.NDArray[np.bool_]
 
-_SIZE = (48, 32)
+#: Width and height of the picture that is compared.
+SIZE_PX = (48, 32)
 #: Side of a block, and how far it is looked for, in pixels of the shrunk picture: 4 % of its width.
 _BLOCK, _REACH = 4, 2
 #: Root mean square difference, grey levels, up to which a block counts as found. Noise, codecs and skin stay below.
@@ -38,7 +37,6 @@ _GROW = 0.1
 #: With fewer free blocks than this nothing can be said, and nothing is called a cut.
 _MIN_BLOCKS = 8
 _MEMORY = 6
-_HINT = "start with a new detector, or pass what to_arrays gave"
 
 
 class Change(NamedTuple):
@@ -49,16 +47,48 @@ class Change(NamedTuple):
     colour: float
 
 
+class CutMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What a `CutDetector` remembers of a stream, 5 KB; msgspec encodes it.
+
+    Args:
+        picture: the last picture, shrunk to `SIZE_PX`, as bytes; empty before the first.
+        faces: which of its pixels lie inside faces, a bit each.
+        before: what changed in the frames since the last cut, the last few of them.
+
+    Raises:
+        ValueError: sizes or numbers that cannot be.
+    """
+
+    picture: bytes = b""
+    faces: bytes = b""
+    before: tuple[Change, ...] = ()
+
+    def __post_init__(self) -> None:
+        pixels = SIZE_PX[0] * SIZE_PX[1]
+        if (len(self.picture), len(self.faces)) not in ((0, 0), (3 * pixels, pixels // 8)):
+            raise ValueError(f"a cut detector's picture has {pixels} pixels")
+        if len(self.before) > (_MEMORY if self.picture else 0):
+            raise ValueError(f"a cut detector remembers {_MEMORY} changes, and none without a picture")
+        if not all(0 <= share <= 1 for change in self.before for share in change):
+            raise ValueError("a cut detector's changes are shares from 0 to 1")
+
+
 class CutDetector:
     """Tells a cut from motion, light, codecs and from what happens inside faces. About 0.5 ms a frame.
 
     A cut is where half the picture is lost beyond doubt, or where both measures stand out of the last six frames.
+    What it remembers of a stream goes in and comes out: one detector serves all streams.
 
     Args:
         lost: share of blocks, 0 to 1, with which a frame that stands out a little is a cut.
         moved: least share of blocks not found again, and ``moved_ratio`` how often its most in the frames before
             that must be on top of it.
         colour: the same for the share of pixels that change their bin of a coarse colour histogram.
+
+    >>> detector, dark = CutDetector(), np.zeros((36, 64, 3), np.uint8)
+    >>> cut, memory = detector.look(dark, None, CutMemory())
+    >>> cut, detector.look(dark + np.uint8(200), None, memory)[0]
+    (False, True)
     """
 
     def __init__(
@@ -71,95 +101,67 @@ class CutDetector:
     ) -> None:
         self._lost, self._moved, self._colour = lost, moved, colour
         self._moved_ratio, self._colour_ratio = moved_ratio, colour_ratio
-        self._last: tuple[U8, Mask] | None = None
-        self._before: deque[Change] = deque(maxlen=_MEMORY)
 
-    def is_cut(self, image: U8, boxes_px: F32 | None = None) -> bool:
-        """Compare RGB ``(H, W, 3) uint8`` with the image of the call before; the first one is no cut.
+    def look(self, image: U8, boxes_px: F32 | None, memory: CutMemory) -> tuple[bool, CutMemory]:
+        """Compare RGB ``(H, W, 3) uint8`` with the image that is remembered; the first one is no cut.
 
         Args:
-            image: any size; thumbnails of 64 px width or more do.
+            image: any size; one of `SIZE_PX` is taken as it is.
             boxes_px: ``(N, 4) float32``, the faces of this image in its own pixels. What lies inside them, or inside
                 those of the image before, is not looked at.
+            memory: of the call before; `CutMemory()` at the start.
         """
-        picture = np.asarray(cv2.resize(image, _SIZE, interpolation=cv2.INTER_AREA), np.uint8)
+        picture = image
+        if image.shape[1::-1] != SIZE_PX:
+            picture = np.asarray(cv2.resize(image, SIZE_PX, interpolation=cv2.INTER_AREA), np.uint8)
         faces = _inside(boxes_px, image.shape[:2])
-        last, self._last = self._last, (picture, faces)
-        if last is None:
-            return False
-        change = _change(last[0], picture, last[1] | faces)
-        # The second most: one sudden move must not hide a cut that follows.
-        most = Change(*np.sort(self._before, axis=0)[-min(2, len(self._before))]) if self._before else None
+        before: tuple[Change, ...] = ()
+        cut = False
+        if memory.picture:
+            last, last_faces = _unpacked(memory)
+            change = _change(last, picture, last_faces | faces)
+            cut = self._stands_out(change, memory.before)
+            before = () if cut else (*memory.before, change)[-_MEMORY:]
+        return cut, CutMemory(picture.tobytes(), np.packbits(faces).tobytes(), before)
+
+    def _stands_out(self, change: Change, before: tuple[Change, ...]) -> bool:
         if change.lost > _GONE and change.colour > _GONE / 2:
-            cut = True
-        elif most is None:
-            cut = change.lost > self._lost and change.colour > 2 * self._colour
-        else:
-            cut = (
-                change.moved > self._moved + self._moved_ratio * most.moved
-                and change.colour > self._colour + self._colour_ratio * most.colour
-            ) or (change.lost > max(self._lost, 1.5 * most.lost) and change.colour > 2 * self._colour)
-        if cut:
-            self._before.clear()
-        else:
-            self._before.append(change)
-        return cut
+            return True
+        if not before:
+            return change.lost > self._lost and change.colour > 2 * self._colour
+        # The second most: one sudden move must not hide a cut that follows.
+        most = Change(*np.sort(before, axis=0)[-min(2, len(before))].tolist())
+        return (
+            change.moved > self._moved + self._moved_ratio * most.moved
+            and change.colour > self._colour + self._colour_ratio * most.colour
+        ) or (change.lost > max(self._lost, 1.5 * most.lost) and change.colour > 2 * self._colour)
 
-    def to_arrays(self) -> Arrays:
-        """The whole state, but for the arguments; `from_arrays` goes on exactly from here."""
-        width, _ = _SIZE
-        picture, faces = self._last or (np.zeros((0, width, 3), np.uint8), np.zeros((0, width), bool))
-        return {
-            "cuts_picture": picture.copy(),
-            "cuts_faces": faces.copy(),
-            "cuts_before": np.array(self._before, np.float64).reshape(-1, 3),
-        }
 
-    @classmethod
-    def from_arrays(cls, arrays: Arrays, **arguments: float) -> CutDetector:
-        """The detector of `to_arrays`; ``arguments`` are those of the class.
-
-        Raises:
-            DataError: arrays that are missing, of another shape or type, or that hold impossible numbers.
-        """
-        detector = cls(**arguments)
-        width, height = _SIZE
-        picture, faces, before = (arrays.get(f"cuts_{name}") for name in ("picture", "faces", "before"))
-        rows = 0 if picture is None or 0 in picture.shape else height
-        for array, dtype, shapes in (
-            (picture, np.uint8, [(rows, width, 3)]),
-            (faces, np.bool_, [(rows, width)]),
-            (before, np.float64, [(n, 3) for n in range(_MEMORY + 1 if rows else 1)]),
-        ):
-            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape not in shapes:
-                raise DataError("a damaged cut detector: an array is missing, or of another type or shape", hint=_HINT)
-        changes = np.asarray(before, np.float64)
-        if not ((changes >= 0) & (changes <= 1)).all():
-            raise DataError("a damaged cut detector: changes that cannot be", hint=_HINT)
-        if rows:
-            detector._last = np.array(picture, np.uint8), np.array(faces, bool)
-        detector._before.extend(Change(*row) for row in changes.tolist())
-        return detector
+def _unpacked(memory: CutMemory) -> tuple[U8, Mask]:
+    width, height = SIZE_PX
+    picture = np.frombuffer(memory.picture, np.uint8).reshape(height, width, 3)
+    bits = np.unpackbits(np.frombuffer(memory.faces, np.uint8))
+    return picture, bits.reshape(height, width).astype(bool)
 
 
 def _inside(boxes_px: F32 | None, shape: tuple[int, int]) -> Mask:
     """Mask of the shrunk picture: true inside the boxes, which are grown by `_GROW`."""
-    width, height = _SIZE
+    width, height = SIZE_PX
     mask = np.zeros((height, width), bool)
     if boxes_px is None or not len(boxes_px):
         return mask
     low, high = boxes_px[:, :2], boxes_px[:, 2:]
     edge = _GROW * (high - low)
     scale = np.array([width / shape[1], height / shape[0]])
-    low = np.clip(np.floor((low - edge) * scale), 0, _SIZE).astype(int)
-    high = np.clip(np.ceil((high + edge) * scale), 0, _SIZE).astype(int)
+    low = np.clip(np.floor((low - edge) * scale), 0, SIZE_PX).astype(int)
+    high = np.clip(np.ceil((high + edge) * scale), 0, SIZE_PX).astype(int)
     for (x1, y1), (x2, y2) in zip(low, high, strict=True):
         mask[y1:y2, x1:x2] = True
     return mask
 
 
 def _change(old: U8, new: U8, faces: Mask) -> Change:
-    width, height = _SIZE
+    width, height = SIZE_PX
     free = ~faces.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).any(axis=(1, 3)).ravel()
     if free.sum() < _MIN_BLOCKS:
         return Change(0.0, 0.0, 0.0)

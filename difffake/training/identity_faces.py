@@ -20,6 +20,7 @@ import numpy.typing as npt
 from difffake.errors import DataError, DiffFakeError
 from difffake.evaluation.recompress import Codec, Recompression, recompress
 from difffake.faces import FaceDetector
+from difffake.faces.finder import EveryFrame
 from difffake.identity import align_identity
 from difffake.observe import Observations, observe
 from difffake.pseudofake import degrade
@@ -226,7 +227,7 @@ def _deliveries(
 
     def look(file: Path) -> Observations:
         with open_video(file, fps=FPS, stop_s=MAX_CLIP_S) as video:
-            return observe(video, detector, engine, settings, identity_engine=identity_engine)
+            return observe(video, EveryFrame(detector), engine, settings, identity_engine=identity_engine)
 
     seen = {ORIGINAL: (look(path), 1.0)}
     with TemporaryDirectory() as folder:

@@ -1,4 +1,5 @@
-"""The networks of a worker, shared by all of its streams; what they see in a frame depends on that frame alone."""
+"""The networks of a worker, shared by all of its streams. What they see in a frame depends on it, and on where faces
+were in the frame before it: never on the other frames of a batch."""
 
 from __future__ import annotations
 
@@ -13,18 +14,31 @@ import numpy.typing as npt
 
 from difffake.anchors.file import networks
 from difffake.bundle import Bundle
-from difffake.faces import CenterFace, FaceDetector, Faces, align, assess
+from difffake.crops import channels_first, cut_out
+from difffake.faces import Faces
+from difffake.faces.finder import FaceFinder, Finder, FinderState, Found
 from difffake.faces.quality import Quality
-from difffake.identity import align_identity
 from difffake.networks import EngineChoice, open_networks
+from difffake.picture import Picture
 from difffake.scoring import Scorer
 from engines.contract import Engine
 from stream.live.settings import LiveSettings
 from stream.messages.state import MAX_STATE_BYTES
 
-U8 = npt.NDArray[np.uint8]
+__all__ = ["FinderState", "LiveModels", "Look", "LookFrame"]
+
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LookFrame:
+    """A frame that is to be looked at: the picture, its PTS in ns, what the `Look` at the stream's frame before it
+    said in `Look.finder`, or `FinderState()`."""
+
+    picture: Picture
+    pts_ns: int
+    finder: FinderState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +51,8 @@ class Look:
         logit: ``(N,) float32``.
         identity: ``(N, I) float32``; I is 0 without an identity network.
         artifact, artifact_p: ``(N,) float64``, the score of `artifact` evidence and its p-value.
+        finder: to be passed with the stream's next frame.
+        is_cut: another shot begins with this frame.
     """
 
     faces: Faces
@@ -46,16 +62,19 @@ class Look:
     identity: F32
     artifact: F64
     artifact_p: F64
+    finder: FinderState
+    is_cut: bool
 
 
 class LiveModels:
-    """Face detector, extractor, identity network and scorer; use as a context manager, or call `close`.
+    """Face finder, extractor, identity network and scorer; use as a context manager, or call `close`. Threads may
+    share it, where the engines may be shared.
 
     Args:
         bundle: the model.
         engine: its extractor.
         identity_engine: its identity network, if it has one.
-        faces: finds the faces.
+        finder: finds the faces.
         settings: bounds, batch sizes.
         model_id: names the bundle and the engines; the bundle's own by default.
 
@@ -68,14 +87,14 @@ class LiveModels:
         bundle: Bundle,
         engine: Engine,
         identity_engine: Engine | None,
-        faces: FaceDetector,
+        finder: Finder,
         settings: LiveSettings | None = None,
         model_id: str | None = None,
     ) -> None:
         #: Of the bundle, and the engines of its networks; see `difffake.networks`.
         self.model_id = model_id or bundle.model_id
         self.bundle, self.scorer = bundle, Scorer(bundle)
-        self._engine, self._identity_engine, self._faces = engine, identity_engine, faces
+        self._engine, self._identity_engine, self._finder = engine, identity_engine, finder
         self._settings = settings or LiveSettings()
         self.identity_dim = 0 if identity_engine is None else identity_engine.spec.dim
         if self._settings.state_bytes(engine.spec.dim, self.identity_dim) > MAX_STATE_BYTES:
@@ -97,9 +116,11 @@ class LiveModels:
             EngineError: its network cannot be loaded, or the engine asked for cannot run here.
         """
         loaded = Bundle.load(bundle)
-        faces = CenterFace(settings.analysis_side_px, threads=settings.threads, max_faces=settings.max_faces)
+        finder = FaceFinder(
+            settings.analysis_side_px, settings.whole_s, max_faces=settings.max_faces, threads=settings.threads
+        )
         opened = open_networks(loaded, engines, threads=settings.threads)
-        return cls(loaded, opened.extractor, opened.identity, faces, settings, opened.model_id)
+        return cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)
 
     @property
     def networks(self) -> str:
@@ -108,55 +129,65 @@ class LiveModels:
         extractor, identity = networks(self.bundle)
         return f"{extractor}/{identity or ''}" if self.identity_dim else f"{extractor}/"
 
-    def look(self, images: Sequence[U8]) -> list[Look]:
-        """Find, align, judge and embed the faces of RGB images ``(H, W, 3) uint8``; keeps nothing.
+    def look(self, frames: Sequence[LookFrame]) -> list[Look]:
+        """Find, align, judge and embed the faces of frames, each of another stream; keeps nothing.
 
-        Images go through the networks in runs of whole images.
+        Frames go through the networks in runs of whole frames.
 
         Raises:
-            ValueError: an image is not ``(H, W, 3) uint8``.
             EngineError: a network failed.
         """
-        seen: list[Look] = []
-        for start, stop in self._runs(images):
-            seen.extend(self._run(images[start:stop]))
-        return seen
+        looks: list[Look] = []
+        for start in range(0, len(frames), self._settings.detect_batch):
+            run = frames[start : start + self._settings.detect_batch]
+            looks += self._see(run, self._find(run))
+        return looks
 
-    def _runs(self, images: Sequence[U8]) -> list[tuple[int, int]]:
-        runs, start, pixels = [], 0, 0.0
-        for i, image in enumerate(images):
-            pixels += image.shape[0] * image.shape[1]
-            if i + 1 - start >= self._settings.detect_batch or pixels >= self._settings.detect_megapixels * 1e6:
-                runs.append((start, i + 1))
-                start, pixels = i + 1, 0.0
-        return [*runs, (start, len(images))] if start < len(images) else runs
+    def look_through(self, frames: Sequence[tuple[Picture, int]], finder: FinderState) -> list[Look]:
+        """The same of frames of one stream, in order of time: pictures with their PTS, ns.
 
-    def _run(self, images: Sequence[U8]) -> list[Look]:
+        Raises:
+            EngineError: a network failed.
+        """
+        looks: list[Look] = []
+        for start in range(0, len(frames), self._settings.detect_batch):
+            run, found = [], []
+            for picture, pts_ns in frames[start : start + self._settings.detect_batch]:
+                run.append(LookFrame(picture, pts_ns, finder))
+                found += self._find(run[-1:])
+                finder = found[-1].state
+            looks += self._see(run, found)
+        return looks
+
+    def _find(self, frames: Sequence[LookFrame]) -> list[Found]:
+        return self._finder.find([f.picture for f in frames], [f.pts_ns for f in frames], [f.finder for f in frames])
+
+    def _see(self, frames: Sequence[LookFrame], found: Sequence[Found]) -> list[Look]:
         side, eye_distance = self._engine.spec.side_px, self.bundle.manifest.eye_distance
-        found = [faces[: self._settings.max_faces] for faces in self._faces.detect(images)]
-        qualities, crops, chips = [], [np.zeros((0, side, side, 3), np.uint8)], []
-        for image, faces in zip(images, found, strict=True):
-            cut, _ = align(image, faces.landmarks_px, side_px=side, eye_distance=eye_distance)
-            quality = assess((image.shape[0], image.shape[1]), faces, cut, eye_distance=eye_distance)
-            qualities.append(quality)
-            crops.append(cut[quality.ok])
-            if self._identity_engine is not None:
-                chips.append(align_identity(image, faces.landmarks_px[quality.ok]))
-        good = np.concatenate([np.zeros(0, bool), *(q.ok for q in qualities)])
+        has_identity = self._identity_engine is not None
+        faces = [f.faces[: self._settings.max_faces] for f in found]
+        crops = [
+            cut_out(frame.picture, of, side, eye_distance=eye_distance, has_identity=has_identity)
+            for frame, of in zip(frames, faces, strict=True)
+        ]
+        good = np.concatenate([np.zeros(0, bool), *(c.quality.ok for c in crops)])
         embedding = np.full((len(good), self._engine.spec.dim), np.nan, np.float32)
         logit = np.full(len(good), np.nan, np.float32)
         identity = np.full((len(good), self.identity_dim), np.nan, np.float32)
         if good.any():
-            result = self._engine.infer(_channels_first(np.concatenate(crops)))
+            result = self._engine.infer(channels_first(np.concatenate([c.faces for c in crops])))
             embedding[good], logit[good] = result.embedding, result.logit
             if self._identity_engine is not None:
-                identity[good] = self._identity_engine.infer(_channels_first(np.concatenate(chips))).embedding
-        ends = np.cumsum([len(faces) for faces in found])
-        looks = []
-        for faces, quality, end in zip(found, qualities, ends.tolist(), strict=True):
-            rows = slice(end - len(faces), end)
-            artifact, p = self._judge(embedding[rows], logit[rows], quality.ok)
-            looks.append(Look(faces, quality, embedding[rows], logit[rows], identity[rows], artifact, p))
+                chips = channels_first(np.concatenate([c.chips for c in crops]))
+                identity[good] = self._identity_engine.infer(chips).embedding
+        looks, start = [], 0
+        for of, its, was in zip(faces, crops, found, strict=True):
+            rows = slice(start, start + len(of))
+            start += len(of)
+            artifact, p = self._judge(embedding[rows], logit[rows], its.quality.ok)
+            looks.append(
+                Look(of, its.quality, embedding[rows], logit[rows], identity[rows], artifact, p, was.state, was.is_cut)
+            )
         return looks
 
     def _judge(self, embedding: F32, logit: F32, good: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
@@ -181,7 +212,3 @@ class LiveModels:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _channels_first(crops: U8) -> U8:
-    return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from difffake.errors import AnchorError, DataError
+from difffake.faces.finder import FinderState
 from difffake.networks import ModelName
-from difffake.people import CutDetector, Tracker
+from difffake.people import Tracker
 from difffake.people.ledger import Arrays
 from stream.live.anchors import Anchors
 from stream.live.models import LiveModels
@@ -18,7 +20,7 @@ from stream.live.settings import LiveSettings
 from stream.live.windows import Windows
 from stream.messages import MessageError, StateRecord, pack_arrays, unpack_arrays
 
-VERSION = 1
+VERSION = 2
 _HINT = "restore from an earlier state, or delete this stream's state: it then warms up again"
 
 
@@ -31,14 +33,14 @@ class Memory:
     """What is remembered of a stream.
 
     Args:
-        people, tracker, cuts, anchors, windows: see there.
+        people, tracker, finder, anchors, windows: see there.
         shot: how many cuts there were.
         last_pts_ns: of the last frame; None before the first.
     """
 
     people: StreamPeople
     tracker: Tracker
-    cuts: CutDetector
+    finder: FinderState
     anchors: Anchors
     windows: Windows
     shot: int = 0
@@ -50,13 +52,13 @@ class Memory:
         return cls(
             StreamPeople(settings.people),
             Tracker(max_tracks=settings.max_tracks),
-            CutDetector(),
+            FinderState(),
             Anchors(settings.anchor, settings.max_anchors),
             Windows(settings.window_s),
         )
 
     def sections(self, models: LiveModels) -> dict[str, Any]:
-        """The fields ``people``, ``tracker``, ``cuts``, ``evidence`` and ``anchors`` of a `StateRecord`."""
+        """The fields ``people``, ``tracker``, ``finder``, ``evidence`` and ``anchors`` of a `StateRecord`."""
         clock = [] if self.last_pts_ns is None else [self.last_pts_ns]
         evidence: Arrays = {
             "version": np.array([VERSION], np.int64),
@@ -68,7 +70,7 @@ class Memory:
         return {
             "people": pack_arrays(self.people.to_arrays()),
             "tracker": pack_arrays(self.tracker.to_arrays()),
-            "cuts": pack_arrays(self.cuts.to_arrays()),
+            "finder": msgspec.msgpack.encode(self.finder),
             "evidence": pack_arrays(evidence | self.windows.to_arrays() | self.anchors.to_arrays()),
             "anchors": self.anchors.to_bytes(),
         }
@@ -81,7 +83,7 @@ class Memory:
             OtherModelError: made with other networks.
             MessageError: a section is damaged, or contradicts another.
         """
-        if not any((record.people, record.tracker, record.cuts, record.evidence, record.anchors)):
+        if not any((record.people, record.tracker, record.finder, record.evidence, record.anchors)):
             return cls.new(settings)
         evidence = unpack_arrays(record.evidence)
         version, shot = _number(evidence, "version"), _number(evidence, "shot")
@@ -96,12 +98,12 @@ class Memory:
             memory = cls(
                 StreamPeople.restored(unpack_arrays(record.people), settings.people),
                 Tracker.from_arrays(unpack_arrays(record.tracker), max_tracks=settings.max_tracks),
-                CutDetector.from_arrays(unpack_arrays(record.cuts)),
+                _finder(record.finder),
                 Anchors.restored(record.anchors, evidence, settings.anchor, settings.max_anchors),
                 Windows.from_arrays(evidence, settings.window_s),
                 shot,
             )
-        except (DataError, AnchorError) as error:
+        except (DataError, AnchorError, msgspec.MsgspecError) as error:
             raise MessageError(f"the state of {record.stream[:80]}: {error}", hint=_HINT) from error
         if ModelName.parse(_words(evidence, "model")).model != ModelName.parse(models.model_id).model:
             # Scores of other densities have no place in one window with new ones; those of another engine have.
@@ -119,6 +121,10 @@ class Memory:
         keepers_fit = all(self.anchors[person].fits(dim, models.identity_dim) for person in self.anchors)
         if not self.people.fits(models.identity_dim, now_s) or not keepers_fit or self.shot < 0:
             raise MessageError("the state of a stream whose sections contradict each other", hint=_HINT)
+
+
+def _finder(section: bytes) -> FinderState:
+    return msgspec.msgpack.decode(section, type=FinderState)
 
 
 def _text(text: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -13,6 +13,8 @@ from stream.messages.scores import MAX_FACES
 
 #: Bytes of a person in a registry of `PeopleSettings`, apart from its identity embeddings and who was seen with whom.
 _PERSON_BYTES = 64
+#: Settings that need not be positive numbers.
+_FREE = ("anchor", "guests", "threads", "whole_s")
 #: Members of an enrolled anchor; `difffake enroll` takes 8.
 MAX_ENROLLED_FRAMES = 16
 
@@ -30,8 +32,10 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_people: people remembered; the longest unseen without a name are forgotten beyond.
         max_anchors: anchors kept of people who are not enrolled; the longest unseen is given up beyond.
         max_enrolled: people who can be enrolled.
-        analysis_side_px: long side at which faces are looked for.
-        detect_batch, detect_megapixels: frames in one run of the networks, and megapixels held for it.
+        analysis_side_px: long side at which whole pictures are looked through for faces.
+        whole_s: longest time between two of them, s of stream time; known faces are followed by close-ups in between,
+            and a new face is found within about this time. 0: every frame.
+        detect_batch: frames in one run of the networks.
         threads: threads of each network; 0 takes every core.
     """
 
@@ -45,15 +49,17 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_people: int = 256
     max_anchors: int = 24
     max_enrolled: int = 32
-    analysis_side_px: int = 640
+    analysis_side_px: int = 480
+    whole_s: float = 1.0
     detect_batch: int = 8
-    detect_megapixels: float = 64.0
     threads: int = 0
 
     def __post_init__(self) -> None:
-        numbers = {n: getattr(self, n) for n in self.__struct_fields__ if n not in ("anchor", "guests", "threads")}
+        numbers = {n: getattr(self, n) for n in self.__struct_fields__ if n not in _FREE}
         if wrong := {n: v for n, v in numbers.items() if not (math.isfinite(v) and v > 0)}:
             raise ValueError(f"settings must be positive: {wrong}")
+        if not (math.isfinite(self.whole_s) and self.whole_s >= 0):
+            raise ValueError(f"whole_s must be 0 or more seconds, not {self.whole_s}")
         if not self.strong_p <= self.suspicious_p < 1:
             raise ValueError(f"need strong_p <= suspicious_p < 1, not {self.strong_p} and {self.suspicious_p}")
         if self.max_faces > MAX_FACES or self.window_s > 3600:

@@ -15,7 +15,9 @@ from difffake.anchors import AnchorPool, Candidates
 from difffake.anchors.file import anchors_from_bytes, fit_anchors
 from difffake.errors import AnchorError, DataError
 from difffake.faces import Reason
+from difffake.faces.finder import FinderState
 from difffake.people import Kind, Sightings
+from difffake.picture import Picture
 from stream.live.faces import FaceJudge, Held, stands
 from stream.live.models import LiveModels, Look
 from stream.live.saved import Memory
@@ -33,7 +35,6 @@ from stream.messages import (
     bounded,
 )
 
-U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 
@@ -45,8 +46,8 @@ class Frame(Protocol):
         """Presentation time, nanoseconds; rises within a stream."""
 
     @property
-    def image(self) -> U8:
-        """RGB ``(H, W, 3) uint8``."""
+    def picture(self) -> Picture:
+        """What it shows."""
 
 
 F = TypeVar("F", bound=Frame)
@@ -83,7 +84,7 @@ class LiveStream:
         return restored
 
     def sections(self) -> dict[str, Any]:
-        """The fields ``people``, ``tracker``, ``cuts``, ``evidence`` and ``anchors`` of a `StateRecord`, exact."""
+        """The fields ``people``, ``tracker``, ``finder``, ``evidence`` and ``anchors`` of a `StateRecord`, exact."""
         return self._memory.sections(self._models)
 
     @property
@@ -104,30 +105,44 @@ class LiveStream:
 
         Raises:
             DataError: times that do not rise.
-            ValueError: an image is not ``(H, W, 3) uint8``.
             EngineError: a network failed.
         """
         times = [frame.pts_ns for frame in frames]
+        self._check_times(times)
+        sources = [source(frame) for frame in frames]
+        looks = self._models.look_through([(frame.picture, frame.pts_ns) for frame in frames], self.finder)
+        return self.take(times, looks, sources)
+
+    @property
+    def finder(self) -> FinderState:
+        """To be passed with the next frame to `LiveModels.look`."""
+        return self._memory.finder
+
+    def take(self, pts_ns: Sequence[int], looks: Sequence[Look], sources: Sequence[Source]) -> list[ScoreRecord]:
+        """What `process` does with frames once the networks have looked at them: each look began with the `finder` of
+        the one before, the first one with this stream's.
+
+        Raises:
+            DataError: times that do not rise; nothing has changed.
+        """
+        self._check_times(list(pts_ns))
+        return [self._frame(*frame) for frame in zip(pts_ns, looks, sources, strict=True)]
+
+    def _check_times(self, times: list[int]) -> None:
         if self.last_pts_ns is not None:
-            times.insert(0, self.last_pts_ns)
+            times = [self.last_pts_ns, *times]
         if any(now <= last for last, now in pairwise(times)):
             raise DataError("frames whose times do not rise", hint="pass each frame of a stream once, in order of time")
-        sources = [source(frame) for frame in frames]
-        looks = self._models.look([frame.image for frame in frames])
-        return [
-            self._frame(frame.pts_ns, frame.image, look, origin)
-            for frame, look, origin in zip(frames, looks, sources, strict=True)
-        ]
 
-    def _frame(self, pts_ns: int, image: U8, look: Look, source: Source) -> ScoreRecord:
+    def _frame(self, pts_ns: int, look: Look, source: Source) -> ScoreRecord:
         memory = self._memory
         if memory.last_pts_ns is None:
             memory.anchors.begin(pts_ns)
         memory.last_pts_ns = pts_ns
         memory.windows.move(pts_ns)
-        cut = memory.cuts.is_cut(image, look.faces.boxes_px)
-        memory.shot += cut
-        tracks = memory.tracker.update(look.faces, pts_ns / 1e9, cut=cut)
+        memory.finder = look.finder
+        memory.shot += look.is_cut
+        tracks = memory.tracker.update(look.faces, pts_ns / 1e9, cut=look.is_cut)
         people = self._recognise(pts_ns, look, tracks)
         faces = [self._face(look, row, int(tracks[row]), int(people[row]), pts_ns) for row in np.argsort(tracks)]
         self._offer(pts_ns, look, people)

@@ -80,7 +80,7 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
         last_pts_ns: PTS of the last frame emitted; null before the first. Frames at or before it are not emitted again.
         people: who is who, as `pack_arrays`; empty before the first face.
         tracker: the faces' tracks.
-        cuts: the cut detector.
+        finder: where faces were found in the last frame, and its cut detector, as msgpack of `FinderState`.
         evidence: running windows and open alerts.
         anchors: person -> the bytes of their anchor keeper.
         decoder: where its decoder stands, and its sampling.
@@ -92,7 +92,7 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     FORMAT: ClassVar[Literal["json", "msgpack"]] = "msgpack"
     MAX_BYTES: ClassVar[int] = MAX_STATE_BYTES
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     topic: Topic
     partition: Partition
     stream: StreamId
@@ -100,7 +100,7 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     last_pts_ns: Nanoseconds | None
     people: Section
     tracker: Section
-    cuts: Section
+    finder: Section
     evidence: Section
     anchors: Annotated[dict[Annotated[int, msgspec.Meta(ge=0)], Section], msgspec.Meta(max_length=MAX_PEOPLE)]
     decoder: Section

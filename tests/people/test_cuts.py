@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difffake.errors import DataError
-from difffake.people import CutDetector
+from difffake.people import CutDetector, CutMemory
+from difffake.people.cuts import SIZE_PX, Change
 
 U8 = npt.NDArray[np.uint8]
 FACE = (130, 40, 190, 110)
@@ -39,8 +40,11 @@ def noisy(picture: U8, seed: int, sigma: float = 4.0) -> U8:
 
 
 def cuts(pictures: list[U8], boxes: npt.NDArray[np.float32] | None = BOX) -> list[bool]:
-    detector = CutDetector()
-    return [detector.is_cut(p, boxes) for p in pictures]
+    detector, memory, found = CutDetector(), CutMemory(), []
+    for picture in pictures:
+        cut, memory = detector.look(picture, boxes, memory)
+        found.append(cut)
+    return found
 
 
 def test_the_first_picture_and_noise_and_motion_are_no_cuts() -> None:
@@ -95,11 +99,27 @@ def test_a_face_that_fills_the_picture_leaves_nothing_to_judge() -> None:
     assert cuts([white, black, white], None) == [False, True, True]
 
 
+def shrunk(picture: U8, width: int, height: int) -> U8:
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def test_pictures_may_change_their_size() -> None:
-    small = np.asarray(cv2.resize(talking_head(), (64, 36), interpolation=cv2.INTER_AREA), np.uint8)
     detector = CutDetector()
-    assert not detector.is_cut(talking_head(), BOX)
-    assert not detector.is_cut(small, BOX * np.float32(0.2))
+    _, memory = detector.look(talking_head(), BOX, CutMemory())
+    assert not detector.look(shrunk(talking_head(), 64, 36), BOX * np.float32(0.2), memory)[0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_a_small_picture_says_what_the_whole_one_says(frames: list[tuple[int, bool]]) -> None:
+    places = [talking_head(), talking_head(clothes=200, hair=20), talking_head(blue=60)]
+    detector, whole, small = CutDetector(), CutMemory(), CutMemory()
+    for i, (place, face) in enumerate(frames):
+        image, boxes = noisy(places[place], i), BOX if face else BOX[:0]
+        cut, whole = detector.look(image, boxes, whole)
+        to_small = np.array([SIZE_PX[0] / 320, SIZE_PX[1] / 180] * 2, np.float32)
+        same, small = detector.look(shrunk(image, *SIZE_PX), boxes * to_small, small)
+        assert (cut, whole) == (same, small)
 
 
 def test_boxes_may_reach_beyond_the_picture() -> None:
@@ -116,45 +136,35 @@ def test_saved_and_restored_at_every_frame_it_goes_on_exactly(frames: list[tuple
         talking_head(hair=190, width=60),
         talking_head(blue=60),
     ]
-    whole, moved = CutDetector(), CutDetector()
+    detector, whole, moved = CutDetector(), CutMemory(), CutMemory()
     for i, (place, face) in enumerate(frames):
         image, boxes = noisy(places[place], i), BOX if face else BOX[:0]
-        moved = CutDetector.from_arrays(moved.to_arrays())
-        assert whole.is_cut(image, boxes) == moved.is_cut(image, boxes)
-        assert {n: a.tobytes() for n, a in whole.to_arrays().items()} == {
-            n: a.tobytes() for n, a in moved.to_arrays().items()
-        }
-
-
-def test_the_arguments_are_those_given_when_it_is_restored() -> None:
-    detector = CutDetector()
-    detector.is_cut(talking_head(), None)
-    other = np.full((180, 320, 3), 20, np.uint8)
-    assert not CutDetector.from_arrays(detector.to_arrays(), lost=2.0, moved=2.0).is_cut(talking_head(blue=60), None)
-    assert CutDetector.from_arrays(detector.to_arrays()).is_cut(other, None)
+        moved = msgspec.msgpack.decode(msgspec.msgpack.encode(moved), type=CutMemory)
+        cut, whole = detector.look(image, boxes, whole)
+        assert (cut, whole) == detector.look(image, boxes, moved)
+        moved = whole
 
 
 @pytest.mark.parametrize(
-    ("name", "array"),
+    "changed",
     [
-        ("cuts_picture", np.zeros((32, 48, 3), np.int32)),
-        ("cuts_picture", np.zeros((31, 48, 3), np.uint8)),
-        ("cuts_picture", np.zeros((0, 48, 3), np.uint8)),
-        ("cuts_faces", np.zeros((48, 32), bool)),
-        ("cuts_faces", np.zeros((32, 48), np.uint8)),
-        ("cuts_before", np.zeros((7, 3))),
-        ("cuts_before", np.zeros((2, 2))),
-        ("cuts_before", np.full((2, 3), np.nan)),
-        ("cuts_before", np.full((2, 3), 1.5)),
-        ("cuts_before", np.float64(0)),
+        {"picture": b"\0" * 4607},
+        {"picture": b"", "before": ()},
+        {"picture": b"", "faces": b""},
+        {"faces": b"\0" * 191},
+        {"before": (Change(0, 0, 0),) * 7},
+        {"before": ((0.0, 0.0),)},
+        {"before": (Change(0, float("nan"), 0),)},
+        {"before": (Change(0, 1.5, 0),)},
+        {"before": 0.0},
     ],
 )
-def test_a_damaged_state_is_refused(name: str, array: np.ndarray) -> None:
-    detector = CutDetector()
+def test_a_damaged_memory_is_refused(changed: dict[str, object]) -> None:
+    detector, memory = CutDetector(), CutMemory()
     for i in range(9):
-        detector.is_cut(noisy(talking_head(), i), BOX)
-    arrays = detector.to_arrays()
-    CutDetector.from_arrays(arrays)
-    for damaged in (arrays | {name: array}, {n: a for n, a in arrays.items() if n != name}):
-        with pytest.raises(DataError, match="damaged cut detector"):
-            CutDetector.from_arrays(damaged)
+        _, memory = detector.look(noisy(talking_head(), i), BOX, memory)
+    fields = msgspec.structs.asdict(memory)
+    encoded = msgspec.msgpack.encode(list((fields | changed).values()))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(memory), type=CutMemory) == memory
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(encoded, type=CutMemory)

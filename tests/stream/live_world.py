@@ -22,6 +22,8 @@ from difffake.bundle import Bundle
 from difffake.calibration import Calibration
 from difffake.errors import EngineError
 from difffake.faces import Faces
+from difffake.faces.finder import EveryFrame
+from difffake.picture import RgbPicture
 from engines.contract import Embeddings, EngineSpec
 from stream.live import LiveModels, LiveSettings
 from stream.messages import Command, CommandRecord, EnrolmentRecord, Source, StateRecord
@@ -57,6 +59,10 @@ class Picture:
     pts_ns: int
     image: U8
     index: int = 0
+
+    @property
+    def picture(self) -> RgbPicture:
+        return RgbPicture(self.image)
 
 
 def picture(pts_ns: int, faces: Sequence[Shown], place: int = 0) -> Picture:
@@ -158,7 +164,7 @@ def scripted_models(bundle: Bundle, settings: LiveSettings, *, identity: bool = 
         ready,
         ScriptedEngine(224, DIM),
         ScriptedEngine(150, IDENTITY_DIM) if identity else None,
-        ScriptedDetector(),
+        EveryFrame(ScriptedDetector()),
         settings,
     )
 

@@ -110,7 +110,7 @@ alerts = _ends.flatmap(
 )
 states = st.builds(
     StateRecord,
-    version=st.just(1),
+    version=st.just(2),
     topic=topics,
     partition=partitions,
     stream=streams,
@@ -118,7 +118,7 @@ states = st.builds(
     last_pts_ns=st.none() | times_ns,
     people=sections,
     tracker=sections,
-    cuts=sections,
+    finder=sections,
     evidence=sections,
     anchors=st.dictionaries(st.integers(0, 1 << 40), sections, max_size=4),
     decoder=st.binary(max_size=200),

@@ -33,6 +33,7 @@ from difffake.anchors.keeper import AnchorKeeper
 from difffake.bundle import Bundle
 from difffake.errors import DataError, EngineError
 from difffake.faces import Reason
+from difffake.faces.finder import EveryFrame
 from difffake.results import Level
 from difffake.video import open_video
 from stream.live import LiveModels, LiveSettings, LiveStream, OtherModelError
@@ -206,7 +207,7 @@ def test_times_that_do_not_rise_are_refused(models: LiveModels) -> None:
 
 def test_a_network_that_fails_changes_nothing(bundle: Bundle) -> None:
     engine = ScriptedEngine(224, DIM)
-    networks = LiveModels(bundle, engine, ScriptedEngine(150, IDENTITY_DIM), ScriptedDetector(), SETTINGS)
+    networks = LiveModels(bundle, engine, ScriptedEngine(150, IDENTITY_DIM), EveryFrame(ScriptedDetector()), SETTINGS)
     show = Show(networks)
     show.frames(6, Shown(A))
     before = show.stream.sections()
@@ -439,7 +440,7 @@ def test_settings_that_allow_states_too_large_for_a_record_are_refused(bundle: B
     large = LiveSettings(anchor=AnchorPolicy(min_frames=256, patience_s=100.0), max_anchors=128)
     assert LiveSettings().state_bytes(2048, 128) < 16 << 20
     with pytest.raises(ValueError, match="too large"):
-        LiveModels(bundle, ScriptedEngine(224, 4096), None, ScriptedDetector(), large)
+        LiveModels(bundle, ScriptedEngine(224, 4096), None, EveryFrame(ScriptedDetector()), large)
 
 
 @pytest.mark.parametrize(
@@ -539,7 +540,7 @@ def test_wherever_a_stream_is_saved_and_restored_it_goes_on_exactly(
 
 
 def test_a_stream_never_seen_is_restored_from_nothing_or_from_its_own_state(models: LiveModels) -> None:
-    nothing = dict.fromkeys(("people", "tracker", "cuts", "evidence"), b"") | {"anchors": {}}
+    nothing = dict.fromkeys(("people", "tracker", "finder", "evidence"), b"") | {"anchors": {}}
     for sections in (nothing, LiveStream(STREAM, models, SETTINGS).sections()):
         stream = LiveStream.restore(STREAM, models, SETTINGS, state_record(sections, None))
         assert stream.last_pts_ns is None
@@ -572,14 +573,14 @@ def saved(models: LiveModels, enrol: Callable[..., EnrolmentRecord]) -> Saved:
     return Saved(show.save())
 
 
-@pytest.mark.parametrize("section", ["people", "tracker", "cuts", "evidence"])
+@pytest.mark.parametrize("section", ["people", "tracker", "finder", "evidence"])
 def test_sections_that_are_missing_or_nonsense_are_refused(models: LiveModels, saved: Saved, section: str) -> None:
     whole = getattr(saved.record, section)
     for data in (b"", b"nonsense", whole[:-1], pack_arrays({"other": np.zeros(2)})):
         with pytest.raises(MessageError) as caught:
             LiveStream.restore(STREAM, models, SETTINGS, msgspec.structs.replace(saved.record, **{section: data}))
         assert caught.value.hint
-    arrays = unpack_arrays(whole)
+    arrays = {} if section == "finder" else unpack_arrays(whole)
     for name in arrays:
         other = np.zeros(arrays[name].shape, np.uint8 if arrays[name].dtype != np.uint8 else np.int32)
         for array in (None, other):
@@ -592,7 +593,7 @@ def test_sections_that_are_missing_or_nonsense_are_refused(models: LiveModels, s
 # A bit that makes a number huge is noticed by nobody but NumPy, which warns of an overflow.
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @given(
-    section=st.sampled_from(["people", "tracker", "cuts", "evidence", "anchors"]),
+    section=st.sampled_from(["people", "tracker", "finder", "evidence", "anchors"]),
     where=st.floats(0, 1, exclude_max=True),
     bits=st.integers(1, 255),
 )

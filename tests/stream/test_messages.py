@@ -123,7 +123,7 @@ def state(**changed: Any) -> StateRecord:
         "last_pts_ns": 5,
         "people": b"",
         "tracker": b"",
-        "cuts": b"",
+        "finder": b"",
         "evidence": b"",
         "anchors": {},
         "decoder": b"",
@@ -336,7 +336,7 @@ def test_what_is_no_state_key_is_refused(key: bytes | None) -> None:
 def test_state_under_a_foreign_key_is_refused() -> None:
     with pytest.raises(MessageError, match="key of another"):
         decode_state(b"video.in/3/other", encode(state()))
-    with pytest.raises(MessageError, match="not a partition state"):
+    with pytest.raises(MessageError, match="partition state"):
         decode_state(b"video.in/3", encode(state()))
 
 
