@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import engines  # noqa: F401  (before ONNX Runtime, wherever that is imported first)
 from difffake.errors import DiffFakeError
 
 if TYPE_CHECKING:
