@@ -22,6 +22,7 @@ from stream.messages import (
     AlertState,
     EvidenceName,
     Face,
+    HeldAgainst,
     MessageError,
     ScoreRecord,
     Source,
@@ -37,6 +38,7 @@ _FINDINGS: dict[str, str] = {
     "anchor": "has changed unnaturally against its anchor",
     "identity": "is not the anchor's person",
 }
+_IS_STRANGER = "is none of those enrolled"
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -83,6 +85,7 @@ class _Watch(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         last, last_ns: the last frame that was suspicious at least.
         heard_ns: the last frame that said anything.
         p_value: the smallest of the run or alert.
+        is_stranger: held against other people's anchors when the run began: nobody switched.
         told: of the open alert; None where there is none.
         quiet_until_ns: end of the cool-down.
     """
@@ -97,6 +100,7 @@ class _Watch(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     last_ns: Nanoseconds
     heard_ns: Nanoseconds
     p_value: Probability
+    is_stranger: bool = False
     told: _Told | None = None
     quiet_until_ns: int | None = None
 
@@ -188,6 +192,7 @@ class Alerts:
             return []
         if watch.told is None and watch.frames == 0:
             watch.first, watch.start_ns, watch.p_value = score.source, score.pts_ns, p_value
+            watch.is_stranger = said.against is HeldAgainst.OTHERS
         watch.frames += is_another_frame
         watch.p_value = min(watch.p_value, p_value)
         if said.level is not Level.NOTHING:
@@ -256,7 +261,11 @@ def _ns(seconds: float) -> int:
 
 
 def _record(state: AlertState, watch: _Watch, stream: str, model_id: str, why: AlertEnd | None = None) -> AlertRecord:
-    kind = AlertKind.IDENTITY_SWITCH if watch.evidence == "identity" else AlertKind.SUSTAINED
+    kind, finding = AlertKind.SUSTAINED, _FINDINGS[watch.evidence]
+    if watch.evidence == "identity" and watch.is_stranger:
+        kind, finding = AlertKind.STRANGER, _IS_STRANGER
+    elif watch.evidence == "identity":
+        kind = AlertKind.IDENTITY_SWITCH
     who = watch.name if watch.name is not None else f"person {watch.person}"
     lasting_s = (watch.last_ns - watch.start_ns) / 1e9
     return AlertRecord(
@@ -276,7 +285,7 @@ def _record(state: AlertState, watch: _Watch, stream: str, model_id: str, why: A
         first=watch.first,
         last=watch.last,
         sentence=bounded(
-            f"the face of {who} {_FINDINGS[watch.evidence]}: strong evidence, p = {watch.p_value:.2g} over the running "
+            f"the face of {who} {finding}: strong evidence, p = {watch.p_value:.2g} over the running "
             f"window, for {lasting_s:.1f} s"
         ),
         thumbnail_jpeg=None,

@@ -19,7 +19,7 @@ from stream.live.anchors import StreamKeeper
 from stream.live.models import LiveModels, Look
 from stream.live.settings import LiveSettings
 from stream.live.windows import Against, Windows
-from stream.messages.scores import UNKNOWN, Face, FaceAnchor, FaceEvidence
+from stream.messages.scores import UNKNOWN, Face, FaceAnchor, FaceEvidence, HeldAgainst
 
 F32 = npt.NDArray[np.float32]
 
@@ -28,6 +28,7 @@ NO_ROOM = "no anchor: too many people at once"
 _NEEDS_CLIP = "its score needs a whole clip"
 _NO_ARTIFACT = "no anchor: the enrolled one has no embeddings of this bundle's extractor"
 _NOTHING, _OWN, _ENROLLED, _OTHERS = range(4)
+_TOLD_AGAINST = {_OWN: HeldAgainst.OWN, _ENROLLED: HeldAgainst.ENROLLED, _OTHERS: HeldAgainst.OTHERS}
 _STANDS = (AnchorState.READY, AnchorState.FROZEN)
 
 
@@ -170,6 +171,7 @@ class FaceJudge:
             p_value=p_values[0],
             accumulated=None if mean is None else p_values[1],
             level=level_of(p_values[-1], self._levels),
+            against=_TOLD_AGAINST.get(against[0]),
         )
 
 

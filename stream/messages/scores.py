@@ -61,6 +61,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     index: Annotated[int, msgspec.Meta(ge=0)]
 
 
+class HeldAgainst(StrEnum):
+    """Which anchor an evidence holds a face against: the person's own from this stream, the person's enrolled one, or,
+    for somebody who is not enrolled where others are, that of the enrolled person who is nearest."""
+
+    OWN = "own"
+    ENROLLED = "enrolled"
+    OTHERS = "others"
+
+
 class FaceEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """One evidence about one face in one frame.
 
@@ -70,6 +79,7 @@ class FaceEvidence(msgspec.Struct, frozen=True, kw_only=True):
         p_value: how often real footage scores as high in one frame; small is suspicious.
         accumulated: the p-value over the running window; null until the window holds enough frames.
         level: `accumulated` in words; the frame's own p-value in words while that is null.
+        against: the anchor; null for evidence that needs none.
     """
 
     score: float
@@ -77,6 +87,7 @@ class FaceEvidence(msgspec.Struct, frozen=True, kw_only=True):
     p_value: Probability
     accumulated: Probability | None
     level: Level
+    against: HeldAgainst | None = None
 
 
 class FaceAnchor(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +154,7 @@ class ScoreRecord(Message, frozen=True, kw_only=True):
 
     NAME: ClassVar[str] = "score record"
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     stream: StreamId
     pts_ns: Nanoseconds
     source: Source

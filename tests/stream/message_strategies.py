@@ -18,6 +18,7 @@ from stream.messages import (
     Face,
     FaceAnchor,
     FaceEvidence,
+    HeldAgainst,
     PartitionRecord,
     ScoreRecord,
     Source,
@@ -46,6 +47,7 @@ evidence = st.builds(
     p_value=shares,
     accumulated=st.none() | shares,
     level=st.sampled_from(Level),
+    against=st.none() | st.sampled_from(HeldAgainst),
 )
 anchors = st.builds(
     FaceAnchor,
@@ -70,7 +72,7 @@ faces = st.builds(
 )
 scores = st.builds(
     ScoreRecord,
-    version=st.just(1),
+    version=st.just(2),
     stream=streams,
     pts_ns=times_ns,
     source=sources,

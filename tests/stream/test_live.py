@@ -41,6 +41,7 @@ from stream.messages import (
     Command,
     CommandRecord,
     EnrolmentRecord,
+    HeldAgainst,
     MessageError,
     ScoreRecord,
     StateRecord,
@@ -230,6 +231,10 @@ def test_somebody_enrolled_is_held_against_the_enrolled_anchor(
     assert stranger.name is None
     assert stranger.anchor.origin is Origin.SELF
     assert stranger.evidence["identity"].level is Level.STRONG, "not Anna, nor anybody else who is enrolled"
+    assert stranger.evidence["identity"].against is HeldAgainst.OTHERS
+    assert stranger.evidence["anchor"].against is HeldAgainst.OWN
+    assert anna.evidence["identity"].against is HeldAgainst.ENROLLED
+    assert anna.evidence["artifact"].against is None
     guests = Show(models, msgspec.structs.replace(SETTINGS, guests=True))
     guests.stream.apply(enrol("Anna", A))
     assert guests.frames(8, Shown(A), Shown(B, 220))[-1].faces[1].evidence["identity"].level is Level.NOTHING

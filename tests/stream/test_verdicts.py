@@ -18,6 +18,7 @@ from stream.messages import (
     AlertState,
     Face,
     FaceEvidence,
+    HeldAgainst,
     MessageError,
     ScoreRecord,
     Source,
@@ -33,14 +34,19 @@ STRONG, SUSPICIOUS, CALM = 0.001, 0.03, 0.6
 SETTINGS = AlertSettings(cooldown_s=0.001)
 
 
-def evidence(p_value: float | None) -> FaceEvidence:
+def evidence(p_value: float | None, against: HeldAgainst | None = None) -> FaceEvidence:
     level = Level.NOTHING
     if p_value is not None:
         level = Level.STRONG if p_value < 0.01 else Level.SUSPICIOUS if p_value < 0.05 else Level.NOTHING
-    return FaceEvidence(score=1.0, log_density=None, p_value=0.5, accumulated=p_value, level=level)
+    return FaceEvidence(score=1.0, log_density=None, p_value=0.5, accumulated=p_value, level=level, against=against)
 
 
-def frame(time_s: float, *faces: tuple[int, str, float | None], status: Status = Status.SCORED) -> ScoreRecord:
+def frame(
+    time_s: float,
+    *faces: tuple[int, str, float | None],
+    status: Status = Status.SCORED,
+    against: HeldAgainst | None = None,
+) -> ScoreRecord:
     """A record of a frame with faces: person, evidence, accumulated p-value."""
     pts_ns = round(time_s * S)
     return ScoreRecord(
@@ -57,7 +63,7 @@ def frame(time_s: float, *faces: tuple[int, str, float | None], status: Status =
                 box_px=(0.0, 0.0, 1.0, 1.0),
                 confidence=1.0,
                 quality=Reason.OK,
-                evidence={name: evidence(p)},  # type: ignore[dict-item]
+                evidence={name: evidence(p, against)},  # type: ignore[dict-item]
                 missing={},
                 anchor=None,
             )
@@ -94,6 +100,24 @@ def test_strong_evidence_that_lasts_opens_one_alert_from_its_first_frame_on(name
     assert opened.p_value == STRONG
     assert "person 0" in opened.sentence
     assert decode(encode(opened), AlertRecord) == opened
+
+
+def test_somebody_who_is_not_enrolled_is_a_stranger_and_no_switch() -> None:
+    alerts = Alerts(SETTINGS)
+    opened, kinds = None, []
+    for i in range(60):
+        against = HeldAgainst.OTHERS if i < 20 else HeldAgainst.OWN
+        p_value = CALM if 20 <= i < 40 else STRONG
+        for alert in alerts.observe(frame(i * 0.2, (0, "identity", p_value), against=against)):
+            opened = alert if alert.state is AlertState.OPENED else opened
+            kinds.append((alert.kind, alert.state))
+            assert alert.id == (opened.id if opened else None)
+            alerts = Alerts.from_state(alerts.to_state(), SETTINGS)
+    assert kinds == [
+        (AlertKind.STRANGER, AlertState.OPENED),
+        (AlertKind.STRANGER, AlertState.CLOSED),
+        (AlertKind.IDENTITY_SWITCH, AlertState.OPENED),
+    ]
 
 
 def test_a_shorter_run_opens_nothing_however_often_it_comes() -> None:
