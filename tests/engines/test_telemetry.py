@@ -1,4 +1,4 @@
-"""ONNX Runtime tells nobody what it runs: no identifier of the machine, no cache of events, no uploader."""
+"""No runtime tells anybody what it runs: no identifier of the machine, no cache of events, no sender."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 _RUN = """
 import {first}
 from difffake.faces import CenterFace
+from engines.contract import Precision
+from engines.openvino import check_host
 CenterFace(threads=1)
+check_host(Precision.FP32)
 """
 
 
