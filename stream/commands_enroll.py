@@ -39,7 +39,7 @@ from stream.commands_operate import ByOption, EnrolmentsTopic, TopicOption, oper
 from stream.console import printable, progress_bar
 from stream.engine_options import EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
-from stream.operate import send_enrolment
+from stream.operate import check_addressable, send_enrolment
 
 _MAX_FOOTAGE = 64
 _FILE = Path("anchors.msgpack")
@@ -87,6 +87,7 @@ def enroll(
     if len(footage) > _MAX_FOOTAGE:
         raise typer.BadParameter(f"{len(footage)} files of footage: give {_MAX_FOOTAGE} at the most")
     stream, person = checked_name(stream, "stream"), checked_name(person, "person")
+    check_addressable(person)
     # Connected before the work, so that a wrong address costs no wait.
     with (
         nullcontext() if kafka is None else closing(kafka.broker()) as broker,

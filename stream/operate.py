@@ -9,6 +9,7 @@ import time
 import unicodedata
 import uuid
 
+from difffake.errors import AnchorError
 from stream.broker.contract import Broker, Headers, TopicSpec
 from stream.broker.errors import TopicNotFoundError
 from stream.messages import Command, CommandRecord, EnrolmentRecord, encode, enrolment_key
@@ -28,6 +29,19 @@ def parse_person(text: str | None) -> int | str | None:
         return None
     digits = text.removeprefix("#")
     return int(digits) if digits.isascii() and digits.isdigit() else unicodedata.normalize("NFC", text)
+
+
+def check_addressable(name: str) -> None:
+    """Refuse a name that commands would take for a number of the scores.
+
+    Raises:
+        AnchorError: nothing but digits.
+    """
+    if not isinstance(parse_person(name), str):
+        raise AnchorError(
+            f"{name!r} is no name: `--person {name}` means the person of that number in the scores",
+            hint=f"give a name with a letter in it, such as 'guest {name.removeprefix('#')}'",
+        )
 
 
 def send_command(
@@ -59,9 +73,11 @@ def send_enrolment(broker: Broker, topic: str, *, stream: str, person: str, anch
         anchors: an anchor file with this one person.
 
     Raises:
+        AnchorError: a name of digits alone, which no command could address.
         BrokerError: and its leaves.
         MessageError: an anchor beyond its bounds.
     """
+    check_addressable(person)
     record = EnrolmentRecord(
         stream=stream, person=person, anchors=anchors, issued_ns=time.time_ns(), by=by, id=uuid.uuid4().hex
     )

@@ -13,6 +13,7 @@ from media_files import write_audio, write_video
 from test_tail import alert, evidence, face, score
 
 from difffake.bundle import Bundle
+from difffake.errors import AnchorError
 from difffake.results import Level
 from stream.broker.contract import Record, TopicPartition, TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
@@ -281,3 +282,13 @@ def test_publish_operate_and_tail_on_a_real_cluster(
         assert decode(capsys.readouterr().out.encode(), ScoreRecord) == one
     finally:
         broker.close()
+
+
+def test_a_name_of_digits_is_refused_before_any_footage_is_looked_at(
+    broker: MemoryBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "anchors.msgpack"
+    enrol = ["enroll", tmp_path / "missing.mp4", "--stream", "s", "--person", "12", "--out", out]
+    assert run(*enrol) == run(*enrol, "--bootstrap-servers", "memory:1") == AnchorError.exit_code
+    assert "guest 12" in capsys.readouterr().err
+    assert not out.exists()

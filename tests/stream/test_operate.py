@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from message_strategies import names, streams
 
+from difffake.errors import AnchorError
 from stream.broker.contract import Broker, TopicPartition, TopicSpec
 from stream.broker.errors import TopicNotFoundError
 from stream.broker.memory import MemoryBroker
@@ -31,7 +32,7 @@ def broker() -> Broker:
     return one
 
 
-@given(stream=streams, person=names)
+@given(stream=streams, person=names.filter(lambda name: isinstance(parse_person(name), str)))
 def test_an_enrolment_reaches_the_worker_until_it_is_withdrawn(stream: str, person: str) -> None:
     broker = MemoryBroker()
     sent = send_enrolment(broker, TOPIC, stream=stream, person=person, anchors=b"file", by="me")
@@ -88,6 +89,14 @@ def test_what_no_worker_could_read_is_not_sent(broker: Broker) -> None:
         send_command(broker, TOPIC, Command.FREEZE, stream="", person=None, by="me")
     with pytest.raises(MessageError):
         send_enrolment(broker, TOPIC, stream="s", person="Ada", anchors=bytes(9 << 20), by="me")
+    assert log_of(broker).since("s", 0) == ()
+
+
+@pytest.mark.parametrize("name", ["3", "007", "#12"])
+def test_a_name_that_no_command_could_address_is_not_enrolled(broker: Broker, name: str) -> None:
+    with pytest.raises(AnchorError, match="number") as caught:
+        send_enrolment(broker, TOPIC, stream="s", person=name, anchors=b"file", by="me")
+    assert "letter" in caught.value.hint
     assert log_of(broker).since("s", 0) == ()
 
 
