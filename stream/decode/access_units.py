@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
 import av.codec.context
 import av.error
+import av.stream
 import av.video.codeccontext
 
-from stream.decode.contract import DecodeSettings, LossReason
+from stream.decode.contract import DecodeSettings, Gear, LossReason, Progress
 from stream.decode.h264 import H264Headers, SliceHead
 from stream.decode.hardware import HardwareUse
 from stream.decode.sniff import AV1, H264
 from stream.decode.timeline import NOMINAL_NS, S
-from stream.decode.units import Start, Unit
+from stream.decode.units import Start, Unit, temporal_layers
 
 #: The first pictures after an open start of H.264 may take back references to pictures that were never seen, which is
 #: an error like any other to the decoder. So many units' errors are forgiven; and for so long, and until they have all
@@ -26,6 +28,8 @@ _FORGIVEN, FORGIVEN_AND_SHOWN = 20, 40
 #: H.264 and H.265 hold at most 16 pictures back (32 fields): what is older will not come.
 _MAX_REORDER = 34
 _MAX_PARAMETERS = 64 << 10
+#: Units that wait undecoded for a picture that is due, or for a closer look.
+_MAX_WAITING, _MAX_WAITING_BYTES = 1_000, 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Source:
     base_ns: int
     is_exact: bool
     timestamp_ms: int
+    is_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,21 @@ class KeySource:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture in display order. `is_doubtful`: it takes up its time, but is not to be shown."""
+    """A picture in display order. `frame` is None where it waits to be decoded: see `UnitDecoder.fetch`.
+    `is_doubtful`: it takes up its time, but is not to be shown."""
 
-    frame: av.VideoFrame
+    frame: av.VideoFrame | None
     source: Source
     is_doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A unit that the codec has not been given yet."""
+
+    number: int
+    data: bytes
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +89,16 @@ class UnitDecoder:
     At every closed key frame the codec is emptied and made anew. So what comes after is the same, to the bit and in
     the same order, whether the decoder had seen the past or starts there after a restart.
 
+    Where the codec gives the picture of a key frame out at once, pictures are not reordered. Then each one's time is
+    known when its unit comes, and units wait until a picture is due: those behind the last one before a key frame, and
+    those that no other needs, are never decoded. Damage in these is not seen. Reordered pictures are all decoded.
+
+    In `Gear.WATCH` key frames alone are decoded; the units since the last one wait, so that a closer look can begin
+    there. In `Gear.SHED` nothing is, and nothing waits: pictures after a shed one wait for a key frame.
+
     Attributes:
         aspect: width of a pixel over its height, of the pictures last given out.
+        damaged: the unit that was found to be damaged when a picture was fetched, last.
     """
 
     def __init__(self, content_type: str, settings: DecodeSettings, hardware: HardwareUse) -> None:
@@ -93,22 +116,177 @@ class UnitDecoder:
         self._forgiven_until = 0
         self._step_ns = NOMINAL_NS
         self.aspect = 1.0
+        self.damaged: Source | None = None
         self._parameters = b""
         self._carried = b""
         self._headers = H264Headers() if content_type == H264 else None
         self._field: tuple[SliceHead, int] | None = None
         self._last_reference = 0
         self._start_order: int | None = None
+        self._gear = Gear.ANALYSE
+        self._is_in_order = False
+        self._fed: tuple[int, int] | None = None
+        #: In order: placed in time, not decoded.
+        self._unfed: deque[_Waiting] = deque()
+        self._unfed_bytes = 0
+        #: Reordered, in `Gear.WATCH`: since the key frame, or since the codec stood still.
+        self._backlog: list[tuple[Unit, Source]] = []
+        self._backlog_bytes = 0
+        self._is_shown = False
+        self._swallow: Source | None = None
+        #: Of the key frame at hand in `Gear.WATCH`.
+        self._key_units: list[tuple[Unit, Source]] = []
+        self._resumed: Progress | None = None
 
     def set_parameters(self, parameters: bytes) -> None:
         """The parameter sets that a restart needs and the records do not carry."""
         self._parameters = self._carried = parameters
 
-    def decode(self, unit: Unit, source: Source) -> Iterator[Picture | Loss | KeySource]:
+    def progress(self) -> Progress:
+        """What `resume` takes, beside the units from the last key frame on."""
+        is_waiting = self._context is None and not self._backlog
+        return Progress(is_waiting, self._fed, self._is_shown)
+
+    def resume(self, progress: Progress) -> None:
+        """Take units that were decoded before a restart by `decode_again`."""
+        self._resumed = progress
+
+    def decode_again(self, unit: Unit, source: Source) -> Iterator[Picture | Loss | KeySource]:
+        """A unit that was decoded before: bring the codec to where it was. What comes out came out before."""
+        progress = self._resumed or Progress()
+        at = (source.offset, source.unit)
+        if progress.is_waiting:
+            self._remember(unit)
+            if self._headers is not None:
+                self._headers.read(unit.data)
+        elif progress.is_shown:
+            self._is_shown = True
+            self._put_by(unit, source)
+        elif progress.fed is not None and at <= progress.fed:
+            yield from self._take(unit, source)
+            self._feed()
+        elif self._is_in_order:
+            yield from self._take(unit, source)
+        else:
+            self._put_by(unit, source)
+
+    def decode(self, unit: Unit, source: Source, gear: Gear = Gear.ANALYSE) -> Iterator[Picture | Loss | KeySource]:
         """Give out what this unit sets free.
 
         A `KeySource` stands before the first picture that needs it, and behind all that do not.
         """
+        self._gear = gear
+        if gear is Gear.SHED:
+            yield from self._shed(unit, source)
+        elif gear is Gear.WATCH:
+            yield from self._watch(unit, source)
+        else:
+            yield from self._catch_up()
+            yield from self._take(unit, source)
+
+    def fetch(self, picture: Picture) -> av.VideoFrame | LossReason:
+        """Decode a picture that waits, and what it needs. Only for the last one that `decode` has given out."""
+        if picture.frame is not None:
+            return picture.frame
+        frames = self._feed()
+        if isinstance(frames, LossReason):
+            return frames
+        if self._context is not None:
+            self._hardware.saw(self._context)
+            self.aspect = float(self._context.sample_aspect_ratio or 1)
+        number = self._next_id - 1
+        frame = next((frame for frame in frames if frame.pts == number), None)
+        return LossReason.DAMAGED if frame is None or frame.is_corrupt else frame
+
+    def _feed(self) -> list[av.VideoFrame] | LossReason:
+        """Give the codec all that waits; the pictures of the last unit, or why there are none."""
+        frames: list[av.VideoFrame] = []
+        lost: LossReason | None = None
+        while self._unfed and self._context is not None:
+            waiting = self._unfed.popleft()
+            self._fed = (waiting.source.offset, waiting.source.unit)
+            lost = None
+            try:
+                frames = self._context.decode(_packet(waiting.data, waiting.number))
+            except (av.error.FFmpegError, ValueError):
+                if waiting.number >= self._forgiven_until:
+                    self.damaged = waiting.source
+                    self._stop()
+                    return LossReason.DAMAGED
+                lost = LossReason.WAITING_FOR_KEY_FRAME
+        self._unfed_bytes = 0
+        return frames if lost is None else lost
+
+    def _shed(self, unit: Unit, source: Source) -> Iterator[Picture | Loss | KeySource]:
+        if not self._may_leave_out(unit) and unit.has_picture:
+            yield from self.drain()
+        self._remember(unit)
+        if self._headers is not None:
+            self._headers.read(unit.data)
+        if unit.has_picture:
+            yield Loss(source, LossReason.SHED)
+
+    def _may_leave_out(self, unit: Unit) -> bool:
+        """Whether every other picture can be decoded without this one."""
+        if not unit.is_disposable or not self._is_in_order or self._context is None:
+            return False
+        return self.content_type == H264 or temporal_layers(self._parameters) == 1
+
+    def _watch(self, unit: Unit, source: Source) -> Iterator[Picture | Loss | KeySource]:
+        if self._field is not None and self._key_units:
+            self._key_units.append((unit, source))
+            yield from self._take(unit, source)
+            yield from self._show_key()
+        elif unit.is_key:
+            yield from self.drain()
+            self._key_units = [(unit, source)]
+            yield from self._take(unit, source)
+            yield from self._show_key()
+        elif self._context is not None and self._is_in_order:
+            yield from self._take(unit, source)
+        elif self._context is not None or self._backlog:
+            if not self._put_by(unit, source):
+                yield from self.drain()
+        else:
+            self._remember(unit)
+            if self._headers is not None:
+                self._headers.read(unit.data)
+
+    def _show_key(self) -> Iterator[Picture | Loss | KeySource]:
+        """Give the picture of a key frame out that the codec holds back, unless it is but half of one. To go on, the
+        codec must begin there again."""
+        if self._field is not None:
+            return
+        units, self._key_units = self._key_units, []
+        if self._context is None or self._is_in_order:
+            return
+        with contextlib.suppress(av.error.FFmpegError, ValueError):
+            yield from self._out(self._context.decode(None))
+        yield from (self._loss(number, source) for number, source in self._sent.items())
+        is_shown = not self._sent
+        self._stop()
+        if is_shown:
+            self._is_shown = True
+            for unit, source in units:
+                self._put_by(unit, source)
+
+    def _put_by(self, unit: Unit, source: Source) -> bool:
+        """Let a unit wait, undecoded; False: there is no room."""
+        self._backlog.append((unit, source))
+        self._backlog_bytes += len(unit.data)
+        return len(self._backlog) <= _MAX_WAITING and self._backlog_bytes <= _MAX_WAITING_BYTES
+
+    def _catch_up(self) -> Iterator[Picture | Loss | KeySource]:
+        """Decode what was put by."""
+        if not self._backlog:
+            return
+        backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
+        if self._is_shown:
+            self._is_shown, self._swallow = False, backlog[0][1]
+        for unit, source in backlog:
+            yield from self._take(unit, source)
+
+    def _take(self, unit: Unit, source: Source) -> Iterator[Picture | Loss | KeySource]:
         self._remember(unit)
         head = self._headers.read(unit.data) if self._headers is not None else None
         if not unit.has_picture:
@@ -126,7 +304,8 @@ class UnitDecoder:
             self._forgiven_until = self._next_id + _FORGIVEN if is_open else 0
             self._start_order = head.order if head is not None and unit.start is not Start.CLOSED else None
             parameters = b"" if unit.parameters else self._parameters
-            yield KeySource(source.offset, source.unit, parameters)
+            if source != self._swallow:
+                yield KeySource(source.offset, source.unit, parameters)
         elif self._context is None:
             yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME)
             return
@@ -139,21 +318,49 @@ class UnitDecoder:
                 # Made of pictures that were never seen. The decoder fills the gap with what is never shown.
                 self._follow(head)
                 self._expect(source)
+                self._fed = (source.offset, source.unit)
                 yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
                 return
         if not parameters and not unit.parameters:
             parameters = self._carried
         self._carried = b""
         number, self._next_id = self._next_id, self._next_id + 1
-        self._sent[number] = source
-        self._expect(source)
+        if source != self._swallow:
+            self._expect(source)
+        key = None
         if unit.start is Start.OPEN and number != self._first_id:
             after = FORGIVEN_AND_SHOWN if self.content_type == H264 else 0
-            self._keys[number] = KeySource(source.offset, source.unit, parameters, after)
+            key = KeySource(source.offset, source.unit, parameters, after)
         if head is not None:
             self._follow(head)
             self._field = (head, number) if head.is_field else None
-        yield from self._push(parameters + unit.data, number, source)
+            if head.is_field:
+                self._feed()
+                self._is_in_order = False
+        data = parameters + unit.data
+        if self._is_in_order:
+            if key is not None:
+                yield key
+            yield from self._let_wait(unit, _Waiting(number, data, source))
+            return
+        self._sent[number] = source
+        if key is not None:
+            self._keys[number] = key
+        is_first = number == self._first_id
+        yield from self._push(data, number, source)
+        self._is_in_order = is_first and self._context is not None and number not in self._sent
+
+    def _let_wait(self, unit: Unit, waiting: _Waiting) -> Iterator[Picture | Loss]:
+        self._unfed.append(waiting)
+        self._unfed_bytes += len(waiting.data)
+        yield Picture(None, waiting.source)
+        if self._unfed and self._unfed[-1] is waiting and self._may_leave_out(unit):
+            self._unfed_bytes -= len(self._unfed.pop().data)
+        if len(self._unfed) > _MAX_WAITING or self._unfed_bytes > _MAX_WAITING_BYTES:
+            if self._gear is Gear.WATCH:
+                self._stop()
+            elif isinstance(self._feed(), LossReason) and self._context is None:
+                yield Loss(waiting.source, LossReason.DAMAGED)
 
     def count_pictures(self, units: list[Unit]) -> int:
         """How many pictures the units of a record make: two fields make one."""
@@ -182,9 +389,15 @@ class UnitDecoder:
             with contextlib.suppress(av.error.FFmpegError, ValueError):
                 yield from self._out(context.decode(None))
             yield from (self._loss(number, source) for number, source in self._sent.items())
-        self._forget()
+        self._stop()
 
-    def _forget(self) -> None:
+    def _stop(self) -> None:
+        """Forget codec and units: the next picture must be a key frame."""
+        for unit, _ in self._backlog:
+            self._remember(unit)
+        self._backlog, self._backlog_bytes, self._is_shown = [], 0, False
+        self._unfed.clear()
+        self._context, self._fed, self._unfed_bytes, self._is_in_order = None, None, 0, False
         self._sent.clear()
         self._doubtful.clear()
         self._keys.clear()
@@ -225,10 +438,9 @@ class UnitDecoder:
         context = self._context
         if context is None:
             return
-        packet = av.Packet(data)
-        packet.pts = packet.dts = number
+        self._fed = (source.offset, source.unit)
         try:
-            frames = context.decode(packet)
+            frames = context.decode(_packet(data, number))
         except (av.error.FFmpegError, ValueError):
             if number < self._forgiven_until:
                 self._doubtful.add(number)
@@ -257,6 +469,9 @@ class UnitDecoder:
             key = self._keys.pop(number, None)
             if number == self._first_id or 0 <= self._first_id < number - _MAX_REORDER:
                 self._first_id, self._blind_until = -1, self._next_id
+            if source == self._swallow:
+                self._swallow = None
+                continue
             # Shown before the key frame that decoding began at: made of pictures that were never seen.
             if self._first_id >= 0:
                 yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
@@ -290,3 +505,9 @@ class UnitDecoder:
         if after_ns is not None and 0 <= after_ns - own <= self._settings.clock_restart_s * S:
             return after_ns + step
         return own
+
+
+def _packet(data: bytes, number: int) -> av.Packet[av.stream.Stream]:
+    packet = av.Packet(data)
+    packet.pts = packet.dts = number
+    return packet

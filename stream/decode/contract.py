@@ -197,6 +197,18 @@ class KeyPoint(msgspec.Struct, frozen=True):
     timeline: TimelineState
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """How far a decoder of access units had come, since its key frame.
+
+    `is_waiting`: for a key frame; `fed`: the last unit that the codec was given, as (offset, unit) - later ones wait
+    undecoded; `is_shown`: all wait, and the key frame's picture has been given out.
+    """
+
+    is_waiting: bool = True
+    fed: tuple[int, int] | None = None
+    is_shown: bool = False
+
+
 class DecoderState(msgspec.Struct, frozen=True):
     """All that a `StreamDecoder` needs to go on elsewhere, given the records from `key.offset` on again.
 
@@ -210,3 +222,4 @@ class DecoderState(msgspec.Struct, frozen=True):
     content_type: str | None = None
     key: KeyPoint | None = None
     recent: tuple[int, ...] = ()
+    progress: Progress = Progress()

@@ -23,6 +23,7 @@ from stream.decode.contract import (
     KeyPoint,
     LossReason,
     Payload,
+    Progress,
     TooLargeError,
 )
 from stream.decode.hardware import HardwareUse
@@ -68,17 +69,22 @@ class StreamDecoder:
         times = (self._timeline.last_ns, self._sampler.reached_ns)
         reached_ns = max((ns for ns in times if ns is not None), default=None)
         timeline = self._timeline.state()
-        return DecoderState(self._offset, reached_ns, timeline, self._content_type, self._key, self._sampler.recent)
+        recent = self._sampler.recent if self._key is not None else ()
+        progress = self._units.progress() if self._units is not None else Progress()
+        return DecoderState(self._offset, reached_ns, timeline, self._content_type, self._key, recent, progress)
 
     def restore(self, state: DecoderState) -> None:
         """Go on from a state; call it on a new decoder."""
         self._offset, self._content_type, self._key = state.offset, state.content_type, state.key
         timeline = state.timeline
+        progress = state.progress
         if state.key is not None:
-            # From the key frame on, times are given again; but not what was due, which depended on the gears.
-            timeline = msgspec.structs.replace(state.key.timeline, sampled_ns=timeline.sampled_ns)
+            if not (progress.is_waiting or progress.is_shown):
+                # From the key frame on, times are given again; but not what was due, which depended on the gears.
+                timeline = msgspec.structs.replace(state.key.timeline, sampled_ns=timeline.sampled_ns)
             self._units = UnitDecoder(state.key.content_type, self._settings, self._hardware)
             self._units.set_parameters(state.key.parameters)
+            self._units.resume(progress)
         self._sampler.restore(timeline, state.recent, state.reached_ns)
 
     def decode(self, payload: Payload, gear: Gear = Gear.ANALYSE) -> Decoded:
@@ -245,8 +251,12 @@ class StreamDecoder:
                     )
                 ):
                     continue
-                source = Source(payload.offset, number, time_ns or 0, exact, payload.timestamp_ms)
-                yield from self._pictures(self._units.decode(unit, source), decoded, payload.offset)
+                source = Source(payload.offset, number, time_ns or 0, exact, payload.timestamp_ms, unit.is_key)
+                if decoded.replayed:
+                    items = self._units.decode_again(unit, source)
+                else:
+                    items = self._units.decode(unit, source, self._sampler.gear)
+                yield from self._pictures(items, decoded, payload.offset)
                 self._count_unit(decoded)
 
         return frames()
@@ -267,26 +277,47 @@ class StreamDecoder:
                 self._take_key()
                 continue
             source = item.source
+            last_ns = None if before.last_ns is None else before.last_ns - before.shift_ns
+            if isinstance(item, Loss) and item.reason is LossReason.SHED:
+                self._shed(source, units.time_ns(source, last_ns), decoded)
+                continue
             if isinstance(item, Loss):
-                self._sampler.lose(self._sampler.shifted(source.base_ns), item.reason, is_blind=item.is_blind)
+                lost_ns = self._sampler.shifted(source.base_ns)
+                self._sampler.lose(lost_ns, item.reason, is_key=source.is_key, is_blind=item.is_blind)
                 if item.reason is LossReason.DAMAGED:
-                    self._next_keys.clear()
-                if item.reason is LossReason.DAMAGED and source.offset == offset:
-                    decoded.damage = CorruptInputError(
-                        f"{units.content_type}: an access unit cannot be decoded",
-                        hint="pictures are lost until the next key frame; look for loss between camera and broker",
-                    )
+                    self._damaged(source, offset, decoded)
                 continue
             decoded.pictures += 1
-            last = None if before.last_ns is None else before.last_ns - before.shift_ns
-            pts_ns = self._sampler.place(units.time_ns(source, last), source.timestamp_ms)
-            if pts_ns is None or not self._sampler.wants(
-                pts_ns, is_key=item.frame.key_frame, is_doubtful=item.is_doubtful
-            ):
+            pts_ns = self._sampler.place(units.time_ns(source, last_ns), source.timestamp_ms)
+            if pts_ns is None or not self._sampler.wants(pts_ns, is_key=source.is_key, is_doubtful=item.is_doubtful):
                 continue
-            frame = self._sampler.frame(item.frame, pts_ns, source.unit, source.offset, units.aspect)
+            picture = units.fetch(item)
+            if picture is LossReason.DAMAGED:
+                self._damaged(units.damaged or source, offset, decoded)
+            frame = self._sampler.frame(picture, pts_ns, source.unit, source.offset, units.aspect)
             if frame is not None:
                 yield frame
+
+    def _shed(self, source: Source, raw_ns: int, decoded: Decoded) -> None:
+        decoded.pictures += 1
+        self._next_keys.clear()
+        at_ns, last_ns = self._sampler.shifted(raw_ns), self._timeline.last_ns
+        if at_ns is not None and last_ns is not None and 0 <= last_ns - at_ns <= self._timeline.restart_ns:
+            # Shown before one that came, and was shed, before it.
+            if self._timeline.period_ns is None:
+                self._sampler.lose(at_ns, LossReason.SHED)
+            return
+        pts_ns = self._sampler.place(raw_ns, source.timestamp_ms)
+        if pts_ns is not None:
+            self._sampler.wants(pts_ns, is_key=source.is_key)
+
+    def _damaged(self, source: Source, offset: int | None, decoded: Decoded) -> None:
+        self._next_keys.clear()
+        if source.offset == offset:
+            decoded.damage = CorruptInputError(
+                f"{decoded.content_type}: an access unit cannot be decoded",
+                hint="pictures are lost until the next key frame; look for loss between camera and broker",
+            )
 
     def _take_key(self) -> None:
         while self._next_keys and self._next_keys[0][1] <= self._unit_count:

@@ -18,7 +18,7 @@ import av.video.codeccontext
 import av.video.stream
 
 from stream.decode.sniff import AV1, H264, H265
-from stream.decode.units import Start, split_units
+from stream.decode.units import Start, split_units, temporal_layers
 
 _CODECS = {"h264": H264, "hevc": H265, "libdav1d": AV1, "av1": AV1}
 #: Unknown, and progressive: fields that are coded apart are two packets a picture.
@@ -105,8 +105,7 @@ def _may_skip(context: av.video.codeccontext.VideoCodecContext) -> bool:
 def _temporal_layers(extradata: bytes) -> int:
     if extradata[:1] == b"\x01":
         return extradata[21] >> 3 & 7 if len(extradata) > 21 else 0
-    at = extradata.find(b"\x00\x00\x01\x40\x01")  # video parameter set: vps_max_sub_layers_minus1
-    return (extradata[at + 6] >> 1 & 7) + 1 if 0 <= at < len(extradata) - 6 else 0
+    return temporal_layers(extradata)
 
 
 class RunDecoder:

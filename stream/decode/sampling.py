@@ -107,11 +107,11 @@ class Sampler:
         return True
 
     def frame(
-        self, frame: av.VideoFrame | None, pts_ns: int, index: int, offset: int, aspect: float
+        self, frame: av.VideoFrame | LossReason, pts_ns: int, index: int, offset: int, aspect: float
     ) -> DecodedFrame | None:
-        """A picture that was wanted; where it cannot be had, it is told as lost."""
-        if frame is None:
-            self._fail(pts_ns, LossReason.DAMAGED)
+        """A picture that was wanted, or why it cannot be had: then it is told as lost."""
+        if isinstance(frame, LossReason):
+            self._fail(pts_ns, frame)
             return None
         converter = self._converter(aspect)
         if max(frame.width, converter.width_px(frame)) * frame.height > self._settings.max_pixels:

@@ -94,7 +94,7 @@ class SegmentFrames:
                 if frame is not None:
                     yield frame
             for pts_ns, index in wanted.values():
-                self._sampler.frame(None, pts_ns, index, self._payload.offset, self._segment.aspect)
+                self._sampler.frame(LossReason.DAMAGED, pts_ns, index, self._payload.offset, self._segment.aspect)
             if self._is_cut:
                 self._sampler.lose(None, LossReason.BEYOND_LIMIT)
                 return

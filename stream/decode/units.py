@@ -29,12 +29,18 @@ class Start(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One access unit. `data` with its start codes; `parameters`: the parameter sets in it; `has_picture`: not only
-    parameter sets and the like."""
+    parameter sets and the like; `is_disposable`: no other picture of its temporal layer refers to its picture."""
 
     data: bytes
     start: Start
     has_picture: bool
     parameters: bytes
+    is_disposable: bool = False
+
+    @property
+    def is_key(self) -> bool:
+        """Whether its picture can be decoded without any other."""
+        return self.start >= Start.OPEN
 
 
 def split_units(value: bytes, content_type: str) -> list[Unit]:
@@ -94,6 +100,7 @@ def _annex_b_unit(data: bytes, value: bytes, nals: list[tuple[int, int, int]], i
     parameters = b"".join(b"\x00\x00\x00\x01" + value[a:b].rstrip(b"\x00") for kind, a, b in nals if kind in sets)
     if is_h264:
         has_picture = not kinds.isdisjoint((1, 2, 5))
+        is_disposable = not any(value[a] & 0x60 for kind, a, _ in nals if kind in (1, 2, 5))  # nal_ref_idc
         start = Start.CLOSED if 5 in kinds else Start.NONE
         if start is Start.NONE:
             counts = [c for kind, a, b in nals if kind == 6 and (c := _recovery_count(value[a + 1 : b])) is not None]
@@ -101,10 +108,17 @@ def _annex_b_unit(data: bytes, value: bytes, nals: list[tuple[int, int, int]], i
     else:
         has_picture = any(kind < 32 for kind in kinds)
         slices = {kind for kind in kinds if kind < 32}
+        is_disposable = all(kind < 16 and not kind & 1 for kind in slices)  # TRAIL_N to RSV_VCL_N14
         start = Start.NONE
         if slices and all(16 <= kind <= 23 for kind in slices):
             start = Start.OPEN if 21 in slices else Start.CLOSED
-    return Unit(data, start if has_picture else Start.NONE, has_picture, parameters)
+    return Unit(data, start if has_picture else Start.NONE, has_picture, parameters, is_disposable and has_picture)
+
+
+def temporal_layers(parameters: bytes) -> int:
+    """How many temporal layers an H.265 stream has, by its video parameter set; 0: it does not say."""
+    at = parameters.find(b"\x00\x00\x01\x40\x01")
+    return (parameters[at + 6] >> 1 & 7) + 1 if 0 <= at < len(parameters) - 6 else 0  # vps_max_sub_layers_minus1
 
 
 def _recovery_count(sei: bytes) -> int | None:
