@@ -15,7 +15,7 @@ from difffake.pseudofake.alter import recompress, resample, small_affine, unshar
 from difffake.pseudofake.bank import U8, FaceBank
 from difffake.pseudofake.capture import sensor_noise, smooth_skin
 from difffake.pseudofake.generator import FACE_PX, SPAN, FaceGenerator, face_to_crop, take_face
-from difffake.pseudofake.masks import LOCAL_SHAPES, SWAP_SHAPES, draw_mask
+from difffake.pseudofake.masks import draw_mask
 
 _KERNELS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 #: What tools draw at, next to our own 128 px.
@@ -64,8 +64,7 @@ def history(bank: FaceBank, index: int, crop: U8, rng: np.random.Generator) -> U
     eye_px = float(np.linalg.norm(landmarks[1] - landmarks[0]))
     fake = crop
     for _ in range(_TRIES):
-        local = rng.random() < 0.2
-        mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, LOCAL_SHAPES if local else SWAP_SHAPES), rng)
+        mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng)), rng)
         clean = bank.crop(index) if rng.random() < 0.7 else crop
         source = clean[mask.window].copy()
         if rng.random() < 0.5:  # resampled on the way, a little off
@@ -107,7 +106,7 @@ def _put_back(bank: FaceBank, index: int, crop: U8, drawn: U8, span: float, rng:
         drawn = unsharp(drawn, float(rng.uniform(0.8, 2.2)), float(rng.uniform(0.4, 1.8)))
     elif restored < 0.5:
         drawn = smooth_skin(drawn, rng)
-    mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, SWAP_SHAPES), rng)
+    mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng)), rng)
     to_crop = face_to_crop(landmarks, side, span=span)
     source = warp_window(drawn, to_crop, mask, interpolation=int(rng.choice(_KERNELS)))
     if rng.random() < 0.4:  # texture of the original comes back, through a skip or a restoring step

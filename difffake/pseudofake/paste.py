@@ -8,7 +8,7 @@ import numpy as np
 from difffake.pseudofake.alter import match_detail, recompress, resample, unsharp
 from difffake.pseudofake.bank import U8
 from difffake.pseudofake.colour import TRANSFERS, jitter_colour, transfer_colour
-from difffake.pseudofake.masks import Mask
+from difffake.pseudofake.masks import LOCAL_SHAPES, SWAP_SHAPES, Mask
 
 
 def grain(image: U8, sigma: float, rng: np.random.Generator) -> U8:
@@ -58,6 +58,11 @@ def blend(crop: U8, source: U8, mask: Mask, *, two_bands: bool = False) -> tuple
     core = mask.alpha > 0.5 * mask.alpha.max()
     change = float(np.abs(fake[mask.window][core].astype(np.int16) - target[core]).mean()) if core.any() else 0.0
     return fake, change
+
+
+def swap_shapes(rng: np.random.Generator) -> tuple[str, ...]:
+    """Outlines of a swap's mask: one swap in six exchanges a part of the face only."""
+    return LOCAL_SHAPES if rng.random() < 1 / 6 else SWAP_SHAPES
 
 
 def strong(mask: Mask, rng: np.random.Generator) -> Mask:
