@@ -292,18 +292,18 @@ def round_filters(weights: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np
     [[1.0, 0.50048828125, 0.249755859375]]
     """
     filters = np.moveaxis(weights.astype(np.float64), axis, 0)
-    flat = filters.reshape(len(filters), -1)
-    order = np.argsort(-np.abs(flat), axis=1, kind="stable")  # small weights have the finer grid
-    exact = np.take_along_axis(flat, order, 1)
-    step = np.abs(np.spacing(np.abs(exact).astype(np.float16))).astype(np.float64)
+    flat = filters.reshape(len(filters), -1).T.copy()  # one row holds one weight of every filter
+    order = np.argsort(-np.abs(flat), axis=0, kind="stable")  # small weights have the finer grid
+    exact = np.take_along_axis(flat, order, 0)
+    step = np.spacing(np.abs(exact).astype(np.float16)).astype(np.float64)
     low, high = exact - step, exact + step
-    rounded, lost = np.empty_like(exact), np.zeros(len(exact))
-    for column in range(exact.shape[1]):
-        wanted = exact[:, column] + lost
-        rounded[:, column] = np.clip(wanted, low[:, column], high[:, column]).astype(np.float16)
-        lost = wanted - rounded[:, column]
-    np.put_along_axis(flat, order, rounded, 1)
-    return np.ascontiguousarray(np.moveaxis(flat.reshape(filters.shape), 0, axis), np.float16)
+    rounded, lost = np.empty_like(exact), np.zeros(exact.shape[1])
+    for row in range(len(exact)):
+        wanted = exact[row] + lost
+        rounded[row] = np.minimum(np.maximum(wanted, low[row]), high[row]).astype(np.float16)
+        lost = wanted - rounded[row]
+    np.put_along_axis(flat, order, rounded, 0)
+    return np.ascontiguousarray(np.moveaxis(flat.T.reshape(filters.shape), 0, axis), np.float16)
 
 
 def _parse(data: bytes) -> Any:
