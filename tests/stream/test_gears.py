@@ -1,0 +1,131 @@
+"""When a stream is looked at more closely, and when no longer."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from difffake.faces import Reason
+from difffake.results import Level
+from stream.decode import Gear
+from stream.gears import Gears, GearSettings, GearState
+from stream.messages import Face, FaceEvidence, ScoreRecord, Source, Status
+
+S = 1_000_000_000
+WATCH = GearSettings(base=Gear.WATCH, hold_s=5)
+
+
+def score(
+    time_s: float, level: Level | None = None, *, alone: bool = False, status: Status = Status.SCORED
+) -> ScoreRecord:
+    """A frame; with a face at this level, of the running window or of the frame alone."""
+    evidence = {}
+    if level is not None:
+        evidence["artifact"] = FaceEvidence(
+            score=1.0, log_density=None, p_value=0.5, accumulated=None if alone else 0.5, level=level
+        )
+    face = Face(
+        person=0,
+        name=None,
+        track=0,
+        box_px=(0.0, 0.0, 1.0, 1.0),
+        confidence=1.0,
+        quality=Reason.OK,
+        evidence=evidence,  # type: ignore[arg-type]
+        missing={},
+        anchor=None,
+    )
+    source = Source(topic="video.in", partition=0, offset=0, index=0)
+    return ScoreRecord(
+        stream="a",
+        pts_ns=round(time_s * S),
+        source=source,
+        status=status,
+        reason="",
+        faces=(face,),
+        model_id="m",
+        difffake="0",
+    )
+
+
+def gears_after(*scores: ScoreRecord, settings: GearSettings = WATCH) -> list[Gear]:
+    gears = Gears(settings)
+    seen = []
+    for one in scores:
+        gears.observe(one)
+        seen.append(gears.gear)
+    return seen
+
+
+def test_a_new_stream_is_in_its_base_gear() -> None:
+    assert Gears(GearSettings()).gear is Gear.ANALYSE
+    assert Gears(WATCH).gear is Gear.WATCH
+
+
+@pytest.mark.parametrize("level", [Level.SUSPICIOUS, Level.STRONG])
+def test_suspicion_shifts_up_at_once_and_back_after_the_hold(level: Level) -> None:
+    scores = [score(0, Level.NOTHING), score(1, level), score(2), score(5.9, Level.NOTHING), score(6, Level.NOTHING)]
+    assert gears_after(*scores) == [
+        Gear.WATCH,
+        Gear.SCRUTINISE,
+        Gear.SCRUTINISE,
+        Gear.SCRUTINISE,
+        Gear.WATCH,
+    ]
+
+
+def test_one_frame_alone_must_be_strong() -> None:
+    assert gears_after(score(0, Level.SUSPICIOUS, alone=True)) == [Gear.WATCH]
+    assert gears_after(score(0, Level.STRONG, alone=True)) == [Gear.SCRUTINISE]
+
+
+@pytest.mark.parametrize("status", [Status.SHED, Status.DECODE_ERROR, Status.STALE])
+def test_pictures_that_nobody_looked_at_say_nothing(status: Status) -> None:
+    scores = [score(0, Level.STRONG), score(60, status=status), score(61)]
+    assert gears_after(*scores) == [Gear.SCRUTINISE, Gear.SCRUTINISE, Gear.WATCH]
+
+
+def test_an_open_alert_keeps_the_closer_look_and_the_hold_begins_when_it_closes() -> None:
+    gears = Gears(WATCH)
+    gears.observe(score(0), is_alert_open=True)
+    gears.observe(score(100), is_alert_open=True)
+    assert gears.gear is Gear.SCRUTINISE
+    gears.observe(score(104))
+    assert gears.gear is Gear.SCRUTINISE
+    gears.observe(score(105))
+    assert gears.gear is Gear.WATCH
+
+
+def test_an_operator_chooses_another_base() -> None:
+    gears = Gears(GearSettings())
+    gears.set_base(Gear.WATCH)
+    assert gears.gear is Gear.WATCH
+    gears.observe(score(0, Level.STRONG))
+    assert gears.gear is Gear.SCRUTINISE
+    gears.set_base(None)
+    gears.observe(score(60))
+    assert gears.gear is Gear.ANALYSE
+    with pytest.raises(ValueError, match="shed"):
+        gears.set_base(Gear.SHED)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.sampled_from([None, *Level]), st.booleans()), max_size=30))
+def test_the_gear_is_the_same_wherever_the_state_was_saved(frames: list[tuple[int, Level | None, bool]]) -> None:
+    through, saved = Gears(WATCH), Gears(WATCH)
+    now = 0
+    for step, level, is_open in frames:
+        now += step
+        through.observe(score(now, level), is_alert_open=is_open)
+        saved.observe(score(now, level), is_alert_open=is_open)
+        data = msgspec.msgpack.encode(saved.state)
+        assert len(data) < 100
+        saved = Gears(WATCH, msgspec.msgpack.decode(data, type=GearState))
+        assert saved.gear is through.gear
+
+
+@pytest.mark.parametrize("wrong", [{"base": Gear.SHED}, {"hold_s": 0.0}, {"hold_s": 1e9}])
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="base gear"):
+        GearSettings(**wrong)  # type: ignore[arg-type]
