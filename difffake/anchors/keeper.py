@@ -77,6 +77,30 @@ class AnchorKeeper:
         """Stream time at which the anchor was complete; only later faces can be held against it."""
         return None if self._pool is None else self._since_s
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether an operator froze it."""
+        return self._frozen
+
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether it keeps, or kept until it expired, an anchor from trusted footage."""
+        return self._enrolled
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is or was an anchor."""
+        return self._home is not None
+
+    def fits(self, dim: int, identity_dim: int) -> bool:
+        """Whether faces with embeddings of these sizes can be offered."""
+        held = []
+        if self._home is not None:
+            held.append((len(self._home.artifact), len(self._home.identity)))
+        if self._samples is not None:
+            held.append((self._samples.embedding.shape[1], self._samples.identity.shape[1]))
+        return all(a in (0, dim) and b in (0, identity_dim) for a, b in held)
+
     def age_s(self, now_s: float) -> float | None:
         """How old the anchor is at ``now_s``, stream time."""
         return None if self._pool is None else now_s - self._since_s

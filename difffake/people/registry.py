@@ -72,6 +72,19 @@ class People:
         """The name under which a person was enrolled."""
         return self._names.get(person)
 
+    @property
+    def names(self) -> dict[str, int]:
+        """Enrolled name -> person."""
+        return {name: person for person, name in self._names.items()}
+
+    def remembers(self, person: int) -> bool:
+        """Whether this person could be recognised; where there is no identity network, nobody could."""
+        return self._known.row(person) >= 0
+
+    def fits(self, identity_dim: int, now_s: float) -> bool:
+        """Whether faces with identity embeddings of this size may come after ``now_s``."""
+        return self._size in (-1, identity_dim) and self._clock <= now_s
+
     def ambiguous(self, person: int) -> I64:
         """Ids of the people whose faces cannot be told from this one's, because they were seen beside each other."""
         known = self._known
@@ -119,6 +132,30 @@ class People:
         row = self._known.add(person, faces[chosen], self._clock, enrolled=True)
         self._merge_if_same(person, row)
         return next(key for key, value in self._names.items() if value == name)
+
+    def replace(self, name: str, identity: F32) -> int:
+        """`enrol` a name again by other faces; the person keeps their number if they are alike.
+
+        Raises:
+            DataError: as `enrol`.
+        """
+        before = self.names.get(name)
+        if before is None:
+            return self.enrol(name, identity)
+        del self._names[before]
+        self._known.enrolled[self._known.row(before)] = False
+        after = self.enrol(name, identity)
+        if after != before:
+            self.forget(before)
+        return after
+
+    def forget(self, person: int) -> None:
+        """Forget a person's faces and name; whoever shows this face next is somebody new."""
+        self._names.pop(person, None)
+        row = self._known.row(person)
+        if row >= 0:
+            self._known.remove(row)
+        self._active.release(np.flatnonzero(self._active.person == person), self._clock)
 
     def update(self, faces: Sightings) -> I64:
         """Person id ``(N,) int64`` of each face as known after its frame; -1: not known yet.

@@ -13,34 +13,6 @@ from difffake.people.ledger import Arrays
 _HINT = "delete this stream's state: it then warms up again"
 
 
-class StreamKeeper(AnchorKeeper):
-    """A keeper that also tells what an operator or the state must know."""
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether an operator froze it."""
-        return self._frozen
-
-    @property
-    def is_enrolled(self) -> bool:
-        """Whether it keeps, or kept until it expired, an anchor from trusted footage."""
-        return self._enrolled
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is or was an anchor."""
-        return self._home is not None
-
-    def fits(self, dim: int, identity_dim: int) -> bool:
-        """Whether faces with embeddings of these sizes can be offered."""
-        held = []
-        if self._home is not None:
-            held.append((len(self._home.artifact), len(self._home.identity)))
-        if self._samples is not None:
-            held.append((self._samples.embedding.shape[1], self._samples.identity.shape[1]))
-        return all(a in (0, dim) and b in (0, identity_dim) for a, b in held)
-
-
 class Anchors:
     """Person -> keeper, since when its anchor stands, and when the person was last seen.
 
@@ -55,7 +27,7 @@ class Anchors:
 
     def __init__(self, policy: AnchorPolicy, most: int) -> None:
         self._policy, self._most = policy, most
-        self._keepers: dict[int, StreamKeeper] = {}
+        self._keepers: dict[int, AnchorKeeper] = {}
         self._since_ns: dict[int, int] = {}
         self._seen_ns: dict[int, int] = {}
         self._bytes: dict[int, bytes] = {}
@@ -69,10 +41,10 @@ class Anchors:
     def __contains__(self, person: int) -> bool:
         return person in self._keepers
 
-    def __getitem__(self, person: int) -> StreamKeeper:
+    def __getitem__(self, person: int) -> AnchorKeeper:
         return self._keepers[person]
 
-    def get(self, person: int) -> StreamKeeper | None:
+    def get(self, person: int) -> AnchorKeeper | None:
         """The person's keeper, if there is one."""
         return self._keepers.get(person)
 
@@ -97,7 +69,7 @@ class Anchors:
             if not absent:
                 return
             self.drop(min(absent, key=lambda p: (self._seen_ns.get(p, 0), p)))
-        self._put(person, StreamKeeper(self._policy))
+        self._put(person, AnchorKeeper(self._policy))
 
     def offer(self, person: int, faces: Candidates, pts_ns: int) -> None:
         """Offer a person's faces of one frame to their keeper; without one, nothing happens."""
@@ -131,7 +103,7 @@ class Anchors:
     def enrol(self, person: int, pool: AnchorPool, now_ns: int | None) -> None:
         """Keep an anchor from trusted footage, from ``now_ns`` on; None: from the first frame on, see `begin`."""
         frozen = person in self._keepers and self._keepers[person].is_frozen
-        keeper = StreamKeeper.enrolled(pool, self._policy, since_s=0.0 if now_ns is None else now_ns / 1e9)
+        keeper = AnchorKeeper.enrolled(pool, self._policy, since_s=0.0 if now_ns is None else now_ns / 1e9)
         if frozen:
             keeper.freeze()
         self._put(person, keeper)
@@ -168,7 +140,7 @@ class Anchors:
             self.freeze(survivor)
         return takes_over
 
-    def _rank(self, person: int, keeper: StreamKeeper) -> tuple[bool, bool, bool, int, int]:
+    def _rank(self, person: int, keeper: AnchorKeeper) -> tuple[bool, bool, bool, int, int]:
         since_ns = self._since_ns.get(person, 0)
         return not keeper.is_enrolled, keeper.pool is None, not keeper.has_begun, since_ns, person
 
@@ -192,7 +164,7 @@ class Anchors:
         for table in (self._keepers, self._since_ns, self._seen_ns, self._bytes):
             table.pop(person, None)
 
-    def _put(self, person: int, keeper: StreamKeeper) -> None:
+    def _put(self, person: int, keeper: AnchorKeeper) -> None:
         self._keepers[person] = keeper
         self._bytes.pop(person, None)
 
@@ -220,7 +192,7 @@ class Anchors:
         """
         anchors = cls(policy, most)
         for person, data in keepers.items():
-            anchors._keepers[person] = StreamKeeper.from_state(data)
+            anchors._keepers[person] = AnchorKeeper.from_state(data)
         for name, into in (("since", anchors._since_ns), ("seen", anchors._seen_ns)):
             table = arrays.get(f"anchors_{name}")
             if not isinstance(table, np.ndarray) or table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != 2:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from difffake.anchors import AnchorPool, AnchorState, AnchorStatus
+from difffake.anchors import AnchorKeeper, AnchorPool, AnchorState, AnchorStatus
 from difffake.faces import Reason
 from difffake.judge import WARMING_UP
 from difffake.reference import NOT_IN_BUNDLE, Enrolled, Reference, references
@@ -15,7 +15,6 @@ from difffake.results import EVIDENCES, AnchorInfo
 from difffake.scoring import distances
 from difffake.settings import ScanSettings
 from difffake.windows import level_of
-from stream.live.anchors import StreamKeeper
 from stream.live.models import LiveModels, Look
 from stream.live.settings import LiveSettings
 from stream.live.windows import Against, Windows
@@ -46,7 +45,7 @@ class Held:
 
     person: int
     name: str | None
-    keeper: StreamKeeper | None
+    keeper: AnchorKeeper | None
     since_ns: int | None
     enrolled: tuple[AnchorPool, ...]
 

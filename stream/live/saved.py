@@ -11,11 +11,10 @@ import numpy as np
 from difffake.errors import AnchorError, DataError
 from difffake.faces.finder import FinderState
 from difffake.networks import ModelName
-from difffake.people import Tracker
+from difffake.people import People, Tracker
 from difffake.people.ledger import Arrays
 from stream.live.anchors import Anchors
 from stream.live.models import LiveModels
-from stream.live.people import StreamPeople
 from stream.live.settings import LiveSettings
 from stream.live.windows import Windows
 from stream.messages import MessageError, StateRecord, pack_arrays, unpack_arrays
@@ -38,7 +37,7 @@ class Memory:
         last_pts_ns: of the last frame; None before the first.
     """
 
-    people: StreamPeople
+    people: People
     tracker: Tracker
     finder: FinderState
     anchors: Anchors
@@ -50,7 +49,7 @@ class Memory:
     def new(cls, settings: LiveSettings) -> Memory:
         """Of a stream that was never seen."""
         return cls(
-            StreamPeople(settings.people),
+            People(settings.people),
             Tracker(max_tracks=settings.max_tracks),
             FinderState(),
             Anchors(settings.anchor, settings.max_anchors),
@@ -96,7 +95,7 @@ class Memory:
             )
         try:
             memory = cls(
-                StreamPeople.restored(unpack_arrays(record.people), settings.people),
+                People.from_arrays(unpack_arrays(record.people), settings.people),
                 Tracker.from_arrays(unpack_arrays(record.tracker), max_tracks=settings.max_tracks),
                 _finder(record.finder),
                 Anchors.restored(record.anchors, evidence, settings.anchor, settings.max_anchors),

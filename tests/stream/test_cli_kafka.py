@@ -284,8 +284,9 @@ def test_publish_operate_and_tail_on_a_real_cluster(
         broker.close()
 
 
+@pytest.mark.usefixtures("broker")
 def test_a_name_of_digits_is_refused_before_any_footage_is_looked_at(
-    broker: MemoryBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "anchors.msgpack"
     enrol = ["enroll", tmp_path / "missing.mp4", "--stream", "s", "--person", "12", "--out", out]
