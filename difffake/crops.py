@@ -14,6 +14,42 @@ from difffake.picture import Picture
 U8 = npt.NDArray[np.uint8]
 
 
+#: swscale converts rows of other lengths seven times slower.
+_ROW_PX = 16
+_MAX_KEPT = 64
+
+
+class NearPicture:
+    """A `Picture` that converts each part once: the close-up of a face is where its crops are cut from.
+
+    Parts may be views of larger ones, with the pixels of the picture, but not contiguous. Use it for one look.
+    """
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+        self.width_px, self.height_px = picture.width_px, picture.height_px
+        self._parts: list[tuple[int, int, U8]] = []
+
+    def small(self, width_px: int, height_px: int) -> U8:
+        """See `Picture.small`."""
+        return self._picture.small(width_px, height_px)
+
+    def crop(self, x0: int, y0: int, x1: int, y1: int) -> U8:
+        """See `Picture.crop`."""
+        for left, top, part in self._parts:
+            if left <= x0 and top <= y0 and x1 <= left + part.shape[1] and y1 <= top + part.shape[0]:
+                return part[y0 - top : y1 - top, x0 - left : x1 - left]
+        width = min(-(-(x1 - x0) // _ROW_PX) * _ROW_PX, self.width_px)
+        left = max(0, min(x0, self.width_px - width))
+        part = self._picture.crop(left, y0, left + max(width, x1 - left), y1)
+        self._parts = [*self._parts[-_MAX_KEPT + 1 :], (left, y0, part)]
+        return part[:, x0 - left : x1 - left]
+
+    def rgb(self) -> U8:
+        """See `Picture.rgb`."""
+        return self._picture.rgb()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Crops:
     """N faces of a picture, of which M are fit for the networks.

@@ -82,15 +82,20 @@ class CenterFace:
         self.threshold = threshold
         self.max_faces = max_faces
         self.max_batch = max_batch
-        self._is_steady = False
+        self._max_enlarge, self._is_steady = MAX_ENLARGE, False
         self._session = _load(weights, threads)
 
-    def close_ups(self, side_px: int, threshold: float, max_batch: int) -> Self:
-        """The same network for close-ups of ``side_px``, a multiple of 32, with landmarks averaged over each face's
-        best cells: they then move by a sixth less when the picture is shifted under the grid of cells."""
+    def as_is(self, threshold: float, *, is_steady: bool = False) -> Self:
+        """The same network for pictures that have their analysis size already, of any size.
+
+        Args:
+            threshold: least confidence of a face.
+            is_steady: landmarks are averaged over each face's best cells: they then move by a sixth less when the
+                picture is shifted under the grid of cells.
+        """
         other = copy.copy(self)
-        other.analysis_side_px, other.threshold, other.max_batch = side_px, threshold, max_batch
-        other._is_steady = True
+        other.analysis_side_px, other._max_enlarge = 4096, 1.0
+        other.threshold, other._is_steady = threshold, is_steady
         return other
 
     def detect(self, images: Sequence[U8]) -> list[Faces]:
@@ -125,7 +130,7 @@ class CenterFace:
 
     def _inner_size(self, image: U8) -> tuple[int, int]:
         height, width = image.shape[:2]
-        factor = min(self.analysis_side_px / max(height, width), MAX_ENLARGE)
+        factor = min(self.analysis_side_px / max(height, width), self._max_enlarge)
         return max(1, round(height * factor)), max(1, round(width * factor))
 
     def _padded_size(self, image: U8) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from difffake.faces.centerface import NMS_IOU, CenterFace, non_maximum_suppression
+from difffake.faces.centerface import MULTIPLE, NMS_IOU, CenterFace, non_maximum_suppression
 from difffake.faces.contract import F32, U8, FaceDetector, Faces
 from difffake.people.cuts import SIZE_PX, CutDetector, CutMemory
 
@@ -31,8 +31,11 @@ F64 = npt.NDArray[np.float64]
 
 #: Side of a close-up, and the size that a face shall have in it.
 CLOSE_PX, FACE_PX = 128, 56
-#: Close-ups in one run of the network.
-_MAX_CLOSE_UPS = 32
+#: Whole pictures are looked through at this scale, in which a face of 50 px, the smallest that is fit for scoring, has
+#: 15; but those of a long side of `LEAST_SIDE_PX` and less as they are.
+SCALE, LEAST_SIDE_PX = 0.3, 192
+#: Pictures in one run of the network.
+_MAX_BATCH = 32
 #: Close-ups enlarge the picture by no more than this: more shows nothing new.
 _MAX_ENLARGE = 2.0
 #: Faces are this many times as high as wide: the larger of height and so many widths is the size of a face.
@@ -135,7 +138,8 @@ class FaceFinder:
     lost, or when it is close to a known one.
 
     Args:
-        whole_side_px: long side at which whole pictures are looked through.
+        whole_side_px: longest side at which whole pictures are looked through, 32 to 4096. Smaller ones are shrunk
+            no less than to `SCALE`.
         whole_s: longest time between two whole pictures, s of stream time; 0 looks through every frame.
         threshold: least confidence of a face in its close-up, 0 to 1.
         candidate: least confidence in the whole picture with which a place is worth a close-up.
@@ -153,17 +157,21 @@ class FaceFinder:
         whole_s: float = 1.0,
         *,
         threshold: float = 0.5,
-        candidate: float = 0.15,
+        candidate: float = 0.1,
         max_faces: int = 8,
         threads: int = 0,
     ) -> None:
         if not (whole_s >= 0 and math.isfinite(whole_s)):
             raise ValueError(f"whole_s must be 0 or more seconds, not {whole_s}")
+        if not MULTIPLE <= whole_side_px <= 4096:
+            raise ValueError(f"whole_side_px must be {MULTIPLE} to 4096, not {whole_side_px}")
+        if not 0 < candidate <= threshold < 1:
+            raise ValueError(f"need 0 < candidate <= threshold < 1, not {candidate} and {threshold}")
         if not 1 <= max_faces <= _MAX_KNOWN:
             raise ValueError(f"max_faces must be 1 to {_MAX_KNOWN}, not {max_faces}")
-        self._whole = CenterFace(whole_side_px, candidate, threads, max_faces=2 * max_faces)
-        self._close = self._whole.close_ups(CLOSE_PX, threshold, _MAX_CLOSE_UPS)
-        self._side_px, self._max_faces = self._whole.analysis_side_px, max_faces
+        network = CenterFace(threads=threads, max_faces=2 * max_faces, max_batch=_MAX_BATCH)
+        self._whole, self._close = network.as_is(candidate), network.as_is(threshold, is_steady=True)
+        self._side_px, self._max_faces = whole_side_px, max_faces
         self._due_ns = round(_DUE * whole_s * 1e9)
         self._cuts = CutDetector()
 
@@ -287,13 +295,13 @@ class _CloseUp:
     def of(picture: Picture, place: _Place) -> _CloseUp:
         """The surroundings of a place; black beyond the picture's edges, as in the network's own padding."""
         x, y, size = place
-        side = max(2, round(max(size / FACE_PX, 1 / _MAX_ENLARGE) * CLOSE_PX))
+        side = _even(max(size / FACE_PX, 1 / _MAX_ENLARGE) * CLOSE_PX)
         begin = np.array([round(x - side / 2), round(y - side / 2)])
         low, high = np.clip([begin, begin + side], 0, (picture.width_px, picture.height_px))
         image = np.zeros((CLOSE_PX, CLOSE_PX, 3), np.uint8)
         if not (low < high).all():
             return _CloseUp(image, np.zeros(2), begin.astype(np.float64), np.full(2, side / CLOSE_PX))
-        part = picture.crop(*low.tolist(), *high.tolist())
+        part = _halved(picture.crop(*low.tolist(), *high.tolist()), side)
         # What lies beyond the edges is never made at full size: it may be far larger than the picture.
         at = np.round((low - begin) * (CLOSE_PX / side)).astype(int)
         width, height = np.clip(np.round((high - low) * (CLOSE_PX / side)).astype(int), 1, CLOSE_PX - at).tolist()
@@ -308,9 +316,27 @@ class _CloseUp:
         return Faces(boxes.reshape(-1, 4).astype(np.float32), points.astype(np.float32), faces.confidence)
 
 
+def _even(side: float) -> int:
+    """A side that can be halved until it is less than two close-ups' long."""
+    step = 1
+    while side >= 2 * step * CLOSE_PX and step < 1 << 20:
+        step *= 2
+    return max(2, round(side / step) * step)
+
+
+def _halved(part: U8, side: int) -> U8:
+    """A part of a close-up of ``side``, averaged down by halves: OpenCV is fast at those and slow at other shares."""
+    while side >= 2 * CLOSE_PX and side % 2 == 0 and part.shape[0] % 2 == 0 and part.shape[1] % 2 == 0:
+        side //= 2
+        half = part.shape[1] // 2, part.shape[0] // 2
+        part = np.asarray(cv2.resize(part, half, interpolation=cv2.INTER_AREA), np.uint8)
+    return part
+
+
 def _small(picture: Picture, side_px: int) -> U8:
-    """The whole picture with a long side of no more than ``side_px``."""
-    factor = min(1.0, side_px / max(picture.width_px, picture.height_px))
+    """The whole picture as it is looked through, with a long side of no more than ``side_px``."""
+    long = max(picture.width_px, picture.height_px)
+    factor = min(1.0, max(SCALE, LEAST_SIDE_PX / long), side_px / long)
     return picture.small(max(1, round(picture.width_px * factor)), max(1, round(picture.height_px * factor)))
 
 

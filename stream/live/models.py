@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from difffake.anchors.file import networks
 from difffake.bundle import Bundle
-from difffake.crops import channels_first, cut_out
+from difffake.crops import NearPicture, channels_first, cut_out
 from difffake.faces import Faces
 from difffake.faces.finder import FaceFinder, Finder, FinderState, Found
 from difffake.faces.quality import Quality
@@ -139,7 +139,7 @@ class LiveModels:
         """
         looks: list[Look] = []
         for start in range(0, len(frames), self._settings.detect_batch):
-            run = frames[start : start + self._settings.detect_batch]
+            run = [_near(frame) for frame in frames[start : start + self._settings.detect_batch]]
             looks += self._see(run, self._find(run))
         return looks
 
@@ -153,7 +153,7 @@ class LiveModels:
         for start in range(0, len(frames), self._settings.detect_batch):
             run, found = [], []
             for picture, pts_ns in frames[start : start + self._settings.detect_batch]:
-                run.append(LookFrame(picture, pts_ns, finder))
+                run.append(_near(LookFrame(picture, pts_ns, finder)))
                 found += self._find(run[-1:])
                 finder = found[-1].state
             looks += self._see(run, found)
@@ -212,3 +212,7 @@ class LiveModels:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _near(frame: LookFrame) -> LookFrame:
+    return LookFrame(NearPicture(frame.picture), frame.pts_ns, frame.finder)
