@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from difffake import hardware
 from difffake.errors import EngineError, MissingExtraError
+from difffake.hardware import Hwaccel
 from difffake.networks import ModelName
 from engines.choose import EngineKind
 from stream.broker.contract import Broker, TopicPartition
 from stream.console import printable
 from stream.decode import DecodeSettings
-from stream.engine_options import EnginesOption, engine_choice
+from stream.engine_options import EnginesOption, HwaccelOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import ScoreRecord, decode
@@ -48,6 +50,7 @@ def replay_command(
         EngineKind | None, typer.Option(help="What runs the networks; by default what the score's model id names.")
     ] = None,
     engines: EnginesOption = None,
+    hwaccel: HwaccelOption = Hwaccel.OFF,
     fps: Annotated[float, typer.Option(help="As the worker had it.")] = 2.0,
     analysis_side: Annotated[int, typer.Option(help="As the worker had it.")] = 480,
     guests: Annotated[bool, typer.Option("--guests", help="As the worker had it.")] = False,
@@ -59,9 +62,10 @@ def replay_command(
     """Score a frame again from the input that its score names, and show the difference: 0 for the same model."""
     try:
         live = LiveSettings(threads=threads, analysis_side_px=analysis_side, guests=guests)
-        decode_settings = DecodeSettings(fps=fps)
+        decode_settings = DecodeSettings(fps=fps, hwaccel=hwaccel)
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
+    hardware.check(hwaccel)
     with closing(kafka.broker()) as broker:
         score = _score(broker, from_score, line)
         with _models(score, bundle, live, engine, engines) as models:

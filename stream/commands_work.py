@@ -12,10 +12,12 @@ from typing import Annotated
 import msgspec
 import typer
 
+from difffake import hardware
 from difffake.errors import DiffFakeError
+from difffake.hardware import Hwaccel
 from engines.choose import EngineKind
 from stream.decode import DecodeSettings
-from stream.engine_options import EngineOption, EnginesOption, engine_choice
+from stream.engine_options import EngineOption, EnginesOption, HwaccelOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.settings import Topics, WorkerSettings
@@ -37,6 +39,7 @@ def work(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
+    hwaccel: HwaccelOption = Hwaccel.OFF,
     fps: Annotated[float, typer.Option(help="Frames analysed per second of stream time.")] = 2.0,
     analysis_side: Annotated[
         int, typer.Option(help="Long side, px, at which whole pictures are looked through.")
@@ -59,9 +62,10 @@ def work(
             commit_interval_s=commit_interval,
         )
         live = LiveSettings(threads=threads, analysis_side_px=analysis_side, guests=guests)
-        decode = DecodeSettings(fps=fps)
+        decode = DecodeSettings(fps=fps, hwaccel=hwaccel)
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
+    hardware.check(hwaccel)
     broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
     try:
         with LiveModels.load(bundle, live, engine_choice(engine, engines)) as models:

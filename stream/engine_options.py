@@ -1,4 +1,4 @@
-"""The options by which every command that runs networks is told which engines shall do it."""
+"""The options by which commands are told what runs networks and what decodes video."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from difffake.hardware import Hwaccel
 from difffake.networks import EngineChoice
 from engines.choose import EngineKind
 
-ENGINE_ENV, ENGINES_ENV = "DIFFFAKE_ENGINE", "DIFFFAKE_ENGINES"
+ENGINE_ENV, ENGINES_ENV, HWACCEL_ENV = "DIFFFAKE_ENGINE", "DIFFFAKE_ENGINES", "DIFFFAKE_HWACCEL"
 
 EngineOption = Annotated[
     EngineKind,
@@ -27,6 +28,12 @@ EnginesOption = Annotated[
         metavar="DIR",
         envvar=ENGINES_ENV,
         help="Compiled engines, in extractor/ and identity/ below it; the bundle's own by default.",
+    ),
+]
+HwaccelOption = Annotated[
+    Hwaccel,
+    typer.Option(
+        "--hwaccel", envvar=HWACCEL_ENV, help="What decodes video; auto: the GPU where there is one that can."
     ),
 ]
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from importlib import metadata
 
+from difffake import hardware
 from engines.tensorrt_api import HostInfo
 from stream.doctor.report import Check, State
 
@@ -15,7 +16,7 @@ _CODECS = {"h264": "H.264", "hevc": "H.265", "av1": "AV1"}
 
 def software_checks(host: HostInfo) -> list[Check]:
     """Everything about packages; ``host`` is what TensorRT's room found. Imports nothing of NVIDIA's itself."""
-    return [_onnxruntime(), _openvino(), _tensorrt(host), _gpu(host), *_video(), _kafka()]
+    return [_onnxruntime(), _openvino(), _tensorrt(host), _gpu(host), *_video(), _decoding(), _kafka()]
 
 
 def _onnxruntime() -> Check:
@@ -73,6 +74,13 @@ def _video() -> list[Check]:
     state = State.PROBLEM if len(missing) == len(_CODECS) else State.NOTE
     hint = "pip install --force-reinstall --only-binary av av, whose FFmpeg has them"
     return [Check("video", f"{value}; missing: {', '.join(missing)}", state, hint)]
+
+
+def _decoding() -> Check:
+    why = hardware.problem()
+    if why is None:
+        return Check("decoding", "on the GPU where it is asked for (--hwaccel auto), else in software")
+    return Check("decoding", f"in software; {why}")
 
 
 def _kafka() -> Check:

@@ -16,6 +16,7 @@ import pytest
 from compiled import compile_tiny, needs_int8
 
 from difffake.bundle import Bundle
+from difffake.hardware import problem
 from engines.choose import EngineKind
 from stream.broker.contract import TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
@@ -286,3 +287,15 @@ def test_what_a_cluster_lacks(kafka_bootstrap: str) -> None:
     assert states[topics.scores] == (State.NOTE, f"max.message.bytes={1 << 20}")
     assert states[topics.enrolments] == (State.OK, "")
     assert found[video].value == "input, 3 partitions, records up to 1024 KiB"
+
+
+@pytest.mark.skipif(problem() is None, reason="this machine decodes on a GPU")
+def test_software_decoding_is_told_and_a_worker_refuses_to_pretend(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, report = run("--json", "--quick")
+    assert checks(report)["decoding"]["value"].startswith("in software; no GPU that decodes")
+    with pytest.raises(SystemExit) as left:
+        main(["work", "--hwaccel", "cuda", "--bootstrap-servers", "127.0.0.1:1"])
+    assert left.value.code == 25
+    assert "cannot decode on the GPU" in capsys.readouterr().err
