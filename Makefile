@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos fuzz bench docs clean
+.PHONY: help demo test test-gpu lint format chaos fuzz bench bench-gpu docs clean
 
 help: ## list the daily acts
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .venv/base: pyproject.toml scripts/venv.sh
 	@scripts/venv.sh "$(PYTHON)" demo
@@ -21,6 +21,13 @@ demo: .venv/base ## two streams through a broker and a worker: live table, alert
 
 test: .venv/dev ## run every test that needs no GPU
 	@$(BIN)/python -m pytest -m "not gpu"
+
+# A bare GPU host has no network to fill .venv from: its own Python serves, if it has torch, onnx, onnxruntime,
+# cuda-bindings and pytest.
+GPU_PYTHON ?= $(shell test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON))
+
+test-gpu: ## run the tests that need an NVIDIA GPU
+	@$(GPU_PYTHON) -m pytest --noconftest -m gpu tests/gpu
 
 lint: .venv/dev ## formatting, lint rules, types
 	@$(BIN)/ruff format --check .
@@ -41,6 +48,9 @@ fuzz: .venv/dev ## 10,000 damaged records through a whole worker
 
 bench: .venv/dev ## measure; results in benchmarks/results/
 	@scripts/bench.sh $(BIN)
+
+bench-gpu: ## measure engines on an NVIDIA GPU; results in benchmarks/results/gpu.json
+	@$(GPU_PYTHON) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
 docs: .venv/dev ## rewrite the pages and pictures that are made from code
 	@scripts/docs.sh $(BIN)

@@ -129,10 +129,11 @@ class TorchMemory(Protocol):
 
 
 class TorchCudaEngine(DeviceEngine):
-    """Runs a torch module on the GPU: convolutions and matrices in half precision, channels last, everything else as
-    it is (so the normalisation stays exact); see `DeviceEngine` for buffers, graphs and lifetimes.
+    """Runs a torch module on the GPU, channels last; see `DeviceEngine` for buffers, graphs and lifetimes.
 
     A bundle holds ONNX alone: `engines.torch_onnx.load_onnx` makes a module of it; a checkpoint's extractor is one.
+    Half precision: a module that has half weights (the ONNX of `engines.half.to_half`, which TensorRT gets too) is run
+    as it is typed. Of any other the convolutions and matrices are rounded, and the rest stays, as autocast has it.
 
     Args:
         module: ``(B, 3, side, side) uint8`` to embedding ``(B, D)``, or to embedding and logit ``(B,)``. Taken over:
@@ -186,8 +187,10 @@ class TorchNetwork:
     def __init__(self, module: torch.nn.Module, device: Any, spec: EngineSpec) -> None:
         self._torch = import_torch()
         self._device: TorchMemory = device
-        self._spec, self._half = spec, spec.precision is Precision.FP16
+        self._spec = spec
         module = module.eval().requires_grad_(False)
+        is_typed = any(weights.dtype is self._torch.float16 for weights in module.parameters())
+        self._half = spec.precision is Precision.FP16 and not is_typed
         if self._half:
             for layer in module.modules():
                 if isinstance(layer, self._torch.nn.Conv2d | self._torch.nn.Linear):

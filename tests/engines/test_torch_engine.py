@@ -17,6 +17,7 @@ import engines.torch_cuda
 from difffake.bundle import default_bundle_path
 from difffake.errors import DeviceLostError, EngineError, EngineFileError, EngineHostError
 from engines.contract import Precision
+from engines.half import to_half
 from engines.onnx import OnnxEngine
 from engines.torch_cuda import TorchCudaEngine, TorchDevice
 from engines.torch_onnx import load_onnx
@@ -45,6 +46,19 @@ def test_gives_what_the_network_gives(path: Path, precision: Precision) -> None:
         assert engine.spec.precision is precision
         assert engine.spec.backend.startswith("torch ")
     cuda.assert_released()
+
+
+def test_the_graph_that_tensorrt_gets_is_run_as_it_is_typed(tmp_path: Path) -> None:
+    shipped = default_bundle_path() / "extractor.onnx"
+    (tmp_path / "half.onnx").write_bytes(to_half(shipped.read_bytes()))
+    cuda = Cuda()
+    with open_torch(tmp_path / "half.onnx", cuda, dim=1280, max_batch=2) as engine:
+        found, expected = engine.infer(faces(2)), OnnxEngine(shipped, threads=1).infer(faces(2))
+    cosine = (found.embedding * expected.embedding).sum(1) / (
+        np.linalg.norm(found.embedding, axis=1) * np.linalg.norm(expected.embedding, axis=1)
+    )
+    assert cosine.min() > 0.9999
+    assert (found.embedding != expected.embedding).any()
 
 
 def test_memory_that_is_full_leaves_nothing(path: Path) -> None:

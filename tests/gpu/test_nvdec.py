@@ -1,0 +1,40 @@
+"""Video decoded by the GPU: software's pictures to the bit, and a frame that torch can take where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+
+for package in ("av", "cv2", "msgspec", "structlog"):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+sys.path.insert(0, str(Path(__file__).parents[1] / "stream"))
+
+from stream_media import H264_B, H265_CLOSED, segment, unit_records  # noqa: E402
+
+from stream.decode import DecodeSettings, Payload, StreamDecoder  # noqa: E402
+from stream.decode.hardware import Hwaccel, hardware_status, problem  # noqa: E402
+
+pytestmark = pytest.mark.gpu
+
+
+def pictures(mode: Hwaccel, payloads: list[Payload]) -> list[tuple[int, str]]:
+    decoder = StreamDecoder(DecodeSettings(fps=None, hwaccel=mode))
+    found = [(f.pts_ns, f.image) for payload in payloads for f in decoder.decode(payload).frames]
+    found += [(f.pts_ns, f.image) for f in decoder.drain().frames]
+    return [(pts_ns, hashlib.sha256(image).hexdigest()) for pts_ns, image in found]
+
+
+@pytest.mark.parametrize("kind", ["video/h264", "video/h265", "mp4", "mpegts"])
+def test_the_gpu_decodes_to_the_bit(kind: str) -> None:
+    assert problem() is None, problem()
+    before = hardware_status()
+    if "/" in kind:
+        payloads = unit_records(kind, H264_B if kind == "video/h264" else H265_CLOSED)
+    else:
+        payloads = [Payload(segment(kind), offset=n, timestamp_ms=1000 * n) for n in range(3)]
+    assert pictures(Hwaccel.CUDA, payloads) == pictures(Hwaccel.OFF, payloads)
+    after = hardware_status()
+    assert (after.hardware - before.hardware, after.software) == (1, before.software)
