@@ -2,10 +2,10 @@
 
     python benchmarks/engine_soak.py --engine onnx --cycles 1000 --minutes 10 --out benchmarks/results/engine_soak_onnx
 
-Any engine that `difffake` knows by name (`--engine`, `--engines`). A cycle opens the shipped extractor, embeds three
+Any engine that `difffake` knows by name (`--engine`, `--engines`). A cycle opens the bundle's extractor, embeds three
 batches of different length and closes it, every other time with a batch still in flight. The soak embeds batches of
-1 to 32 faces, in turns with ``infer`` and with as many batches in flight as it holds. Growth is the slope of a line through the
-second half of the samples: the first half is allocators warming up.
+1 to 32 faces, in turns with ``infer`` and with as many batches in flight as it holds. Growth is the slope of a line
+through the second half of the samples: the first half is allocators warming up.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--out", type=Path, required=True, help="path without ending; .md and .json are added")
     options = parser.parse_args()
-    network = Bundle.load(options.bundle).engine_path
+    bundle = Bundle.load(options.bundle)
+    network = bundle.engine_path
     rng = np.random.default_rng(0)
 
     def opener() -> Engine:
@@ -98,7 +99,7 @@ def main() -> None:
             if not soak or passed - soak[-1][0] >= options.minutes / SAMPLES:
                 soak.append((passed, resident_mib()))
     result = {"backend": backend, "threads": options.threads, "cycles": cycles, "soak": soak, "faces": embedded}
-    lines = [f"{backend}, {options.threads} thread(s), the shipped extractor.", ""]
+    lines = [f"{backend}, {options.threads} thread(s), extractor of {bundle.model_id}.", ""]
     lines += ["| what | resident memory, MiB: begin, middle, end | growth over the second half |", "|---|---|---|"]
     for what, samples, unit, per in (
         (f"{options.cycles} times opened, run and closed ({files:+d} open files)", cycles, "1,000 cycles", 1000.0),
