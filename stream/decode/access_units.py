@@ -134,6 +134,7 @@ class UnitDecoder:
         self._backlog_bytes = 0
         self._is_shown = False
         self._swallow: Source | None = None
+        self._is_again = self._is_first_group = False
         #: Of the key frame at hand in `Gear.WATCH`.
         self._key_units: list[tuple[Unit, Source]] = []
         self._resumed: Progress | None = None
@@ -262,7 +263,8 @@ class UnitDecoder:
             return
         with contextlib.suppress(av.error.FFmpegError, ValueError):
             yield from self._out(self._context.decode(None))
-        yield from (self._loss(number, source) for number, source in self._sent.items())
+        for number, source in self._sent.items():
+            yield from self._loss(number, source)
         is_shown = not self._sent
         self._stop()
         if is_shown:
@@ -296,6 +298,7 @@ class UnitDecoder:
             yield from self._push(unit.data, number, source)
             return
         parameters = b""
+        self._is_first_group = self._is_first_group and not unit.is_key
         if unit.start is Start.CLOSED or (self._context is None and unit.start is not Start.NONE):
             yield from self.drain()
             self._context = self._open()
@@ -304,10 +307,15 @@ class UnitDecoder:
             self._forgiven_until = self._next_id + _FORGIVEN if is_open else 0
             self._start_order = head.order if head is not None and unit.start is not Start.CLOSED else None
             parameters = b"" if unit.parameters else self._parameters
-            if source != self._swallow:
+            self._is_first_group = unit.start is not Start.CLOSED
+            self._is_again = source == self._swallow
+            if not self._is_again:
                 yield KeySource(source.offset, source.unit, parameters)
         elif self._context is None:
             yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME)
+            return
+        elif unit.is_leading and self._is_first_group:
+            yield from self._skip_blind(source)
             return
         elif head is not None and self._headers is not None:
             if self._headers.is_gap(head.frame_num, self._last_reference):
@@ -317,9 +325,7 @@ class UnitDecoder:
             if self._first_id >= 0 and self._headers.is_before(head.order, self._start_order):
                 # Made of pictures that were never seen. The decoder fills the gap with what is never shown.
                 self._follow(head)
-                self._expect(source)
-                self._fed = (source.offset, source.unit)
-                yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
+                yield from self._skip_blind(source)
                 return
         if not parameters and not unit.parameters:
             parameters = self._carried
@@ -388,7 +394,8 @@ class UnitDecoder:
         if context is not None:
             with contextlib.suppress(av.error.FFmpegError, ValueError):
                 yield from self._out(context.decode(None))
-            yield from (self._loss(number, source) for number, source in self._sent.items())
+            for number, source in self._sent.items():
+                yield from self._loss(number, source)
         self._stop()
 
     def _stop(self) -> None:
@@ -451,7 +458,7 @@ class UnitDecoder:
             return
         yield from self._out(frames)
         for old in [n for n in self._sent if n < self._next_id - _MAX_REORDER]:
-            yield self._loss(old, self._sent.pop(old))
+            yield from self._loss(old, self._sent.pop(old))
             self._keys.pop(old, None)
 
     def _out(self, frames: list[av.VideoFrame]) -> Iterator[Picture | Loss | KeySource]:
@@ -474,7 +481,7 @@ class UnitDecoder:
                 continue
             # Shown before the key frame that decoding began at: made of pictures that were never seen.
             if self._first_id >= 0:
-                yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
+                yield from self._blind(source)
             elif frame.is_corrupt:
                 yield Loss(source, LossReason.DAMAGED)
             else:
@@ -482,11 +489,23 @@ class UnitDecoder:
                     yield key
                 yield Picture(frame, source, is_doubtful=number in self._doubtful)
 
-    def _loss(self, number: int, source: Source) -> Loss:
+    def _loss(self, number: int, source: Source) -> Iterator[Loss]:
         """A unit whose picture never came: in the first ones after an open start it could not."""
         if number < self._blind_until:
-            return Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
-        return Loss(source, LossReason.DAMAGED)
+            yield from self._blind(source)
+        else:
+            yield Loss(source, LossReason.DAMAGED)
+
+    def _skip_blind(self, source: Source) -> Iterator[Loss]:
+        self._expect(source)
+        self._fed = (source.offset, source.unit)
+        yield from self._blind(source)
+
+    def _blind(self, source: Source) -> Iterator[Loss]:
+        """A picture that is shown before the key frame that decoding began at. Where that one was shown already, in
+        `Gear.WATCH`, its time has passed."""
+        if not self._is_again:
+            yield Loss(source, LossReason.WAITING_FOR_KEY_FRAME, is_blind=True)
 
     def time_ns(self, source: Source, after_ns: int | None) -> int:
         """The producer's time of a picture that has just come out.

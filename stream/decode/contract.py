@@ -115,8 +115,8 @@ class Decoded:
     Args:
         content_type: what the record was decoded as.
         frames: decoded as they are taken, so that a long segment is never in memory whole; raises nothing.
-        lost: pictures that would have been analysed, at most one per sampling period and reason; complete when
-            `frames` has ended, as are the following.
+        lost: pictures that would have been analysed, at most one per sampling period and reason, also over records;
+            complete when `frames` has ended, as are the following.
         pictures: how many it held whose times are known, decoded or not.
         warnings: `"code: what happened"`.
         damage: an access unit of the record could not be decoded: keep the record as a dead letter too.
@@ -213,7 +213,7 @@ class DecoderState(msgspec.Struct, frozen=True):
     """All that a `StreamDecoder` needs to go on elsewhere, given the records from `key.offset` on again.
 
     `offset`: the last record it includes, -1 before the first; pictures up to `reached_ns` have been given out, the
-    last ones at the times `recent`.
+    last ones at the times `recent`; `told`: when the last picture was that was lost, by reason.
     """
 
     offset: int = -1
@@ -222,4 +222,5 @@ class DecoderState(msgspec.Struct, frozen=True):
     content_type: str | None = None
     key: KeyPoint | None = None
     recent: tuple[int, ...] = ()
+    told: dict[LossReason, int] = {}
     progress: Progress = Progress()

@@ -71,7 +71,16 @@ class StreamDecoder:
         timeline = self._timeline.state()
         recent = self._sampler.recent if self._key is not None else ()
         progress = self._units.progress() if self._units is not None else Progress()
-        return DecoderState(self._offset, reached_ns, timeline, self._content_type, self._key, recent, progress)
+        return DecoderState(
+            self._offset,
+            reached_ns,
+            timeline,
+            self._content_type,
+            self._key,
+            recent,
+            self._sampler.told,
+            progress,
+        )
 
     def restore(self, state: DecoderState) -> None:
         """Go on from a state; call it on a new decoder."""
@@ -85,7 +94,7 @@ class StreamDecoder:
             self._units = UnitDecoder(state.key.content_type, self._settings, self._hardware)
             self._units.set_parameters(state.key.parameters)
             self._units.resume(progress)
-        self._sampler.restore(timeline, state.recent, state.reached_ns)
+        self._sampler.restore(timeline, state.reached_ns, state.recent, state.told)
 
     def decode(self, payload: Payload, gear: Gear = Gear.ANALYSE) -> Decoded:
         """Decode one record; its frames are decoded as they are taken, and all must be.

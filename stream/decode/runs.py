@@ -169,18 +169,18 @@ class RunDecoder:
             self._reset()
 
     def _keys(self, run: Run, wanted: Collection[int]) -> Iterator[av.VideoFrame]:
+        stash, self._stash = self._stash, []
         for at, shot in enumerate(run):
             if shot.pts not in wanted:
                 continue
-            if at == 0 and self._stash:
-                yield from self._stash
+            if at == 0 and stash:
+                yield from stash
             else:
+                self._reset()
                 with contextlib.suppress(*_ERRORS):
                     yield from self._context.decode(shot.packet)
             yield from self._drained()
-            self._reset()
-        if self._stash:
-            self._reset()
+        self._reset()
 
     def _drained(self) -> list[av.VideoFrame]:
         """What the decoder still holds; after it, it takes nothing before `_reset`."""

@@ -36,6 +36,7 @@ class Sampler:
         self._gear = Gear.ANALYSE
         self._decoded = Decoded("", iter(()))
         self._recent: deque[int] = deque(maxlen=_RECENT)
+        self._told: dict[LossReason, int] = {}
         self._converters: dict[float, RgbConverter] = {}
 
     @property
@@ -48,11 +49,23 @@ class Sampler:
         """Times of the last pictures given out, for `restore`."""
         return tuple(self._recent)
 
-    def restore(self, timeline: TimelineState, recent: tuple[int, ...], reached_ns: int | None) -> None:
+    @property
+    def told(self) -> dict[LossReason, int]:
+        """Reason -> time of the last picture that was told as lost, for `restore`."""
+        return dict(self._told)
+
+    def restore(
+        self,
+        timeline: TimelineState,
+        reached_ns: int | None,
+        recent: tuple[int, ...],
+        told: dict[LossReason, int],
+    ) -> None:
         """Go on from there."""
         self.timeline.set_state(timeline)
         self.reached_ns = reached_ns
         self._recent.extend(recent)
+        self._told.update(told)
 
     def begin(self, decoded: Decoded, gear: Gear) -> None:
         """The next record."""
@@ -139,12 +152,14 @@ class Sampler:
 
     def lose(self, pts_ns: int | None, reason: LossReason, *, is_key: bool = True, is_blind: bool = False) -> None:
         """Count a loss, if the picture would have been analysed: one per cell of the sampling grid and reason."""
-        if len(self._decoded.lost) >= _MAX_LOST:
+        if len(self._decoded.lost) >= _MAX_LOST or self._decoded.replayed:
             return
         if self._gear is Gear.WATCH and not is_key and reason is not LossReason.STALE:
             return
         if pts_ns is not None:
             cell = self.timeline.cell(pts_ns)
+            if reason in self._told and self.timeline.cell(self._told[reason]) == cell:
+                return
             for other in reversed(self._decoded.lost):
                 if other.reason is reason and other.pts_ns is not None and self.timeline.cell(other.pts_ns) == cell:
                     return
@@ -153,4 +168,5 @@ class Sampler:
             is_covered = any(self.timeline.cell(other_ns) == cell for other_ns in self._recent)
             if reason is not LossReason.STALE and ((reached and is_blind) or is_covered):
                 return
+            self._told[reason] = pts_ns
         self._decoded.lost.append(Lost(pts_ns, reason))

@@ -29,13 +29,15 @@ class Start(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One access unit. `data` with its start codes; `parameters`: the parameter sets in it; `has_picture`: not only
-    parameter sets and the like; `is_disposable`: no other picture of its temporal layer refers to its picture."""
+    parameter sets and the like; `is_disposable`: no other picture of its temporal layer refers to its picture;
+    `is_leading`: shown before the key frame that it follows, and made of pictures before that one (H.265 says so)."""
 
     data: bytes
     start: Start
     has_picture: bool
     parameters: bytes
     is_disposable: bool = False
+    is_leading: bool = False
 
     @property
     def is_key(self) -> bool:
@@ -100,7 +102,8 @@ def _annex_b_unit(data: bytes, value: bytes, nals: list[tuple[int, int, int]], i
     parameters = b"".join(b"\x00\x00\x00\x01" + value[a:b].rstrip(b"\x00") for kind, a, b in nals if kind in sets)
     if is_h264:
         has_picture = not kinds.isdisjoint((1, 2, 5))
-        is_disposable = not any(value[a] & 0x60 for kind, a, _ in nals if kind in (1, 2, 5))  # nal_ref_idc
+        references = [value[a] & 0x60 for kind, a, _ in nals if kind in (1, 2, 5)]  # nal_ref_idc
+        is_disposable = has_picture and not any(references)
         start = Start.CLOSED if 5 in kinds else Start.NONE
         if start is Start.NONE:
             counts = [c for kind, a, b in nals if kind == 6 and (c := _recovery_count(value[a + 1 : b])) is not None]
@@ -108,11 +111,12 @@ def _annex_b_unit(data: bytes, value: bytes, nals: list[tuple[int, int, int]], i
     else:
         has_picture = any(kind < 32 for kind in kinds)
         slices = {kind for kind in kinds if kind < 32}
-        is_disposable = all(kind < 16 and not kind & 1 for kind in slices)  # TRAIL_N to RSV_VCL_N14
+        is_disposable = has_picture and all(kind < 16 and not kind & 1 for kind in slices)  # TRAIL_N to RSV_VCL_N14
         start = Start.NONE
         if slices and all(16 <= kind <= 23 for kind in slices):
             start = Start.OPEN if 21 in slices else Start.CLOSED
-    return Unit(data, start if has_picture else Start.NONE, has_picture, parameters, is_disposable and has_picture)
+    is_leading = not is_h264 and bool(kinds & {8, 9})  # RASL_N, RASL_R
+    return Unit(data, start if has_picture else Start.NONE, has_picture, parameters, is_disposable, is_leading)
 
 
 def temporal_layers(parameters: bytes) -> int:
