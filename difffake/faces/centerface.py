@@ -15,10 +15,10 @@ from typing import Self
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from difffake.errors import BundleError, EngineError
 from difffake.faces.contract import F32, U8, Faces
+from difffake.faces.runtime import DetectorRuntime, Network, open_network
 
 WEIGHTS = Path(__file__).parent / "weights" / "centerface.onnx"
 WEIGHTS_SHA256 = "ea634fa7c2178272ef07851b17d6d8c52dc29867f378204c8ad1928e779507ed"
@@ -52,11 +52,12 @@ class CenterFace:
         max_faces: most faces per picture; the most confident are kept.
         max_batch: most images in one run.
         weights: another copy of the weights; the same file is expected.
+        runtime: what runs the network.
 
     Raises:
         ValueError: an argument is out of its range.
         BundleError: the weights are missing or damaged.
-        EngineError: the runtime cannot load them.
+        EngineError: the runtime cannot load them; EngineHostError where this host lacks it.
 
     >>> CenterFace(threads=1).detect([np.zeros((90, 160, 3), np.uint8)])[0].confidence.tolist()
     []
@@ -71,6 +72,7 @@ class CenterFace:
         max_faces: int = 32,
         max_batch: int = 16,
         weights: Path = WEIGHTS,
+        runtime: DetectorRuntime = DetectorRuntime.ONNX,
     ) -> None:
         if not 64 <= analysis_side_px <= 4096:
             raise ValueError(f"analysis_side_px must be 64 to 4096, not {analysis_side_px}")
@@ -83,7 +85,7 @@ class CenterFace:
         self.max_faces = max_faces
         self.max_batch = max_batch
         self._max_enlarge, self._is_steady = MAX_ENLARGE, False
-        self._session = _load(weights, threads)
+        self._network = _load(weights, runtime, threads)
 
     def as_is(self, threshold: float, *, is_steady: bool = False) -> Self:
         """The same network for pictures that have their analysis size already, of any size.
@@ -149,7 +151,7 @@ class CenterFace:
     def _run(self, canvases: U8) -> list[F32]:
         planes = np.ascontiguousarray(canvases.transpose(0, 3, 1, 2), np.float32)
         try:
-            return list(self._session.run(["heatmap", "scale", "offset", "landmarks"], {"images": planes}))
+            return self._network(planes)
         except Exception as error:  # the runtime raises a dozen private classes
             raise EngineError(
                 f"the face detector failed on a batch of {planes.shape}: {_first_line(error)}",
@@ -263,7 +265,7 @@ def _plausible(boxes: F32, points: F32) -> npt.NDArray[np.bool_]:
     )
 
 
-def _load(weights: Path, threads: int) -> ort.InferenceSession:
+def _load(weights: Path, runtime: DetectorRuntime, threads: int) -> Network:
     hint = "install difffake again; in a source tree run `python scripts/make_centerface.py`"
     try:
         data = weights.read_bytes()
@@ -273,18 +275,7 @@ def _load(weights: Path, threads: int) -> ort.InferenceSession:
         ) from error
     if hashlib.sha256(data).hexdigest() != WEIGHTS_SHA256:
         raise BundleError(f"the face detector's weights {weights.name} are damaged (sha256)", hint=hint)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Detection waits for frames most of the time: spinning threads would take the cores from the decoder.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise EngineError(
-            f"ONNX Runtime cannot load the face detector: {_first_line(error)}",
-            hint="a newer onnxruntime is needed: pip install -U onnxruntime",
-        ) from error
+    return open_network(weights, runtime, threads)
 
 
 def _first_line(error: Exception) -> str:
