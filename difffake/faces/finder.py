@@ -33,7 +33,7 @@ F64 = npt.NDArray[np.float64]
 CLOSE_PX, FACE_PX = 128, 56
 #: Whole pictures are looked through at this scale, in which a face of 50 px, the smallest that is fit for scoring, has
 #: 15; but those of a long side of `LEAST_SIDE_PX` and less as they are.
-SCALE, LEAST_SIDE_PX = 0.3, 192
+SCALE, LEAST_SIDE_PX = 0.3, 256
 #: Pictures in one run of the network.
 _MAX_BATCH = 32
 #: Close-ups enlarge the picture by no more than this: more shows nothing new.
