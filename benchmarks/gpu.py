@@ -12,6 +12,7 @@ product that the card was seen to do. EfficientNet-B4 has random weights, the ot
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import sys
@@ -28,7 +29,6 @@ import torch
 from gpu_measure import cycles, latency_ms, overlap, parity, soak, throughput
 from gpu_networks import SHIPPED, SIDE_PX, export_b4, flops_per_face
 
-from difffake.errors import DiffFakeError
 from engines.contract import Engine
 from engines.device_memory import open_device
 from engines.half import to_half
@@ -79,13 +79,14 @@ def prepare(name: str, folder: Path, host: HostInfo, most: int) -> Subject:
             with open_plan() as engine:  # RTX builds for cards that it does not run on
                 engine.infer(torch.zeros(1, 3, SIDE_PX, SIDE_PX, dtype=torch.uint8).numpy())
             return Subject(name, onnx, half, f"{flavour} fp16", passed_over, built.build_s, open_plan)
-        except DiffFakeError as error:
-            passed_over[flavour] = str(error)
+        except Exception as error:  # a TensorRT that was never tried on this card must not cost the figures
+            passed_over[flavour] = f"{type(error).__name__}: {str(error)[:300]}"
     with OnnxEngine(onnx) as exact:
         dim = exact.spec.dim
+    module = load_onnx(half)
 
     def open_torch(**options: Any) -> Engine:
-        return TorchCudaEngine(load_onnx(half), side_px=SIDE_PX, dim=dim, max_batch=most, **options)
+        return TorchCudaEngine(copy.deepcopy(module), side_px=SIDE_PX, dim=dim, max_batch=most, **options)
 
     return Subject(name, onnx, half, "torch fp16, CUDA graphs", passed_over, None, open_torch)
 
@@ -106,7 +107,9 @@ def measure(subject: Subject, batches: tuple[int, ...], device_bytes: Callable[[
         result["graphs"] = getattr(engine, "graphs", None)
         result["without_graph"] = getattr(engine, "uncaptured", None)
         result["soak"] = soak(engine, args.soak_s, device_bytes)
-    result["cycles"] = cycles(subject.open, args.cycles, args.cycles_s, device_bytes)
+    # The large network is opened fewer times: what leaks does so in either.
+    asked = args.cycles if subject.name == NETWORKS[0] else args.cycles // 20
+    result["cycles"] = cycles(subject.open, max(2, asked), args.cycles_s, device_bytes)
     return result
 
 
@@ -200,8 +203,8 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="run as far as it goes without a GPU")
     parser.add_argument("--seconds", type=float, default=1.5, help="of each throughput")
     parser.add_argument("--runs", type=int, default=500, help="of each latency")
-    parser.add_argument("--cycles", type=int, default=1000, help="openings and closings, of each network")
-    parser.add_argument("--cycles-s", type=float, default=75, help="no longer than this, s")
+    parser.add_argument("--cycles", type=int, default=1000, help="openings and closings of the shipped network")
+    parser.add_argument("--cycles-s", type=float, default=180, help="no longer than this, s")
     parser.add_argument("--soak-s", type=float, default=30, help="of each network, s; the issue's soak is 600")
     parser.add_argument("--limit-s", type=float, default=510, help="start no further comparison after this, s")
     args = parser.parse_args()

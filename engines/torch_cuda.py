@@ -28,6 +28,7 @@ class TorchDevice(CudaDevice):
     def __init__(self, index: int = 0) -> None:
         self._torch = import_torch()
         self._place = f"cuda:{index}"
+        self._views: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
         super().__init__(index)
         if not self._torch.cuda.is_available():
             raise EngineHostError(
@@ -38,25 +39,32 @@ class TorchDevice(CudaDevice):
     kind = "cuda"
 
     def load(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Move a module's weights to the GPU, channels last.
+        """Move a module's weights to the GPU, channels last, and wait until they are there: our streams do not wait for
+        torch's.
 
         Raises:
             DeviceLostError: the GPU's memory is full.
         """
         with self._errors():
-            return module.to(self._place, memory_format=self._torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            there: torch.nn.Module = module.to(self._place, memory_format=self._torch.channels_last)  # type: ignore[call-overload]
+            self._torch.cuda.synchronize()
+        return there
 
     def unload(self) -> None:
         """Give the memory that torch keeps for later back to the driver."""
+        self._views.clear()
         with self._errors():
             self._torch.cuda.empty_cache()
 
     def tensor(self, address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor over device memory of ours: it owns nothing, and dies before `close`."""
-        kind = {self._torch.uint8: "|u1", self._torch.float32: "<f4"}[dtype]
-        view = _ArrayInterface({"data": (address, False), "shape": shape, "typestr": kind, "version": 3})
-        made: torch.Tensor = self._torch.as_tensor(view, device=self._place)
-        return made
+        """A tensor over device memory of ours: it owns nothing, and dies before `close`. Made once, so that a capture
+        meets only ones that are there."""
+        key = address, shape
+        if key not in self._views:
+            kind = {self._torch.uint8: "|u1", self._torch.float32: "<f4"}[dtype]
+            view = _ArrayInterface({"data": (address, False), "shape": shape, "typestr": kind, "version": 3})
+            self._views[key] = self._torch.as_tensor(view, device=self._place)
+        return self._views[key]
 
     def run(self, stream: Stream, work: Callable[[], None], at: Addresses) -> None:  # noqa: ARG002
         """Let torch put ``work``, which touches ``at``, into the stream.

@@ -16,9 +16,13 @@ from tiny import DIM, IDENTITY_DIM, IDENTITY_SIDE_PX, SIDE_PX, tiny_extractor, t
 from difffake.errors import DeviceLostError, EngineError, EngineFileError, EngineHostError
 from engines.device_cuda import CudaDevice
 from engines.device_engine import MARKS, batch_sizes
+from engines.half import to_half
 from engines.manifest import PLAN, FileDigest, GpuKind
 from engines.onnx import OnnxEngine
-from engines.tensorrt import TensorRtEngine
+from engines.profile import BatchProfile
+from engines.tensorrt import TensorRtEngine, TensorRtNetwork
+from engines.tensorrt_api import host_info
+from engines.tensorrt_build import BuildSettings, build_plan
 
 
 def faces(count: int, seed: int = 0, side: int = SIDE_PX) -> np.ndarray:
@@ -340,6 +344,19 @@ class TestRtx:
             assert engine.graphs == 0
             assert "cannot be captured" in engine.uncaptured[4]
         cuda.assert_released()
+
+
+def test_the_real_runtime_says_what_it_lacks_on_a_host_without_a_gpu() -> None:
+    """The true package gets as far as the driver; what it says is in the error."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    there = host_info()
+    if there.gpus:
+        pytest.skip("this host has a GPU: see tests/gpu")
+    settings = BuildSettings(profile=BatchProfile(1, 2, 4))
+    plan = build_plan(to_half(tiny_extractor()), settings, flavour="tensorrt_rtx", host=there).plan
+    with pytest.raises(EngineHostError, match=r"refuses this plan.*CUDA driver") as caught:
+        TensorRtNetwork(trt, plan)
+    assert "build_engine.py" in caught.value.hint
 
 
 def open_and_run(folder: Path) -> int:
