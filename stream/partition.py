@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -12,14 +13,24 @@ from difffake.errors import DiffFakeError
 from stream.broker.contract import Record, TopicPartition
 from stream.checkpoint import Restored
 from stream.decode import DecoderState, DecodeSettings, StreamDecoder
+from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import StateRecord
 from stream.messages.codec import MessageError
 from stream.verdicts import Alerts, AlertSettings
 
 MAX_STREAM_ID_BYTES = 1024
-#: The section ``evidence``: that of the stream, and its alerts.
-_EVIDENCE = msgspec.msgpack.Decoder(tuple[bytes, bytes])
+
+
+class _Evidence(msgspec.Struct, frozen=True, array_like=True):
+    """The section ``evidence``: that of the stream, its alerts, its gear."""
+
+    windows: bytes
+    alerts: bytes
+    gear: GearState = GearState()
+
+
+_EVIDENCE = msgspec.msgpack.Decoder(_Evidence)
 
 
 class StreamIdError(DiffFakeError, ValueError):
@@ -45,28 +56,57 @@ def stream_id(record: Record) -> str:
         raise StreamIdError(f"a key that is no UTF-8: {record.key[:40]!r}", hint=hint) from error
 
 
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Settings of the rooms that a stream is made of."""
+
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    gears: GearSettings = field(default_factory=GearSettings)
+
+
 @dataclass(slots=True)
 class StreamState:
-    """A stream that is being worked on. ``dirty``: changed since the last commit; ``seen_s``: monotonic clock."""
+    """A stream that is being worked on, as of its last whole record.
+
+    Args:
+        decoder: belongs to the record in progress while there is one; ``decoder_state``: as of the last whole record.
+        next_offset: the first record that is not in this state.
+        commands_offset: the first command that is not.
+        dirty: changed since the last commit.
+        in_parts: a part of a record is in it: not to be committed as it is.
+        seen_s: monotonic clock, of the last record.
+    """
 
     name: str
     live: LiveStream
     decoder: StreamDecoder
+    decoder_state: DecoderState
     alerts: Alerts
-    commands_offset: int
+    gears: Gears
+    next_offset: int = 0
+    commands_offset: int = 0
     dirty: bool = False
-    seen_s: float = 0.0
+    in_parts: bool = False
+    seen_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def resume_offset(self) -> int | None:
+        """The record with the key frame that the decoder still needs."""
+        key = self.decoder_state.key
+        return None if key is None else key.offset
 
 
 class Partition:
-    """One input partition that is ours.
+    """One input partition that is ours. Records may be done in another order than that of their offsets.
 
     Args:
         source: which one.
-        position: the next offset to be read; before ``next_offset`` where a decoder needs older records.
+        position: the next offset to be read; before the first unfinished one where a decoder needs older records.
         restored: what the state topic says of it.
         models: the networks.
-        decode, live, alerts: settings of its streams.
+        settings: of its streams.
     """
 
     def __init__(
@@ -75,21 +115,48 @@ class Partition:
         position: int,
         restored: Restored,
         models: LiveModels,
-        *,
-        decode: DecodeSettings,
-        live: LiveSettings,
-        alerts: AlertSettings,
+        settings: StreamSettings,
     ) -> None:
         self.source, self.position = source, position
-        #: The first offset whose outputs are not out yet.
-        self.next_offset = position if restored.next_offset is None else restored.next_offset
+        #: The first offset whose outputs were not all out when this partition became ours.
+        self.first_offset = position if restored.next_offset is None else restored.next_offset
         self.moved = False
-        self._models, self._decode, self._live, self._alerts = models, decode, live, alerts
+        self._models, self._settings = models, settings
         self._stored = restored.streams
         self._streams: dict[str, StreamState] = {}
         #: Stored streams with an open alert, and since when nothing was heard of them here.
         self._alarmed = {name: time.monotonic() for name, state in self._stored.items() if _has_open_alert(state)}
+        self._begun: deque[int] = deque()
+        self._finished: set[int] = set()
 
+    # -- records -----------------------------------------------------------------------------------------------------
+    def begin(self, offset: int) -> None:
+        """A record was read; those in between were compacted, or belong to aborted transactions."""
+        self.position = offset + 1
+        self._begun.append(offset)
+
+    def finish(self, offset: int) -> None:
+        """A record that was begun is done with."""
+        self._finished.add(offset)
+        while self._begun and self._begun[0] in self._finished:
+            self._finished.remove(self._begun.popleft())
+        self.moved = True
+
+    @property
+    def next_offset(self) -> int:
+        """The first offset that is not done with: below it everything is out."""
+        return max(self.first_offset, self._begun[0] if self._begun else self.position)
+
+    @property
+    def lowest(self) -> int | None:
+        """The first record that was begun and is not done with."""
+        return self._begun[0] if self._begun else None
+
+    def is_new(self, stream: StreamState, offset: int) -> bool:
+        """Whether nothing of a record is out yet. What is read again for a decoder's sake leaves no second trace."""
+        return offset >= max(self.first_offset, stream.next_offset)
+
+    # -- streams -----------------------------------------------------------------------------------------------------
     def stream(self, name: str) -> StreamState:
         """The stream, from memory, from its stored state, or new; a damaged state costs it its memory."""
         if name in self._streams:
@@ -102,29 +169,55 @@ class Partition:
             if error.newer:
                 raise
             stream = self._new(name)
+            stream.next_offset = 0 if stored is None else stored.next_offset
         self._streams[name] = stream
         return stream
 
+    def knows(self, name: str) -> bool:
+        """Whether there is a state of this stream, or will be with the next commit."""
+        stream = self._streams.get(name)
+        return name in self._stored or (stream is not None and stream.dirty)
+
     def _new(self, name: str) -> StreamState:
-        live = LiveStream(name, self._models, self._live)
-        return StreamState(name, live, StreamDecoder(self._decode), Alerts(self._alerts), 0, seen_s=time.monotonic())
+        decoder = StreamDecoder(self._settings.decode)
+        return StreamState(
+            name,
+            LiveStream(name, self._models, self._settings.live),
+            decoder,
+            decoder.state(),
+            Alerts(self._settings.alerts),
+            Gears(self._settings.gears),
+        )
 
     def _restored(self, name: str, stored: StateRecord) -> StreamState:
-        decoder = StreamDecoder(self._decode)
         try:
-            decoder.restore(msgspec.msgpack.decode(stored.decoder, type=DecoderState))
-            evidence, told = _EVIDENCE.decode(stored.evidence)
+            decoder_state = msgspec.msgpack.decode(stored.decoder, type=DecoderState)
+            evidence = _EVIDENCE.decode(stored.evidence)
         except msgspec.MsgspecError as error:
             raise MessageError(f"the state of {name} is damaged: {error}", hint="it begins anew") from error
-        stored = msgspec.structs.replace(stored, evidence=evidence)
-        live = LiveStream.restore(name, self._models, self._live, stored)
-        alerts = Alerts.from_state(told, self._alerts)
-        return StreamState(name, live, decoder, alerts, stored.commands_offset, seen_s=time.monotonic())
+        stored = msgspec.structs.replace(stored, evidence=evidence.windows)
+        return StreamState(
+            name,
+            LiveStream.restore(name, self._models, self._settings.live, stored),
+            self._decoder(decoder_state),
+            decoder_state,
+            Alerts.from_state(evidence.alerts, self._settings.alerts),
+            Gears(self._settings.gears, evidence.gear),
+            stored.next_offset,
+            stored.commands_offset,
+        )
 
-    def silent(self, before_s: float) -> list[str]:
-        """Streams with an open alert that nothing was heard of since then, by the monotonic clock."""
+    def _decoder(self, state: DecoderState) -> StreamDecoder:
+        decoder = StreamDecoder(self._settings.decode)
+        decoder.restore(state)
+        return decoder
+
+    def silent(self, before_s: float, busy: set[str]) -> list[str]:
+        """Streams with an open alert that nothing was heard of since then, by the monotonic clock, and that are not
+        busy."""
         ready = [s.name for s in self._streams.values() if s.seen_s < before_s and s.alerts.is_open]
-        return ready + [name for name, since_s in self._alarmed.items() if since_s < before_s]
+        ready += [name for name, since_s in self._alarmed.items() if since_s < before_s]
+        return [name for name in ready if name not in busy]
 
     @property
     def has_dirty(self) -> bool:
@@ -139,17 +232,24 @@ class Partition:
     @property
     def resume_offset(self) -> int:
         """The offset to commit: never past a key frame that a decoder still needs."""
-        live = [s.decoder.resume_offset for s in self._streams.values()]
+        live = [s.resume_offset for s in self._streams.values()]
         stored = [s.resume_offset for name, s in self._stored.items() if name not in self._streams]
         return min([self.next_offset, *(o for o in (*live, *stored) if o is not None)])
+
+    # -- what is committed -------------------------------------------------------------------------------------------
+    def take_part(self, stream: StreamState) -> None:
+        """A part of a record is about to change a stream: until the rest has, it is committed as it was before."""
+        if not stream.in_parts and stream.dirty:
+            self._stored[stream.name] = self._state_of(stream)
+        stream.in_parts = True
 
     def dirty_states(self) -> Iterator[StateRecord]:
         """The state of every stream that changed, as it is to be committed."""
         for stream in self._streams.values():
             if stream.dirty:
-                state = self._state_of(stream)
-                self._stored[stream.name] = state
-                yield state
+                if not stream.in_parts:
+                    self._stored[stream.name] = self._state_of(stream)
+                yield self._stored[stream.name]
 
     def committed(self) -> None:
         """All that was dirty is safe now."""
@@ -157,46 +257,47 @@ class Partition:
         for stream in self._streams.values():
             stream.dirty = False
 
-    def put_away(self, count: int) -> int:
-        """Keep up to ``count`` streams as bytes only, the longest unseen first; returns how many."""
+    def put_away(self, count: int, busy: set[str]) -> int:
+        """Keep up to ``count`` streams that are not busy as bytes only, the longest unseen first; returns how many."""
         if count <= 0:
             return 0
         # Those with an open alert are few, and soon closed if nothing comes.
-        calm = (s for s in self._streams.values() if not s.dirty and not s.alerts.is_open)
-        idle = sorted(calm, key=lambda s: s.seen_s)[:count]
-        for stream in idle:
+        idle = [s for s in self._streams.values() if not (s.dirty or s.alerts.is_open or s.name in busy)]
+        gone = 0
+        for stream in sorted(idle, key=lambda s: s.seen_s)[:count]:
             # Access units need their decoder as it is: its state begins at a key frame that was read long ago.
-            if stream.decoder.resume_offset is None:
+            if stream.resume_offset is None:
                 del self._streams[stream.name]
-        return sum(s.name not in self._streams for s in idle)
+                gone += 1
+        return gone
 
-    def let_go_of_idle(self, before_s: float) -> None:
+    def let_go_of_idle(self, before_s: float, busy: set[str]) -> None:
         """Forget the key frames of streams that have sent nothing since, so that they hold no offset back."""
         for stream in self._streams.values():
-            if stream.seen_s < before_s and stream.decoder.resume_offset is not None:
-                state = stream.decoder.state()
-                stream.decoder = StreamDecoder(self._decode)
-                stream.decoder.restore(msgspec.structs.replace(state, key=None))
+            if stream.seen_s < before_s and stream.resume_offset is not None and stream.name not in busy:
+                stream.decoder_state = msgspec.structs.replace(stream.decoder_state, key=None)
+                stream.decoder = self._decoder(stream.decoder_state)
                 stream.dirty = True
 
     def _state_of(self, stream: StreamState) -> StateRecord:
         sections = stream.live.sections()
-        sections["evidence"] = msgspec.msgpack.encode((sections["evidence"], stream.alerts.to_state()))
+        evidence = _Evidence(sections["evidence"], stream.alerts.to_state(), stream.gears.state)
+        sections["evidence"] = msgspec.msgpack.encode(evidence)
         return StateRecord(
             topic=self.source.topic,
             partition=self.source.partition,
             stream=stream.name,
-            next_offset=self.next_offset,
+            next_offset=stream.next_offset,
             last_pts_ns=stream.live.last_pts_ns,
             **sections,
-            decoder=msgspec.msgpack.encode(stream.decoder.state()),
-            resume_offset=stream.decoder.resume_offset,
+            decoder=msgspec.msgpack.encode(stream.decoder_state),
+            resume_offset=stream.resume_offset,
             commands_offset=stream.commands_offset,
         )
 
 
 def _has_open_alert(state: StateRecord) -> bool:
     try:
-        return Alerts.from_state(_EVIDENCE.decode(state.evidence)[1]).is_open
+        return Alerts.from_state(_EVIDENCE.decode(state.evidence).alerts).is_open
     except (msgspec.MsgspecError, MessageError):
         return False  # told when the stream is restored

@@ -15,11 +15,11 @@ from stream.broker.contract import Broker, Reader, Record, TopicPartition
 from stream.checkpoint import Restored
 from stream.commands_log import CommandsLog
 from stream.decode import DecodeSettings, InputError, Payload
+from stream.gears import GearSettings
 from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import MessageError, ScoreRecord, Source, StateKey, StateRecord, Status, decode_state
-from stream.partition import Partition, StreamState
+from stream.partition import Partition, StreamSettings, StreamState
 from stream.settings import Topics
-from stream.verdicts import AlertSettings
 
 _BATCH = 16
 #: Fields that tell who scored, not what came out.
@@ -88,6 +88,7 @@ def replay(
     topics: Topics | None = None,
     decode: DecodeSettings | None = None,
     live: LiveSettings | None = None,
+    gears: GearSettings | None = None,
 ) -> Replay:
     """Score a frame again. With the worker's models and settings the difference is 0, as long as the input and a state
     before it, or the stream's beginning, are still there; `Replay.notes` say where they are not.
@@ -108,7 +109,8 @@ def replay(
     reader, notes = broker.reader(), list[str]()
     try:
         beginning = _beginning(reader, broker, topics, score)
-        stream = _stream(beginning, models, score, decode, live, notes)
+        settings = StreamSettings(decode, live, gears=gears or GearSettings())
+        stream = _stream(beginning, models, score, settings, notes)
         commands = CommandsLog(reader, topics.enrolments, 0.0)
         commands.refresh()
         first = 0 if beginning.state is None else beginning.state.commands_offset
@@ -176,15 +178,14 @@ def _stream(
     beginning: _Beginning,
     models: LiveModels,
     score: ScoreRecord,
-    decode: DecodeSettings,
-    live: LiveSettings,
+    settings: StreamSettings,
     notes: list[str],
 ) -> StreamState:
     source, state = TopicPartition(score.source.topic, score.source.partition), beginning.state
     if state is None:
         notes.append("state: none from before the frame is left; the replay begins with the earliest input")
     restored = Restored() if state is None else Restored(state.next_offset, {score.stream: state})
-    partition = Partition(source, 0, restored, models, decode=decode, live=live, alerts=AlertSettings())
+    partition = Partition(source, 0, restored, models, settings)
     stream = partition.stream(score.stream)
     if state is not None and stream.live.last_pts_ns != state.last_pts_ns:
         notes.append("state: of another model, or damaged; the replay begins anew, with the earliest input")
@@ -225,16 +226,21 @@ def _find(records: Iterator[Record], stream: StreamState, score: ScoreRecord) ->
             continue
         payload = Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)
         try:
-            decoded = stream.decoder.decode(payload).frames
+            decoded = stream.decoder.decode(payload, stream.gears.gear).frames
         except InputError:
             continue  # a dead letter then, and nothing now
+        scores: list[ScoreRecord] = []
         while batch := list(islice(decoded, _BATCH)):
             for again in stream.live.process(batch, lambda frame: _source(record, frame)):  # noqa: B023
                 frames += 1
+                scores.append(again)
                 if again.pts_ns == score.pts_ns:
                     return again, frames
                 if again.pts_ns > score.pts_ns:
                     raise _missing(score)
+        for again in scores:
+            stream.alerts.observe(again)
+            stream.gears.observe(again, is_alert_open=stream.alerts.is_open)
     raise _missing(score)
 
 

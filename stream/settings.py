@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
+
+from stream.pipeline import PipelineSettings
 
 
 class Topics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,6 +24,17 @@ class Topics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return cls(**{name: f"{prefix}.{name}" for name in cls.__struct_fields__})
 
 
+class Overload(StrEnum):
+    """What is done with more work than there is time for.
+
+    ``WAIT``: partitions are held back and nothing is left out; the delay grows. ``SHED``: the oldest work of the least
+    suspicious streams is left out, each of its frames with the status ``SHED``; the delay stays bounded.
+    """
+
+    WAIT = "wait"
+    SHED = "shed"
+
+
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of `stream.worker.Worker`.
 
@@ -31,12 +46,17 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         commit_interval_s, commit_records: a transaction is committed after so long, or so many input records.
         poll_records: input records fetched at once: what may be waiting in memory.
         poll_timeout_s: longest wait for records.
-        frames_at_once: frames of a record decoded and analysed together; bounds memory, never changes a score.
+        in_progress: streams worked on at once; with ``pipeline.ahead`` it bounds the pictures in memory.
+        waiting_bytes, waiting_records: input that may wait in memory: in all, and of one partition.
+        turn_s: longest wait for something to be done before input is looked at again.
+        overload, max_age_s: whether to shed, and records of which age; twice that where a stream is under suspicion.
+        pipeline: threads and batches.
         live_streams: streams kept ready; others are kept as their state's bytes until their next record.
         enrolments_s: how often the enrolments topic is looked at.
         idle_s: a stream of access units that sends nothing for so long no longer holds the committed offset back.
         close_s: the deadline of the last flush.
         retries: failed commits in a row before the worker gives up.
+        broken_records: records in a row that make the analysis fail before the worker gives up.
     """
 
     inputs: list[str] = msgspec.field(default_factory=lambda: ["video.in"])
@@ -47,12 +67,19 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     commit_records: int = 200
     poll_records: int = 16
     poll_timeout_s: float = 0.2
-    frames_at_once: int = 16
+    in_progress: int = 16
+    waiting_bytes: int = 256 << 20
+    waiting_records: int = 2_000
+    turn_s: float = 0.02
+    overload: Overload = Overload.WAIT
+    max_age_s: float = 2.0
+    pipeline: PipelineSettings = PipelineSettings()
     live_streams: int = 512
     enrolments_s: float = 1.0
     idle_s: float = 60.0
     close_s: float = 15.0
     retries: int = 5
+    broken_records: int = 20
 
     def __post_init__(self) -> None:
         numbers = {n: v for n in self.__struct_fields__ if isinstance(v := getattr(self, n), int | float)}

@@ -1,40 +1,65 @@
 """The worker: poll, decode, analyse, emit, commit. Every analysed frame appears once, whatever is killed.
 
-One thread. What is in memory of a stream is a copy of what the state topic says plus the work of the open
-transaction; whenever a transaction fails, the copy is thrown away and read again. So there is one way to recover, and
-it is the way that a new owner begins.
+State belongs to one thread, the one that calls `run`; decoders and networks work beside it (`stream.pipeline`). What
+is in memory of a stream is a copy of what the state topic says plus the work since the last commit; whenever a commit
+fails, the copy is thrown away and read again. So there is one way to recover: the way that a new owner begins.
+
+Records of different streams finish in any order. A commit holds each stream up to its last whole record, and the offset
+below which all is done; what lies between is read again after a restart, and each stream knows what it has.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
-from difffake import __version__
+from difffake.errors import DeviceLostError
 from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
 from stream.checkpoint import Checkpoint, restore
 from stream.commands_log import CommandsLog
-from stream.decode import Decoded, DecodedFrame, DecodeSettings, InputError, LossReason, Lost, Payload
+from stream.decode import DecodeSettings, Gear, InputError, Payload
 from stream.ended import EndedStreams
+from stream.gears import GearSettings
+from stream.intake import Intake, StreamKey
 from stream.live import LiveModels, LiveSettings
-from stream.messages import FIRST_LOST_INDEX, AlertRecord, ScoreRecord, Source, Status, bounded, encode
-from stream.partition import Partition, StreamIdError, StreamState, stream_id
-from stream.settings import WorkerSettings
+from stream.outcome import Outcome, Teller
+from stream.partition import Partition, StreamIdError, StreamSettings, StreamState, stream_id
+from stream.pipeline import Job, Pipeline
+from stream.settings import Overload, WorkerSettings
 from stream.verdicts import AlertSettings
 
 log = structlog.get_logger()
 
-Batch = list[DecodedFrame]
-
 
 class _RewoundError(Exception):
-    """The partition was read back from what is committed while one of its records was being worked on."""
+    """Everything was read back from what is committed while a record was about to begin."""
+
+
+@dataclass(slots=True)
+class _InProgress:
+    job: Job
+    part: Partition
+    stream: StreamState
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """A record that leaves no state behind: it is buried when all before it are done, so that it is buried once.
+
+    ``key``: the stream that waits for it.
+    """
+
+    record: Record
+    error: Exception
+    key: StreamKey | None
 
 
 class Worker:
@@ -44,7 +69,7 @@ class Worker:
         broker: where everything comes from and goes to.
         models: the networks; the caller closes them.
         settings: of the worker.
-        decode, live, alerts: of the rooms that it works with.
+        decode, live, alerts, gears: of the rooms that it works with.
         name: stands in the transactional id; unique among the workers of the group.
     """
 
@@ -58,17 +83,27 @@ class Worker:
         decode: DecodeSettings | None = None,
         live: LiveSettings | None = None,
         alerts: AlertSettings | None = None,
+        gears: GearSettings | None = None,
     ) -> None:
         self._broker, self._models, self.settings = broker, models, settings
-        self._decode, self._live = decode or DecodeSettings(), live or LiveSettings()
-        self._alerts = alerts or AlertSettings()
+        self._streams = StreamSettings(
+            decode or DecodeSettings(), live or LiveSettings(), alerts or AlertSettings(), gears or GearSettings()
+        )
         self._stopping = False
         self._partitions: dict[TopicPartition, Partition] = {}
         #: Where each partition stood when it became ours.
         self._starts: dict[TopicPartition, int] = {}
+        self._unsettled: dict[TopicPartition, dict[int, _Unsettled]] = {}
         #: Records that made the analysis fail, and how: next time they are buried instead.
         self._poison: dict[tuple[TopicPartition, int], Exception] = {}
+        self._paused: set[TopicPartition] = set()
+        self._intake = Intake()
+        self._jobs: dict[StreamKey, _InProgress] = {}
+        #: Streams whose next record must wait: one is in progress, or has to be settled first.
+        self._busy: set[StreamKey] = set()
         self._failures = 0
+        #: Records in a row that made the analysis fail.
+        self._broken = 0
         #: What happened, by name: for logs, metrics and tests.
         self.counts: Counter[str] = Counter()
         topics = settings.topics
@@ -95,20 +130,29 @@ class Worker:
             interval_s=settings.commit_interval_s,
             max_records=settings.commit_records,
         )
+        self._teller = Teller(self._checkpoint, topics, models.model_id, self.counts)
+        self._pipeline = Pipeline(models, settings.pipeline)
         self._consumer.subscribe(settings.inputs, self)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """Work until `stop`, or until ``until`` says so between two polls; then flush and leave the group.
 
+        After `stop` what is in progress is finished, for no longer than ``close_s``; otherwise all that was read is.
+
         Raises:
             BrokerError: the broker is gone for too long, or refuses; nothing is half-written.
             MessageError: state or enrolments of a newer version.
+            DeviceLostError: the GPU is gone or full; start again.
         """
         try:
-            while not self._stopping and not (until is not None and until()):
-                self.step()
-            self._flush()
+            is_over = False
+            while not is_over:
+                while not self._stopping and not (until is not None and until()):
+                    self.step()
+                is_over = self._finish() or self._stopping
+                if not is_over:  # the last commit failed, and all that it held is to be done again
+                    self.step()
         finally:
             # Whatever ended the loop is told, not what a broken connection says to a farewell.
             with contextlib.suppress(BrokerError):
@@ -116,152 +160,119 @@ class Worker:
             with contextlib.suppress(BrokerError):
                 self._consumer.close(self.settings.close_s)
             self._reader.close()
+            self._pipeline.close()
 
     def idle_for(self, seconds: float) -> Callable[[], bool]:
-        """A condition for `run`: no record for so long."""
-        last = [self.counts["polled"], time.monotonic()]
+        """A condition for `run`: no record for so long, and all that came is done."""
+        last = (-1, time.monotonic())
 
         def is_idle() -> bool:
-            if self.counts["polled"] != last[0]:
-                last[:] = [self.counts["polled"], time.monotonic()]
+            nonlocal last
+            happened = self.counts["polled"] + self.counts["rewinds"]
+            if happened != last[0] or self.is_busy:
+                last = happened, time.monotonic()
             return time.monotonic() - last[1] > seconds
 
         return is_idle
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether records that were read are not done yet."""
+        return bool(self._jobs or len(self._intake))
+
     def stop(self) -> None:
-        """End `run` after the record at hand; safe in a signal handler."""
+        """End `run` after the records in progress; safe in a signal handler."""
         self._stopping = True
 
     def step(self) -> None:
-        """One turn: poll, work, commit if it is time."""
+        """One turn: poll, begin what can begin, take what is done, commit if it is time."""
         self._commands.refresh()
-        records = self._consumer.poll(self.settings.poll_timeout_s, self.settings.poll_records)
-        self.counts["polled"] += len(records)
-        rewinds = self.counts["rewinds"]
-        for record in records:
-            part = self._partitions.get(record.source)
-            if part is not None and record.offset >= part.position:
-                self._record(part, record)
-            if self._checkpoint.is_due:
-                self._flush()
-            # After a rewind every partition reads on from another place: what is left of the batch comes again.
-            if self._stopping or self.counts["rewinds"] > rewinds:
-                break
-        if not self._stopping:  # else records of this batch may be left
-            self._close_ended()
+        self._read()
+        self._begin()
+        self._take(self.settings.turn_s if self._jobs else 0.0)
+        self._close_ended()
         if self._checkpoint.is_due:
             self._flush()
 
-    # -- one record --------------------------------------------------------------------------------------------------
-    def _record(self, part: Partition, record: Record) -> None:
-        part.position = record.offset + 1
-        # What was done before and is read again for a decoder's sake must leave no second trace.
-        is_new = record.offset >= part.next_offset
-        poison = self._poison.pop((record.source, record.offset), None)
-        try:
-            if poison is not None:
-                if is_new:
-                    self._bury(record, poison, "analyse")
-            else:
-                self._analyse(part, record, is_new)
-        except BrokerError:
-            raise
-        except _RewoundError:
-            return
-        except (InputError, StreamIdError) as error:
-            if is_new:
-                self._bury(record, error, "decode")
-        except Exception as error:
-            # Half of this record may be in the stream's state: go back to what is committed, and bury it then.
-            log.exception("record failed", topic=record.topic, partition=record.partition, offset=record.offset)
-            self._poison[record.source, record.offset] = error
-            self._rewind()
-            return
-        if is_new:
-            part.next_offset = record.offset + 1
-            part.moved = True
-            self.counts["records"] += 1
-            self._checkpoint.finished()
+    def _finish(self) -> bool:
+        """Do what was read, or after `stop` what is in progress, and commit it; False where that failed."""
+        rewinds = self.counts["rewinds"]
+        deadline = time.monotonic() + self.settings.close_s
+        while self._jobs or (len(self._intake) and not self._stopping):
+            if not self._stopping:
+                self._begin()
+            elif time.monotonic() > deadline:
+                break
+            self._take(self.settings.turn_s)
+            if self._checkpoint.is_due:
+                self._flush()
+        for key in list(self._jobs):
+            self._give_up(key)
+        self._flush()
+        return self.counts["rewinds"] == rewinds
 
-    def _analyse(self, part: Partition, record: Record, is_new: bool) -> None:
-        stream = part.stream(stream_id(record))
-        self._apply_commands(part, stream)
-        payload = Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)
-        decoded = stream.decoder.decode(payload)
-        scored = 0
-        for frames in _batches(decoded.frames, self.settings.frames_at_once):
-            for score in stream.live.process(frames, lambda f: self._source(record, f)):
-                self._emit(stream, score)
-            scored += len(frames)
-            stream.dirty = True
-        if not is_new:
-            return
-        stream.dirty = True
-        stream.seen_s = time.monotonic()
-        if not decoded.replayed:
-            self._tell_lost(stream, record, decoded)
-        if not (scored or decoded.lost or decoded.damage):
-            # Every record can be accounted for: nothing in it was due, or its decoder has given nothing out yet.
-            self.counts["records:nothing_due" if decoded.pictures else "records:no_picture_yet"] += 1
-        for warning in decoded.warnings:
-            self.counts[f"warning:{warning.partition(':')[0]}"] += 1
-
-    def _tell_lost(self, stream: StreamState, record: Record, decoded: Decoded) -> None:
-        for number, lost in enumerate(decoded.lost):
-            if lost.pts_ns is None:
-                self.counts[f"lost:{lost.reason.value}"] += 1
+    # -- records come in ---------------------------------------------------------------------------------------------
+    def _read(self) -> None:
+        self._hold_back()
+        for record in self._consumer.poll(
+            0.0 if self.is_busy else self.settings.poll_timeout_s, self.settings.poll_records
+        ):
+            self.counts["polled"] += 1
+            part = self._partitions.get(record.source)
+            if part is None or record.offset < part.position:
                 continue
-            self._emit(stream, self._lost(stream, record, lost, number))
-        if decoded.damage is not None:
-            self._bury(record, decoded.damage, "decode")
+            part.begin(record.offset)
+            try:
+                self._intake.put(stream_id(record), record)
+            except StreamIdError as error:
+                self._settle_in_turn(part, record, error, None)
 
-    def _lost(self, stream: StreamState, record: Record, lost: Lost, number: int) -> ScoreRecord:
-        status = Status.STALE if lost.reason is LossReason.STALE else Status.DECODE_ERROR
-        return ScoreRecord(
-            stream=stream.name,
-            pts_ns=lost.pts_ns or 0,
-            # Their number in the record is not known: a number of their own keeps them apart from pictures.
-            source=Source(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                index=FIRST_LOST_INDEX + number,
-            ),
-            status=status,
-            reason=bounded(lost.reason.value.replace("_", " ")),
-            faces=(),
-            model_id=self._models.model_id,
-            difffake=__version__,
-        )
+    def _hold_back(self) -> None:
+        """Partitions with their share of memory in use are not read on."""
+        share = self.settings.waiting_bytes / max(1, len(self._partitions))
+        most = self.settings.waiting_records
+        waiting, size = self._intake.waiting, self._intake.waiting_bytes
+        full = {p for p in self._partitions if size[p] >= share or waiting[p] >= most}
+        freed = {p for p in self._paused if size[p] < share / 2 and waiting[p] < most / 2}
+        if new := full - self._paused:
+            self._consumer.pause(new)
+            self.counts["pauses"] += len(new)
+        if old := (self._paused & self._partitions.keys()) & freed:
+            self._consumer.resume(old)
+        self._paused = (self._paused | new) - freed
 
-    @staticmethod
-    def _source(record: Record, frame: DecodedFrame) -> Source:
-        return Source(topic=record.topic, partition=record.partition, offset=frame.offset, index=frame.index)
+    def _begin(self) -> None:
+        while len(self._jobs) < self.settings.in_progress:
+            picked = self._intake.pick(self._busy)
+            if picked is None:
+                return
+            key, record = picked
+            part = self._partitions[record.source]
+            try:
+                stream = part.stream(key[1])
+                self._apply_commands(part, stream)
+            except _RewoundError:
+                return
+            outcome = Outcome(record, part.is_new(stream, record.offset))
+            poison = self._poison.pop((record.source, record.offset), None)
+            if poison is not None:
+                self._unusable(key, part, stream, outcome, poison, "analyse")
+                continue
+            gear = self._gear(stream, outcome)
+            payload = Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)
+            job = Job(key, stream.decoder, payload, gear, stream.live.finder, stream.gears.is_urgent)
+            self._jobs[key] = _InProgress(job, part, stream, outcome)
+            self._busy.add(key)
+            self._pipeline.start(job)
 
-    def _emit(self, stream: StreamState, score: ScoreRecord) -> None:
-        self._checkpoint.send(self.settings.topics.scores, score.key, encode(score))
-        self.counts[f"frames:{score.status.value}"] += 1
-        for alert in stream.alerts.observe(score):
-            self._tell(alert)
-
-    def _close_ended(self) -> None:
-        """Close alerts of streams that send nothing any more."""
-        before_s = time.monotonic() - self._alerts.ended_s
-        for part in self._partitions.values():
-            silent = part.silent(before_s)
-            for name in self._ended.among(part.source, self._consumer.position(part.source), silent):
-                stream = part.stream(name)
-                for alert in stream.alerts.end(name, self._models.model_id):
-                    self._tell(alert)
-                stream.dirty = True
-
-    def _tell(self, alert: AlertRecord) -> None:
-        self._checkpoint.send(self.settings.topics.alerts, alert.key, encode(alert))
-        self.counts[f"alerts:{alert.state.value}"] += 1
-
-    def _bury(self, record: Record, error: Exception, stage: str) -> None:
-        self._checkpoint.bury(record, error, stage)
-        self.counts[f"deadletters:{type(error).__name__}"] += 1
+    def _gear(self, stream: StreamState, outcome: Outcome) -> Gear:
+        record = outcome.record
+        if self.settings.overload is Overload.SHED and outcome.is_new and record.timestamp_ms >= 0:
+            patience = 2.0 if stream.gears.is_urgent else 1.0
+            if time.time() - record.timestamp_ms / 1e3 > patience * self.settings.max_age_s:
+                self.counts["records:shed"] += 1
+                return Gear.SHED
+        return stream.gears.gear
 
     def _apply_commands(self, part: Partition, stream: StreamState) -> None:
         """Enrolments and operator commands, before the first record after they came; at a commit's boundary, so that
@@ -281,6 +292,115 @@ class Worker:
             self.counts["commands"] += 1
         stream.dirty = True
 
+    # -- records are done --------------------------------------------------------------------------------------------
+    def _take(self, timeout_s: float) -> None:
+        for job in self._pipeline.ready(timeout_s):
+            progress = self._jobs.get(job.stream)
+            if progress is None or progress.job is not job:
+                continue  # forgotten meanwhile
+            if not self._took(progress):
+                return
+        self._settle()
+
+    def _took(self, progress: _InProgress) -> bool:
+        """Take what a job has seen; False where everything was read back because of it."""
+        job, part, stream, outcome = progress.job, progress.part, progress.stream, progress.outcome
+        record = outcome.record
+        if isinstance(job.error, DeviceLostError):
+            raise job.error
+        if isinstance(job.error, InputError):
+            self._end(progress)
+            self._unusable(job.stream, part, stream, outcome, job.error, "decode")
+            return True
+        try:
+            if job.error is not None:
+                raise job.error
+            sights = job.take()
+            if sights and not job.done:
+                part.take_part(stream)
+            self._teller.take(stream, outcome, sights)
+            if not job.done:
+                self._pipeline.go_on(job)
+                return True
+            self._teller.finish(stream, outcome, job)
+        except Exception as error:
+            # Half of this record may be in the stream's state: go back to what is committed, and bury it then.
+            where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+            log.error("record failed", **where, traceback="".join(traceback.format_exception(error))[-4000:])
+            self._poison[record.source, record.offset] = error
+            self._broken += 1
+            if self._broken >= self.settings.broken_records:
+                raise  # it is not the records: better to stop than to bury whatever comes
+            self._rewind()
+            return False
+        self._end(progress)
+        self._done(part, stream, outcome)
+        return True
+
+    def _end(self, progress: _InProgress) -> None:
+        """A job is over, well or ill; its stream is free."""
+        job, stream = progress.job, progress.stream
+        key = job.stream
+        del self._jobs[key]
+        self._busy.discard(key)
+        stream.decoder_state = stream.decoder.state()
+        stream.in_parts = False
+        self._intake.serve(key, 1.0 + progress.outcome.frames, urgent=stream.gears.is_urgent)
+
+    def _done(self, part: Partition, stream: StreamState, outcome: Outcome) -> None:
+        if outcome.is_new:
+            stream.next_offset = outcome.record.offset + 1
+            stream.seen_s = time.monotonic()
+            self.counts["records"] += 1
+            self._checkpoint.finished()
+        if outcome.is_new or outcome.frames:
+            stream.dirty = True
+        if outcome.frames:
+            self._broken = 0
+        part.finish(outcome.record.offset)
+
+    def _unusable(
+        self, key: StreamKey, part: Partition, stream: StreamState, outcome: Outcome, error: Exception, stage: str
+    ) -> None:
+        """A record of which nothing can be used becomes a dead letter."""
+        if not outcome.is_new:
+            part.finish(outcome.record.offset)
+        elif part.knows(stream.name):
+            self._teller.bury(outcome.record, error, stage)
+            self._done(part, stream, outcome)
+        else:
+            # It does not found a stream.
+            self._busy.add(key)
+            self._settle_in_turn(part, outcome.record, error, key)
+
+    def _settle_in_turn(self, part: Partition, record: Record, error: Exception, key: StreamKey | None) -> None:
+        self._unsettled.setdefault(part.source, {})[record.offset] = _Unsettled(record, error, key)
+
+    def _settle(self) -> None:
+        for source, waiting in self._unsettled.items():
+            part = self._partitions[source]
+            while (lowest := part.lowest) is not None and (last := waiting.pop(lowest, None)) is not None:
+                if lowest >= part.first_offset:
+                    self._teller.bury(last.record, last.error, "decode")
+                    self.counts["records"] += 1
+                    self._checkpoint.finished()
+                part.finish(lowest)
+                if last.key is not None:
+                    self._busy.discard(last.key)
+
+    def _give_up(self, key: StreamKey) -> None:
+        self._pipeline.cancel(self._jobs.pop(key).job)
+
+    def _close_ended(self) -> None:
+        """Close alerts of streams that send nothing any more."""
+        before_s = time.monotonic() - self._streams.alerts.ended_s
+        for part in self._partitions.values():
+            position = part.next_offset if part.lowest is not None else self._consumer.position(part.source)
+            for name in self._ended.among(part.source, position, part.silent(before_s, self._busy_in(part))):
+                stream = part.stream(name)
+                self._teller.end(stream)
+                stream.dirty = True
+
     # -- commit, and what follows when it fails ----------------------------------------------------------------------
     def _flush(self) -> None:
         if not self._checkpoint.is_open:
@@ -288,7 +408,7 @@ class Worker:
         parts = [p for p in self._partitions.values() if p.moved or p.has_dirty]
         now = time.monotonic()
         for part in parts:
-            part.let_go_of_idle(now - self.settings.idle_s)
+            part.let_go_of_idle(now - self.settings.idle_s, self._busy_in(part))
         try:
             self._checkpoint.commit(
                 (state for part in parts for state in part.dirty_states()),
@@ -311,7 +431,10 @@ class Worker:
             part.committed()
         live = sum(part.live_count for part in self._partitions.values())
         for part in self._partitions.values():
-            live -= part.put_away(live - self.settings.live_streams)
+            live -= part.put_away(live - self.settings.live_streams, self._busy_in(part))
+
+    def _busy_in(self, part: Partition) -> set[str]:
+        return {name for source, name in self._busy if source == part.source}
 
     def _rewind(self) -> None:
         """Back to what is committed, in every partition that is ours."""
@@ -319,10 +442,18 @@ class Worker:
         self.counts["rewinds"] += 1
         ours = self._consumer.assignment()
         for source in list(self._partitions):
+            self._drop(source)
             if source in ours:
                 self._open(source)
-            else:
-                del self._partitions[source]
+
+    def _drop(self, source: TopicPartition) -> None:
+        """Forget a partition and all that is in progress of it."""
+        for key in [key for key in self._jobs if key[0] == source]:
+            self._give_up(key)
+        self._busy = {key for key in self._busy if key[0] != source}
+        self._intake.drop(source)
+        self._partitions.pop(source, None)
+        self._unsettled.pop(source, None)
 
     def _open(self, source: TopicPartition) -> None:
         began = time.monotonic()
@@ -335,9 +466,7 @@ class Worker:
             # Nothing was ever committed for it: back to where the group began to read.
             position = self._starts[source]
         self._consumer.seek(source, position)
-        self._partitions[source] = Partition(
-            source, position, restored, self._models, decode=self._decode, live=self._live, alerts=self._alerts
-        )
+        self._partitions[source] = Partition(source, position, restored, self._models, self._streams)
         self.counts["restored_streams"] += len(restored.streams)
         log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),
                  seconds=round(time.monotonic() - began, 3))  # fmt: skip
@@ -346,6 +475,7 @@ class Worker:
     def assigned(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
         for source in partitions:
+            self._paused.discard(source)
             self._starts[source] = self._consumer.position(source)
             self._open(source)
 
@@ -353,16 +483,11 @@ class Worker:
         """See `stream.broker.contract.Listener`."""
         self._flush()
         for source in partitions:
-            self._partitions.pop(source, None)
+            self._drop(source)
 
     def lost(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
         for source in partitions:
-            self._partitions.pop(source, None)
+            self._drop(source)
         if self._checkpoint.is_open:
             self._rewind()
-
-
-def _batches(frames: Iterator[DecodedFrame], size: int) -> Iterator[Batch]:
-    while batch := list(islice(frames, size)):
-        yield batch

@@ -26,6 +26,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,10 @@ from stream.broker.memory import MemoryBroker, MemorySettings
 from stream.decode import DecodeSettings
 from stream.live import LiveModels, LiveSettings
 from stream.messages import DeadLetter, ScoreRecord, decode
-from stream.partition import Partition, StreamIdError
+from stream.outcome import Outcome as RecordOutcome
+from stream.outcome import Teller
+from stream.partition import StreamIdError, StreamState
+from stream.pipeline import Job
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
 from stream.worker import Worker
@@ -154,15 +158,34 @@ class Watched(Worker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.traces: dict[tuple[TopicPartition, int], Counter[str]] = {}
+        self._teller = WatchedTeller(self, self._teller)  # type: ignore[assignment]
 
-    def _record(self, part: Partition, record: Record) -> None:
-        before = self.counts.copy()
-        super()._record(part, record)
-        trace = self.counts - before
-        trace.pop("records", None)
+
+class WatchedTeller:
+    """Tells, and writes down what was counted meanwhile."""
+
+    def __init__(self, worker: Watched, teller: Teller) -> None:
+        self._worker, self._teller = worker, teller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teller, name)
+
+    def finish(self, stream: StreamState, outcome: RecordOutcome, job: Job) -> None:
+        with self._traced(outcome.record):
+            self._teller.finish(stream, outcome, job)
+
+    def bury(self, record: Record, error: Exception, stage: str) -> None:
+        with self._traced(record):
+            self._teller.bury(record, error, stage)
+
+    @contextmanager
+    def _traced(self, record: Record) -> Iterator[None]:
+        before = self._worker.counts.copy()
+        yield
+        trace = self._worker.counts - before
         # One that is read again for a decoder's sake has left its trace before.
         if trace:
-            self.traces[record.source, record.offset] = trace
+            self._worker.traces[record.source, record.offset] = trace
 
 
 @dataclass
@@ -227,7 +250,7 @@ class Run:
             while quiet < 3:
                 polled = self.worker.counts["polled"]
                 self.worker.step()
-                quiet = 0 if self.worker.counts["polled"] > polled else quiet + 1
+                quiet = 0 if self.worker.is_busy or self.worker.counts["polled"] > polled else quiet + 1
             self.worker._flush()
         except Exception:
             self.outcome.crashes += 1

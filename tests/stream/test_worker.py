@@ -18,6 +18,7 @@ from stream.broker.errors import BrokerError, BrokerUnavailableError, StaleGroup
 from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
 from stream.decode import DecodeSettings
 from stream.live import LiveModels, LiveSettings
+from stream.live.models import Look
 from stream.live.stream import LiveStream
 from stream.messages import (
     FIRST_LOST_INDEX,
@@ -29,6 +30,7 @@ from stream.messages import (
     DeadLetter,
     PartitionRecord,
     ScoreRecord,
+    Source,
     StateRecord,
     Status,
     decode,
@@ -95,9 +97,18 @@ class World:
             alerts=alerts,
         )
 
+    @staticmethod
+    def work(worker: Worker, records: int) -> None:
+        """Until so many more records are done, or nothing comes any more; others are then in progress."""
+        enough, until = worker.counts["records"] + records, time.monotonic() + 10
+        idle = worker.idle_for(0.2)
+        while worker.counts["records"] < enough and not idle() and time.monotonic() < until:
+            worker.step()
+
     def kill(self, worker: Worker) -> None:
         """What a SIGKILL leaves: an open transaction and a member that is heard of no more."""
         self.broker.silence(worker._consumer)  # type: ignore[arg-type]
+        worker._pipeline.close()
         self.clock.advance(6.0)
 
     def drain(self, worker: Worker) -> None:
@@ -189,8 +200,7 @@ def test_killed_workers_lose_and_double_nothing(world: World, form: Form, undist
     world.publish(form)
     for _ in range(6):
         worker = world.worker()
-        for _ in range(every):
-            worker.step()
+        world.work(worker, every)
         world.kill(worker)
     world.drain(world.worker())
     assert_same(world, undisturbed)
@@ -202,8 +212,7 @@ def test_failed_commits_are_done_again(world: World, form: Form, undisturbed: Wo
     worker = world.worker()
     for error in (StaleGroupError, BrokerError, BrokerError):
         world.broker.fail_next_commit(error("made up", hint="none"))
-        for _ in range(3):
-            worker.step()
+        world.work(worker, 4)
     world.drain(worker)
     assert worker.counts["rewinds"] >= 1
     assert_same(world, undisturbed)
@@ -213,8 +222,8 @@ def test_a_second_worker_takes_its_share_and_gives_it_back(world: World, form: F
     world.publish(form)
     first, second = world.worker(), world.worker()
     for _ in range(4):
-        first.step()
-        second.step()
+        world.work(first, 1)
+        world.work(second, 1)
     second.run(lambda: True)
     world.drain(first)
     assert first.counts["records"]
@@ -272,7 +281,7 @@ def test_state_says_where_to_go_on(world: World) -> None:
 def test_a_broker_that_is_gone_ends_the_worker_with_nothing_half_written(world: World) -> None:
     world.publish()
     worker = world.worker()
-    worker.step()
+    world.work(worker, 4)
     world.broker.disconnect()
     with pytest.raises(BrokerUnavailableError):
         worker.run()
@@ -315,16 +324,16 @@ def test_a_record_that_breaks_the_analysis_is_buried_and_the_rest_is_as_if_it_ha
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.publish(streams=("a",))
-    real, broken = LiveStream.process, []
+    real, broken = LiveStream.take, []
 
-    def process(self: LiveStream, frames: list, source: object) -> list[ScoreRecord]:  # type: ignore[type-arg]
-        found = real(self, frames, source)  # type: ignore[arg-type]
-        if frames[0].offset == 4:
-            broken.append(frames[0].offset)
+    def take(self: LiveStream, pts_ns: list[int], looks: list[Look], sources: list[Source]) -> list[ScoreRecord]:
+        found = real(self, pts_ns, looks, sources)
+        if sources and sources[0].offset == 4:
+            broken.append(4)
             raise ZeroDivisionError("made up")
         return found
 
-    monkeypatch.setattr(LiveStream, "process", process)
+    monkeypatch.setattr(LiveStream, "take", take)
     worker = world.worker()
     world.drain(worker)
     (letter,) = world.letters()
@@ -334,21 +343,35 @@ def test_a_record_that_breaks_the_analysis_is_buried_and_the_rest_is_as_if_it_ha
     assert len(world.scores()) == len({s.pts_ns for s in world.scores()}) >= 10
 
 
+def test_a_worker_whose_every_record_fails_stops_instead_of_burying_them_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> list[ScoreRecord]:
+        raise ZeroDivisionError("made up")
+
+    world.publish()
+    monkeypatch.setattr(LiveStream, "take", broken)
+    with pytest.raises(ZeroDivisionError):
+        world.drain(world.worker())
+    assert len(world.letters()) < SETTINGS.broken_records
+    assert world.scores() == []
+
+
 def test_an_operators_freeze_holds_through_a_kill_and_anchors_move_byte_by_byte(world: World) -> None:
     world.publish(streams=("a",))
     first = world.worker()
-    for _ in range(2):  # eight of twelve records
-        first.step()
+    world.work(first, 100)
     command = CommandRecord(stream="a", command=Command.FREEZE, person=None, issued_ns=1, by="op", id="1")
     producer = world.broker.plain_producer()
     producer.send("difffake.enrolments", key=command.key, value=encode(command))
     producer.flush(1.0)
-    first.step()
+    world.publish(streams=("a",), start_pts_ns=10_000_000_000)
+    world.work(first, 4)
     first._flush()
     before = world.states()["a"]
     assert before.anchors
     world.kill(first)
-    world.publish(streams=("a",), start_pts_ns=10_000_000_000)
+    world.publish(streams=("a",), start_pts_ns=20_000_000_000)
     second = world.worker()
     world.drain(second)
     after = world.states()["a"]

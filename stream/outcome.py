@@ -1,0 +1,118 @@
+"""What becomes of a record: scores, alerts, dead letters, counts. Every record and every frame ends here once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from difffake import __version__
+from stream.broker.contract import Record
+from stream.checkpoint import Checkpoint
+from stream.decode import LossReason, Lost
+from stream.messages import FIRST_LOST_INDEX, AlertRecord, ScoreRecord, Source, Status, bounded, encode
+from stream.partition import StreamState
+from stream.pipeline import Job, Sight
+from stream.settings import Topics
+
+_STATUS = {LossReason.STALE: Status.STALE, LossReason.SHED: Status.SHED}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a record in progress has to say so far; it goes out when the record is done."""
+
+    record: Record
+    is_new: bool
+    frames: int = 0
+    outputs: list[ScoreRecord | AlertRecord] = field(default_factory=list)
+
+
+class Teller:
+    """Turns what was seen into records.
+
+    Args:
+        checkpoint: where they wait for the commit.
+        topics: where they go.
+        model_id: who made the scores.
+        counts: what happened, by name.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, topics: Topics, model_id: str, counts: Counter[str]) -> None:
+        self._checkpoint, self._topics, self._model_id, self._counts = checkpoint, topics, model_id, counts
+
+    def take(self, stream: StreamState, outcome: Outcome, sights: Sequence[Sight]) -> None:
+        """Let a stream take what was seen in frames of a record: this changes its state."""
+        record = outcome.record
+        outcome.frames += len(sights)
+        for score in stream.live.take(
+            [sight.pts_ns for sight in sights],
+            [sight.look for sight in sights],
+            [
+                Source(topic=record.topic, partition=record.partition, offset=sight.offset, index=sight.index)
+                for sight in sights
+            ],
+        ):
+            self._add(stream, outcome, score)
+
+    def finish(self, stream: StreamState, outcome: Outcome, job: Job) -> None:
+        """Tell all of a record that is done."""
+        decoded, record = job.decoded, outcome.record
+        if decoded is not None and outcome.is_new and not decoded.replayed:
+            for number, lost in enumerate(decoded.lost):
+                if lost.pts_ns is None:
+                    self._counts[f"lost:{lost.reason.value}"] += 1
+                else:
+                    self._add(stream, outcome, self._lost(stream, record, lost, number))
+            if decoded.damage is not None:
+                self.bury(record, decoded.damage, "decode")
+        if decoded is not None and outcome.is_new:
+            if not (outcome.frames or decoded.lost or decoded.damage):
+                # Every record can be accounted for: nothing in it was due, or its decoder has given nothing out yet.
+                self._counts["records:nothing_due" if decoded.pictures else "records:no_picture_yet"] += 1
+            for warning in decoded.warnings:
+                self._counts[f"warning:{warning.partition(':')[0]}"] += 1
+        for output in outcome.outputs:
+            if isinstance(output, ScoreRecord):
+                self._checkpoint.send(self._topics.scores, output.key, encode(output))
+                self._counts[f"frames:{output.status.value}"] += 1
+            else:
+                self._tell(output)
+
+    def end(self, stream: StreamState) -> None:
+        """Close the alerts of a stream that sends nothing any more."""
+        for alert in stream.alerts.end(stream.name, self._model_id):
+            self._tell(alert)
+
+    def bury(self, record: Record, error: Exception, stage: str) -> None:
+        """Make a record a dead letter."""
+        self._checkpoint.bury(record, error, stage)
+        self._counts[f"deadletters:{type(error).__name__}"] += 1
+
+    def _tell(self, alert: AlertRecord) -> None:
+        self._checkpoint.send(self._topics.alerts, alert.key, encode(alert))
+        self._counts[f"alerts:{alert.state.value}"] += 1
+
+    @staticmethod
+    def _add(stream: StreamState, outcome: Outcome, score: ScoreRecord) -> None:
+        outcome.outputs.append(score)
+        outcome.outputs.extend(stream.alerts.observe(score))
+        stream.gears.observe(score, is_alert_open=stream.alerts.is_open)
+
+    def _lost(self, stream: StreamState, record: Record, lost: Lost, number: int) -> ScoreRecord:
+        return ScoreRecord(
+            stream=stream.name,
+            pts_ns=lost.pts_ns or 0,
+            # Their number in the record is not known: a number of their own keeps them apart from pictures.
+            source=Source(
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                index=FIRST_LOST_INDEX + number,
+            ),
+            status=_STATUS.get(lost.reason, Status.DECODE_ERROR),
+            reason=bounded(lost.reason.value.replace("_", " ")),
+            faces=(),
+            model_id=self._model_id,
+            difffake=__version__,
+        )

@@ -1,0 +1,276 @@
+"""Records on their way through decoder and networks, many streams at once; the order within a stream is kept.
+
+A record in progress is a `Job`. It holds all that its stages change, so that the state of its stream changes only
+where the owner of the pipeline takes what was seen, on its own thread. Of a stream one record is in progress at a time:
+how the next is decoded depends on what was seen in this one.
+
+Decoding runs on a pool of threads, the networks on threads of their own; both mostly run without the interpreter's
+lock. A decoder runs a few frames ahead of the networks and then gives its thread to another stream.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import msgspec
+
+from difffake.faces.finder import FinderState
+from stream.batcher import BatchCounts, Batcher, BatchSettings
+from stream.decode import Decoded, DecodedFrame, Gear, Payload, StreamDecoder
+from stream.intake import StreamKey
+from stream.live.models import Look, LookFrame
+
+
+class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of a pipeline.
+
+    Args:
+        decode_threads: records decoded at once.
+        network_threads: batches in the networks at once; 1 on a GPU.
+        ahead: frames of a record that may be decoded and wait for the networks.
+        part: frames of a record that are handed over together; a record with more is handed over in parts.
+        batch: of the networks.
+    """
+
+    decode_threads: int = 2
+    network_threads: int = 1
+    ahead: int = 3
+    part: int = 64
+    batch: BatchSettings = BatchSettings()
+
+    def __post_init__(self) -> None:
+        if min(self.decode_threads, self.network_threads, self.ahead, self.part) < 1:
+            raise ValueError("a pipeline needs at least one thread of each kind, one frame ahead and one in a part")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen in a frame. Its picture is gone; ``index`` and ``offset`` as in `DecodedFrame`."""
+
+    pts_ns: int
+    index: int
+    offset: int
+    look: Look
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A record of a stream.
+
+    Args:
+        stream: whose.
+        decoder: the stream's; the job's alone until it is done.
+        payload, gear: what is decoded, and how closely.
+        finder: where the stream's faces were last; moves on with every frame.
+        urgent: the stream is under suspicion.
+
+    Attributes:
+        decoded: what the decoder says of the record; whole once the job is done.
+        error: what ended it; its decoder may then stand in the middle of the record, unless it is an `InputError`.
+        done: nothing more comes.
+    """
+
+    stream: StreamKey
+    decoder: StreamDecoder
+    payload: Payload
+    gear: Gear
+    finder: FinderState
+    urgent: bool = False
+    decoded: Decoded | None = None
+    error: Exception | None = None
+    done: bool = False
+    _frames: Iterator[DecodedFrame] | None = None
+    _waiting: deque[DecodedFrame] = field(default_factory=deque)
+    _sights: list[Sight] = field(default_factory=list)
+    _decoding: bool = False
+    _ended: bool = False
+    _looking: bool = False
+    _told: bool = False
+    _cancelled: bool = False
+
+    def take(self) -> list[Sight]:
+        """What was seen since the last time, in order. Only for a job that `Pipeline.ready` has given out."""
+        seen, self._sights, self._told = self._sights, [], False
+        return seen
+
+
+class Looker(Protocol):
+    """The networks: `stream.live.LiveModels`."""
+
+    def look(self, frames: Sequence[LookFrame]) -> list[Look]:
+        """One look a frame; frames are of different streams. Called by several threads at once where there are."""
+
+
+class Pipeline:
+    """Decodes and looks; use as a context manager, or call `close`. Its methods are for one thread, the owner's.
+
+    Args:
+        models: the networks.
+        settings: see there.
+    """
+
+    def __init__(self, models: Looker, settings: PipelineSettings | None = None) -> None:
+        self._models, self._settings = models, settings or PipelineSettings()
+        self._lock = threading.Lock()
+        self._some_ready = threading.Condition(self._lock)
+        self._ready: deque[Job] = deque()
+        self._jobs: set[Job] = set()
+        self._decoding = 0
+        self._closed = False
+        self._batcher: Batcher[tuple[Job, DecodedFrame]] = Batcher(self._settings.batch, coming=lambda: self._decoding)
+        self._decoders = ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode")
+        self._networks = [
+            threading.Thread(target=self._look, name=f"networks-{n}", daemon=True)
+            for n in range(self._settings.network_threads)
+        ]
+        for thread in self._networks:
+            thread.start()
+
+    # -- the owner's side --------------------------------------------------------------------------------------------
+    def start(self, job: Job) -> None:
+        """Begin a job; there must be none of its stream."""
+        with self._lock:
+            self._jobs.add(job)
+            self._decode_on(job)
+
+    def ready(self, timeout_s: float) -> list[Job]:
+        """Jobs that are done, or have a part to hand over; waits until there is one. Take what they have seen, then
+        call `go_on` for those that are not done."""
+        with self._some_ready:
+            if not self._ready:
+                self._some_ready.wait(timeout_s)
+            found = list(self._ready)
+            self._ready.clear()
+            self._jobs.difference_update(job for job in found if job.done)
+            return found
+
+    def go_on(self, job: Job) -> None:
+        """Let a job go on of which a part was taken."""
+        with self._lock:
+            self._advance(job)
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job: it is not given out any more. Its decoder is of no use to anybody."""
+        with self._lock:
+            job._cancelled = True
+            self._jobs.discard(job)
+            if job in self._ready:
+                self._ready.remove(job)
+        self._batcher.discard(job.stream)
+
+    def __len__(self) -> int:
+        """Jobs that were started and are not yet given out as done."""
+        return len(self._jobs)
+
+    @property
+    def batches(self) -> BatchCounts:
+        """How the networks' batches were filled."""
+        return self._batcher.counts
+
+    def change(self, batch: BatchSettings) -> None:
+        """Put batches together otherwise from now on."""
+        self._batcher.change(batch)
+
+    def close(self) -> None:
+        """Forget all jobs and wait for the threads."""
+        for job in list(self._jobs):
+            self.cancel(job)
+        self._batcher.close()
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+        for thread in self._networks:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- decoding ----------------------------------------------------------------------------------------------------
+    def _decode_on(self, job: Job) -> None:
+        """With the lock held: go on decoding where there is room for frames."""
+        if job._decoding or job._ended or job._cancelled or len(job._waiting) >= self._settings.ahead:
+            return
+        job._decoding = True
+        self._decoding += 1
+        self._decoders.submit(self._decode, job)
+
+    def _decode(self, job: Job) -> None:
+        goes_on = True
+        while goes_on:
+            frame, error = None, None
+            try:
+                frame = self._next_frame(job)
+            except Exception as caught:  # whatever a decoder raises belongs to its record
+                error = caught
+            with self._lock:
+                if frame is None:
+                    job._ended, job.error = True, job.error or error
+                elif not job._ended:  # the networks may have failed at a frame before
+                    job._waiting.append(frame)
+                room = len(job._waiting) < self._settings.ahead
+                goes_on = room and not (job._ended or job._cancelled)
+                if not goes_on:
+                    job._decoding = False
+                    self._decoding -= 1
+                self._advance(job)
+        self._batcher.nudge()
+
+    @staticmethod
+    def _next_frame(job: Job) -> DecodedFrame | None:
+        if job._cancelled:
+            return None
+        if job._frames is None:
+            job.decoded = job.decoder.decode(job.payload, job.gear)
+            job._frames = iter(job.decoded.frames)
+        return next(job._frames, None)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        while batch := self._batcher.take():
+            looks = self._looks(batch)
+            with self._lock:
+                for (job, frame), look in zip(batch, looks, strict=True):
+                    job._looking = False
+                    if isinstance(look, Exception):
+                        job.error, job._ended = job.error or look, True
+                        job._waiting.clear()
+                    else:
+                        job.finder = look.finder
+                        job._sights.append(Sight(frame.pts_ns, frame.index, frame.offset, look))
+                    self._advance(job)
+
+    def _looks(self, batch: list[tuple[Job, DecodedFrame]]) -> Sequence[Look | Exception]:
+        frames = [LookFrame(frame.picture, frame.pts_ns, job.finder) for job, frame in batch]
+        try:
+            return self._models.look(frames)
+        except Exception as error:
+            if len(frames) == 1:
+                return [error]
+        # One of them breaks it: the others must not pay.
+        alone: list[Look | Exception] = []
+        for frame in frames:
+            try:
+                alone += self._models.look([frame])
+            except Exception as error:
+                alone.append(error)
+        return alone
+
+    # -- what comes next, with the lock held ---------------------------------------------------------------------------
+    def _advance(self, job: Job) -> None:
+        if job._cancelled or job.done:
+            return
+        if not job._looking and job._waiting and len(job._sights) < self._settings.part:
+            job._looking = True
+            self._batcher.put(job.stream, (job, job._waiting.popleft()), urgent=job.urgent)
+        self._decode_on(job)
+        is_over = job._ended and not (job._decoding or job._looking or job._waiting)
+        if (is_over or len(job._sights) >= self._settings.part) and not job._told:
+            job._told, job.done = True, is_over
+            self._ready.append(job)
+            self._some_ready.notify()

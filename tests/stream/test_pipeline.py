@@ -1,0 +1,216 @@
+"""Records on their way: order within a stream, parallel across streams, bounded, and each failure its own record's."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from stream.batcher import BatchSettings
+from stream.broker.contract import TopicPartition
+from stream.intake import StreamKey
+from stream.pipeline import Job, Pipeline, PipelineSettings
+
+SOURCE = TopicPartition("video.in", 0)
+
+
+@dataclass(frozen=True)
+class Frame:
+    picture: str
+    pts_ns: int
+    index: int
+    offset: int
+
+
+@dataclass
+class Record:
+    frames: Iterator[Frame]
+
+
+@dataclass(frozen=True)
+class Seen:
+    picture: str
+    finder: tuple[str, ...]
+
+
+class ScriptedDecoder:
+    """Gives out so many frames; may fail before one of them. Counts how many were taken."""
+
+    def __init__(self, frames: int, *, fails_at: int | None = None, slow_s: float = 0.0) -> None:
+        self.frames, self.fails_at, self.slow_s = frames, fails_at, slow_s
+        self.taken = 0
+        self._busy = threading.Lock()
+
+    def decode(self, payload: str, _gear: object) -> Record:
+        if self.fails_at == -1:
+            raise ValueError(f"no picture in {payload}")
+        return Record(self._frames(payload))
+
+    def _frames(self, payload: str) -> Iterator[Frame]:
+        for n in range(self.frames):
+            assert self._busy.acquire(blocking=False), "two threads in one decoder"
+            if n == self.fails_at:
+                self._busy.release()
+                raise ValueError(f"picture {n} of {payload}")
+            time.sleep(self.slow_s)
+            self.taken += 1
+            self._busy.release()
+            yield Frame(f"{payload}#{n}", n, n, 0)
+
+
+class ScriptedNetworks:
+    """What is seen of a frame names it and all frames of the stream before it."""
+
+    def __init__(self, *, breaks: str = "", slow_s: float = 0.0) -> None:
+        self.breaks, self.slow_s = breaks, slow_s
+        self.batches: list[int] = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def look(self, frames: Sequence[Any]) -> list[Any]:
+        self.open.wait(10)
+        time.sleep(self.slow_s)
+        self.batches.append(len(frames))
+        if self.breaks and any(self.breaks in frame.picture for frame in frames):
+            raise RuntimeError(f"cannot look at {self.breaks}")
+        return [Seen(frame.picture, (*frame.finder, frame.picture)) for frame in frames]
+
+
+@pytest.fixture(autouse=True)
+def frames_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Shown:
+        picture: str
+        pts_ns: int
+        finder: tuple[str, ...]
+
+    monkeypatch.setattr("stream.pipeline.LookFrame", Shown)
+
+
+def job(stream: str, decoder: ScriptedDecoder, payload: str | None = None, finder: tuple[str, ...] = ()) -> Job:
+    key: StreamKey = (SOURCE, stream)
+    return Job(key, decoder, payload or stream, None, finder)  # type: ignore[arg-type]
+
+
+def finish(pipeline: Pipeline, seconds: float = 20.0) -> dict[str, tuple[Job, list[str]]]:
+    """All jobs to their ends: stream -> its job, and the pictures that were seen."""
+    seen: dict[str, tuple[Job, list[str]]] = {}
+    deadline = time.monotonic() + seconds
+    while len(pipeline) and time.monotonic() < deadline:
+        for done in pipeline.ready(0.05):
+            pictures = [sight.look.picture for sight in done.take()]  # type: ignore[attr-defined]
+            seen.setdefault(done.stream[1], (done, []))[1].extend(pictures)
+            if not done.done:
+                pipeline.go_on(done)
+    assert not len(pipeline), "jobs that never end"
+    return seen
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_frame_is_seen_once_in_its_streams_order(threads: int) -> None:
+    lengths = {f"s{n}": n * 7 % 12 for n in range(20)}
+    settings = PipelineSettings(decode_threads=threads, network_threads=threads, ahead=2, part=4)
+    with Pipeline(ScriptedNetworks(slow_s=0.001), settings) as pipeline:  # type: ignore[arg-type]
+        for stream, length in lengths.items():
+            pipeline.start(job(stream, ScriptedDecoder(length, slow_s=0.001)))
+        seen = finish(pipeline)
+    for stream, length in lengths.items():
+        pictures = [f"{stream}#{n}" for n in range(length)]
+        done, found = seen[stream]
+        assert found == pictures
+        assert done.error is None
+        assert done.finder == tuple(pictures), "each frame was looked at knowing the one before"
+    assert pipeline.batches.frames == sum(lengths.values())
+
+
+def test_frames_of_different_streams_share_batches() -> None:
+    networks = ScriptedNetworks()
+    networks.open.clear()
+    with Pipeline(networks, PipelineSettings(batch=BatchSettings(size=4, deadline_s=5.0))) as pipeline:  # type: ignore[arg-type]
+        for n in range(8):
+            pipeline.start(job(f"s{n}", ScriptedDecoder(3)))
+        networks.open.set()
+        finish(pipeline)
+    assert max(networks.batches) > 1
+    assert max(networks.batches) <= 4
+
+
+def test_a_decoder_runs_no_further_ahead_than_it_may() -> None:
+    networks, decoder = ScriptedNetworks(), ScriptedDecoder(50)
+    networks.open.clear()
+    with Pipeline(networks, PipelineSettings(ahead=3)) as pipeline:  # type: ignore[arg-type]
+        pipeline.start(job("a", decoder))
+        time.sleep(0.1)
+        assert decoder.taken <= 3 + 1
+        networks.open.set()
+        assert len(finish(pipeline)["a"][1]) == 50
+
+
+def test_a_long_record_comes_in_parts_and_waits_until_they_are_taken() -> None:
+    with Pipeline(ScriptedNetworks(), PipelineSettings(part=4)) as pipeline:  # type: ignore[arg-type]
+        pipeline.start(job("a", ScriptedDecoder(11)))
+        (first,) = pipeline.ready(10)
+        time.sleep(0.05)
+        assert not first.done
+        assert len(first.take()) == 4
+        pipeline.go_on(first)
+        assert len(finish(pipeline)["a"][1]) == 7
+
+
+@pytest.mark.parametrize("at", [-1, 0, 2])
+def test_a_decoder_that_fails_ends_its_record_alone(at: int) -> None:
+    with Pipeline(ScriptedNetworks()) as pipeline:  # type: ignore[arg-type]
+        pipeline.start(job("bad", ScriptedDecoder(5, fails_at=at)))
+        pipeline.start(job("good", ScriptedDecoder(5)))
+        seen = finish(pipeline)
+    assert isinstance(seen["bad"][0].error, ValueError)
+    assert len(seen["bad"][1]) == max(at, 0)
+    assert seen["good"][0].error is None
+    assert len(seen["good"][1]) == 5
+
+
+def test_a_frame_that_breaks_the_networks_costs_its_record_alone() -> None:
+    networks = ScriptedNetworks(breaks="bad#1")
+    networks.open.clear()
+    with Pipeline(networks, PipelineSettings(batch=BatchSettings(deadline_s=0.5))) as pipeline:  # type: ignore[arg-type]
+        for stream in ("a", "bad", "b"):
+            pipeline.start(job(stream, ScriptedDecoder(4)))
+        networks.open.set()
+        seen = finish(pipeline)
+    assert isinstance(seen["bad"][0].error, RuntimeError)
+    assert seen["bad"][1] == ["bad#0"]
+    assert all(seen[stream][0].error is None and len(seen[stream][1]) == 4 for stream in "ab")
+
+
+def test_a_forgotten_job_is_not_given_out_and_its_stream_can_begin_again() -> None:
+    networks = ScriptedNetworks()
+    networks.open.clear()
+    with Pipeline(networks) as pipeline:  # type: ignore[arg-type]
+        old = job("a", ScriptedDecoder(6), "old")
+        pipeline.start(old)
+        time.sleep(0.05)
+        pipeline.cancel(old)
+        pipeline.start(job("a", ScriptedDecoder(6), "new"))
+        networks.open.set()
+        seen = finish(pipeline)
+    assert seen["a"][1] == [f"new#{n}" for n in range(6)]
+    assert not old.done
+
+
+def test_closes_while_everything_is_under_way() -> None:
+    pipeline = Pipeline(ScriptedNetworks(slow_s=0.01), PipelineSettings(decode_threads=2))  # type: ignore[arg-type]
+    for n in range(12):
+        pipeline.start(job(f"s{n}", ScriptedDecoder(100, slow_s=0.001)))
+    time.sleep(0.05)
+    pipeline.close()
+    assert not len(pipeline)
+    assert not [t for t in threading.enumerate() if t.name.startswith(("networks", "decode"))]
+
+
+def test_settings_are_bounded() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        PipelineSettings(ahead=0)
