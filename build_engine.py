@@ -31,6 +31,7 @@ from stream.console import print_error, printable, progress_bar
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _CLIPS = Path(".cache/clips")
 _MULTIPLE_PX = 32
+_MIN_FACES = 64
 
 
 class NetworkName(StrEnum):
@@ -101,7 +102,7 @@ def build(
         list[Path] | None,
         typer.Option(help="Clips, pictures or folders with real faces for the parity report; demo clips if not given."),
     ] = None,
-    max_faces: Annotated[int, typer.Option(min=8, help="Most faces compared.")] = 256,
+    max_faces: Annotated[int, typer.Option(min=_MIN_FACES, help="Most faces compared.")] = 256,
     device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the comparison; 0 takes every core.")] = 0,
     debug: Annotated[bool, typer.Option("--debug", help="Show what TensorRT logs, and tracebacks.")] = False,
@@ -140,6 +141,7 @@ def build(
             faces or [path for name, path in fetch_clips(_CLIPS).items() if name != "no_face"],
             side_px=source.shape.side_px if network is NetworkName.EXTRACTOR else 224,
             eye_distance=source.eye_distance,
+            min_faces=1 if detector else _MIN_FACES,
             max_faces=max_faces,
             threads=threads,
         )

@@ -1,6 +1,6 @@
 """An fp32 ONNX graph -> the same network in half precision, as strongly typed builders want it.
 
-Inputs and outputs keep their types. What leads from the pixels through the first two convolutions stays in float32:
+Inputs and outputs keep their types. What leads from the pixels through the first three convolutions stays in float32:
 they have few channels, all that follows inherits their errors, and the mean of a channel is no half-precision number.
 A bundle holds ONNX alone, so the graph is what is converted; checkpoints go the same way. (ONNX Runtime's converter
 rounds to half after every node that it was asked to leave exact, and puts its casts behind the nodes that read them.)
@@ -28,8 +28,8 @@ DETECTOR_OUTPUTS = ("heatmap", "scale", "offset", "landmarks")
 
 _MAX_BYTES = 1 << 30
 _MAX_HALF = float(np.finfo(np.float16).max)
-#: Convolutions that stay in float32. On the shipped extractor the first two make two thirds of the rounding errors.
-_EXACT_CONVOLUTIONS = 2
+#: Convolutions that stay in float32: the stem and the first separable layer.
+_EXACT_CONVOLUTIONS = 3
 #: Operators that may stand before and between them: normalisation, padding, activations.
 _EXACT = frozenset({"Cast", "Sub", "Add", "Mul", "Div", "Conv", "Pad", "Clip", "Relu", "Sigmoid", "PRelu", "LeakyRelu"})
 _EXPORT = "take the ONNX file of a bundle, or export the checkpoint again"

@@ -18,10 +18,11 @@ U8 = npt.NDArray[np.uint8]
 THRESHOLD = 0.5
 #: A face this near the threshold may be found by one and not by the other.
 MAX_CONFIDENCE_ERROR = 0.02
-#: Of the distance between the eyes: 0.6 px in the extractor's crop.
-MAX_LANDMARK_ERROR = 0.01
-#: Of the longer side of the box.
-MAX_BOX_ERROR = 0.02
+#: Median and most, as a share of the distance between the eyes: 0.6 px of the extractor's crop. Where two neighbouring
+#: cells of the heatmap are equally sure of a face, rounding decides which of them speaks for it: hence the difference.
+MAX_LANDMARK_ERROR = (0.01, 0.1)
+#: Likewise, as a share of the longer side of the box.
+MAX_BOX_ERROR = (0.01, 0.1)
 _SIDE_PX = 640
 
 
@@ -32,13 +33,15 @@ def compare_detectors(before: bytes, after: bytes, frames: list[U8], *, referenc
         EngineFileError: ONNX Runtime cannot run one of them.
         ParityError: a face is lost or new, or has moved.
     """
-    landmarks, boxes, confidences, lost, faces = [0.0], [0.0], [0.0], 0, 0
+    landmarks: list[float] = []
+    boxes: list[float] = []
+    confidences: list[float] = []
+    lost = 0
     sessions = [_session(before), _session(after)]
     for frame in frames:
         planes = _planes(frame)
         old, new = (_detect(session, planes) for session in sessions)
         pairs = _match(old, new)
-        faces += len(pairs)
         matched = [{pair[side] for pair in pairs} for side in (0, 1)]
         for found, rows in ((old, matched[0]), (new, matched[1])):
             alone = [row for row in range(len(found)) if row not in rows]
@@ -49,22 +52,31 @@ def compare_detectors(before: bytes, after: bytes, frames: list[U8], *, referenc
             landmarks.append(float(np.abs(old.landmarks_px[a] - new.landmarks_px[b]).max()) / eyes)
             boxes.append(float(np.abs(old.boxes_px[a] - new.boxes_px[b]).max()) / side)
             confidences.append(float(abs(old.confidence[a] - new.confidence[b])))
+    if not landmarks:
+        raise ParityError(
+            f"{candidate} and {reference} find no common face in {len(frames)} pictures",
+            hint="give pictures with faces: --faces",
+        )
     figures: dict[str, float | None] = {
-        "faces": faces,
+        "faces": len(landmarks),
         "faces_lost_or_new": lost,
+        "landmark_error_median": float(np.median(landmarks)),
         "landmark_error_max": max(landmarks),
+        "box_error_median": float(np.median(boxes)),
         "box_error_max": max(boxes),
         "confidence_error_max": max(confidences),
     }
     faults = [f"{lost} faces are lost or new"] if lost else []
-    faults += [] if faces else ["no face was found to compare"]
-    for what, value, limit in (
-        ("landmarks move by", max(landmarks), MAX_LANDMARK_ERROR),
-        ("boxes move by", max(boxes), MAX_BOX_ERROR),
-        ("the confidence moves by", max(confidences), MAX_CONFIDENCE_ERROR),
+    for what, errors, (usual, most) in (
+        ("landmarks move", landmarks, MAX_LANDMARK_ERROR),
+        ("boxes move", boxes, MAX_BOX_ERROR),
     ):
-        if not value <= limit:
-            faults.append(f"{what} {value:.4f} (limit {limit})")
+        if not (np.median(errors) <= usual and max(errors) <= most):
+            faults.append(
+                f"{what} by {np.median(errors):.4f} (median, limit {usual}), {max(errors):.4f} at most (limit {most})"
+            )
+    if not max(confidences) <= MAX_CONFIDENCE_ERROR:
+        faults.append(f"the confidence moves by {max(confidences):.4f} (limit {MAX_CONFIDENCE_ERROR})")
     if faults:
         raise ParityError(
             f"{candidate} does not find the faces of {reference}: {'; '.join(faults)}",

@@ -57,6 +57,7 @@ def collect_pictures(
     *,
     side_px: int = CROP_SIDE_PX,
     eye_distance: float,
+    min_faces: int = 1,
     max_faces: int = 256,
     max_frames: int = 16,
     fps: float = 5.0,
@@ -67,13 +68,14 @@ def collect_pictures(
     Args:
         sources: clips, pictures, and folders of these.
         side_px, eye_distance: as the extractor wants its faces.
+        min_faces: fewer are refused: where two of a dozen change places, the order of all of them looks lost.
         max_faces: in all; every file gives an equal share.
         max_frames: whole frames kept for the detector.
         fps: frames looked at per second of a clip.
         threads: of the face detector; 0 takes every core.
 
     Raises:
-        DataError: no file, or none shows a face that could be scored.
+        DataError: no file, or too few faces that could be scored.
     """
     files = list(islice(_files(sources), _MAX_FILES))
     if not files:
@@ -95,6 +97,11 @@ def collect_pictures(
         raise DataError(
             f"no face that can be scored in {len(files)} files{why}",
             hint="give clips or pictures with faces of 80 px and more",
+        )
+    if len(found) < min_faces:
+        raise DataError(
+            f"only {len(found)} faces that can be scored in {len(files)} files, and {min_faces} are needed",
+            hint=f"give more or longer clips: {fps:g} frames a second are looked at",
         )
     clip, time_s = np.array(found.clip, np.int64), np.array(found.time_s, np.float64)
     real = np.zeros(len(found), np.int64)
