@@ -1,4 +1,4 @@
-"""Faces found and milliseconds a frame, by face size: CenterFace at several analysis sizes, and BlazeFace.
+"""Faces found and milliseconds a frame, by face size: CenterFace at several analysis sizes, `FaceFinder`, BlazeFace.
 
     python benchmarks/detectors.py --clips FOLDER
 
@@ -25,10 +25,13 @@ from blazeface import BlazeFace, download_models, interpreter_importable
 from difffake.demo.clips import fetch_clips
 from difffake.faces import CenterFace
 from difffake.faces.contract import F32, U8
+from difffake.faces.finder import FaceFinder, FinderState
+from difffake.picture import RgbPicture
 
 ROOT = Path(__file__).parents[1]
 FACE_HEIGHTS_PX = (20, 30, 40, 60, 80, 120, 160, 200)
 ANALYSIS_SIDES_PX = (320, 480, 640, 960, 1280)
+FINDER_SIDES_PX = (320, 480, 640)
 CANVAS_HW = (720, 1280)
 BEGIN, END = "<!-- table: benchmarks/detectors.py -->", "<!-- end of table -->"
 
@@ -51,6 +54,17 @@ def centerface_points(detector: CenterFace) -> Points:
 
     def points(image: U8) -> F32:
         marks = detector.detect([image])[0].landmarks_px
+        return np.concatenate([marks[:, :3], marks[:, 3:].mean(axis=1, keepdims=True)], axis=1)
+
+    return points
+
+
+def finder_points(finder: FaceFinder) -> Points:
+    """The same for faces found in the whole picture and confirmed in a close-up."""
+
+    def points(image: U8) -> F32:
+        (found,) = finder.find([RgbPicture(image)], [0], [FinderState()])
+        marks = found.faces.landmarks_px
         return np.concatenate([marks[:, :3], marks[:, 3:].mean(axis=1, keepdims=True)], axis=1)
 
     return points
@@ -179,6 +193,9 @@ def main() -> None:
 
     candidates: dict[str, Points] = {
         f"CenterFace {side}": centerface_points(CenterFace(side, threads=options.threads)) for side in ANALYSIS_SIDES_PX
+    }
+    candidates |= {
+        f"finder {side}": finder_points(FaceFinder(side, threads=options.threads)) for side in FINDER_SIDES_PX
     }
     candidates |= {f"BlazeFace {name.upper()}": points for name, points in others.items()}
     heights = " | ".join(f"{h} px" for h in FACE_HEIGHTS_PX)

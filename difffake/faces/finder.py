@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from difffake.faces.centerface import MULTIPLE, NMS_IOU, CenterFace, non_maximum_suppression
 from difffake.faces.contract import F32, U8, FaceDetector, Faces
+from difffake.faces.runtime import DetectorRuntime
 from difffake.people.cuts import SIZE_PX, CutDetector, CutMemory
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class FaceFinder:
         candidate: least confidence in the whole picture with which a place is worth a close-up.
         max_faces: faces per picture, the most confident; at most 64.
         threads: threads inside one run of the network; 0 takes every core.
+        runtime: what runs the network.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -160,6 +162,7 @@ class FaceFinder:
         candidate: float = 0.1,
         max_faces: int = 8,
         threads: int = 0,
+        runtime: DetectorRuntime = DetectorRuntime.ONNX,
     ) -> None:
         if not (whole_s >= 0 and math.isfinite(whole_s)):
             raise ValueError(f"whole_s must be 0 or more seconds, not {whole_s}")
@@ -169,7 +172,7 @@ class FaceFinder:
             raise ValueError(f"need 0 < candidate <= threshold < 1, not {candidate} and {threshold}")
         if not 1 <= max_faces <= _MAX_KNOWN:
             raise ValueError(f"max_faces must be 1 to {_MAX_KNOWN}, not {max_faces}")
-        network = CenterFace(threads=threads, max_faces=2 * max_faces, max_batch=_MAX_BATCH)
+        network = CenterFace(threads=threads, max_faces=2 * max_faces, max_batch=_MAX_BATCH, runtime=runtime)
         self._whole, self._close = network.as_is(candidate), network.as_is(threshold, is_steady=True)
         self._side_px, self._max_faces = whole_side_px, max_faces
         self._due_ns = round(_DUE * whole_s * 1e9)
