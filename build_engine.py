@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 from rich.console import Console
@@ -18,13 +19,15 @@ from rich.table import Table
 
 from difffake.bundle import default_bundle_path
 from difffake.compiling.build import BuildOptions, BuiltEngine, build_tensorrt, choose_flavour
-from difffake.compiling.pictures import collect_pictures
+from difffake.compiling.pictures import Pictures, collect_pictures
 from difffake.compiling.source import Source, open_source
 from difffake.demo.clips import fetch_clips
 from difffake.errors import DiffFakeError
-from engines.manifest import PLAN, Comparison, EngineManifest
+from difffake.faces import CROP_SIDE_PX
+from engines.contract import Precision
+from engines.manifest import Comparison, EngineManifest
 from engines.profile import BatchProfile, PictureProfile
-from engines.tensorrt_api import host_info
+from engines.tensorrt_api import HostInfo, host_info
 from engines.tensorrt_build import BuildSettings
 from stream.console import print_error, printable, progress_bar
 
@@ -50,6 +53,11 @@ class Kind(StrEnum):
     TENSORRT_RTX = "tensorrt_rtx"
     TENSORRT_FP16 = "tensorrt-fp16"
     TENSORRT_RTX_FP16 = "tensorrt_rtx-fp16"
+    OPENVINO_BF16 = "openvino-bf16"
+    OPENVINO_INT8 = "openvino-int8"
+
+
+_OPENVINO = (Kind.OPENVINO_BF16, Kind.OPENVINO_INT8)
 
 
 class Compatibility(StrEnum):
@@ -102,6 +110,10 @@ def build(
         list[Path] | None,
         typer.Option(help="Clips, pictures or folders with real faces for the parity report; demo clips if not given."),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="For OpenVINO: a crop store (`difffake crops`) to calibrate and judge the extractor on."),
+    ] = None,
     max_faces: Annotated[int, typer.Option(min=_MIN_FACES, help="Most faces compared.")] = 256,
     device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the comparison; 0 takes every core.")] = 0,
@@ -125,36 +137,86 @@ def build(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     host = host_info()
-    flavour = choose_flavour(host, kind.value)
+    runtime = _openvino if kind in _OPENVINO else _tensorrt
+    if runtime is _tensorrt:
+        choose_flavour(host, kind.value)  # what cannot be built here is said before anything is read
     source = open_source(network.value, bundle=bundle, checkpoint=checkpoint)
     if out is None:
         if checkpoint is not None and bundle is None:
             raise typer.BadParameter("a checkpoint has no folder of its own: say where with --out DIR")
         out = (bundle or default_bundle_path()) / "engines"
+    request = _Request(source, kind, BuildOptions(settings, out, device, threads), faces, store, max_faces)
     with progress_bar() as bar:
         task = bar.add_task("collecting faces", total=1.0)
 
-        def show(what: str, share: float) -> None:
+        def show(what: str, share: float = 0.0) -> None:
             bar.update(task, description=what, completed=share)
 
-        pictures = collect_pictures(
-            faces or [path for name, path in fetch_clips(_CLIPS).items() if name != "no_face"],
-            side_px=source.shape.side_px if network is NetworkName.EXTRACTOR else 224,
-            eye_distance=source.eye_distance,
-            min_faces=1 if detector else _MIN_FACES,
-            max_faces=max_faces,
-            threads=threads,
-        )
-        built = build_tensorrt(
-            source,
-            flavour,
-            BuildOptions(settings, out, device, threads),
-            pictures,
-            host,
-            progress=lambda phase, share: show(f"{flavour}: {phase}", share),
-            step=lambda what: show(what, 0.0),
-        )
+        built = runtime(request, host, show)
     _summarise(Console(), source, built)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What shall be built, how, and what it is judged on."""
+
+    source: Source
+    kind: Kind
+    options: BuildOptions
+    faces: list[Path] | None
+    store: Path | None
+    max_faces: int
+
+    def pictures(self) -> Pictures:
+        """Faces of the clips that were named, or of the demonstration's."""
+        network = self.source.network
+        return collect_pictures(
+            self.faces or [path for name, path in fetch_clips(_CLIPS).items() if name != "no_face"],
+            side_px=self.source.shape.side_px if network == "extractor" else CROP_SIDE_PX,
+            eye_distance=self.source.eye_distance,
+            min_faces=1 if network == "detector" else _MIN_FACES,
+            max_faces=self.max_faces,
+            threads=self.options.threads,
+        )
+
+
+class _Show(Protocol):
+    """Tells what is being done, and how much of it is."""
+
+    def __call__(self, what: str, share: float = 0.0) -> None: ...
+
+
+def _tensorrt(request: _Request, host: HostInfo, show: _Show) -> BuiltEngine:
+    flavour = choose_flavour(host, request.kind.value)
+    return build_tensorrt(
+        request.source,
+        flavour,
+        request.options,
+        request.pictures(),
+        host,
+        progress=lambda phase, share: show(f"{flavour}: {phase}", share),
+        step=show,
+    )
+
+
+def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
+    from difffake.compiling.openvino import build_openvino
+
+    source, calibration = request.source, None
+    if source.network == "detector":
+        raise typer.BadParameter("the detector is not built for OpenVINO here: it runs its ONNX file")
+    if request.store is not None and source.network == "extractor":
+        from difffake.training.parity_faces import calibration_faces, parity_faces
+        from difffake.training.store import CropStore
+
+        crops = CropStore.load(request.store)
+        faces, calibration = parity_faces(crops), calibration_faces(crops)
+    else:
+        pictures = request.pictures()
+        faces = pictures.faces if source.network == "extractor" else pictures.identity
+    options = request.options
+    precision = Precision(request.kind.rpartition("-")[2])
+    return build_openvino(source, precision, options.out, faces, calibration, threads=options.threads, step=show)
 
 
 def _picture_profile(px: tuple[int, int]) -> PictureProfile:
@@ -167,6 +229,7 @@ def _picture_profile(px: tuple[int, int]) -> PictureProfile:
 def _summarise(console: Console, source: Source, built: BuiltEngine) -> None:
     manifest = built.manifest
     profile, pictures = manifest.profile, manifest.pictures
+    compiled = sum(entry.size_bytes for entry in manifest.files.values())
     batches = f"{profile.min} to {profile.max}, tuned for {profile.opt}"
     if pictures is not None:
         batches += f"; up to {pictures.max[0]} x {pictures.max[1]} px, tuned for {pictures.opt[0]} x {pictures.opt[1]}"
@@ -175,11 +238,11 @@ def _summarise(console: Console, source: Source, built: BuiltEngine) -> None:
         ("network", source.name),
         ("engine", f"{built.folder}"),
         ("built by", f"{manifest.runtime} {manifest.runtime_version} in {manifest.build_s:.1f} s"),
-        ("for", _target(manifest)),
+        ("runs on", _target(manifest)),
         ("batches", batches),
         ("ONNX fp32", _size(manifest.source.size_bytes)),
-        ("ONNX fp16", "" if manifest.graph is None else _size(manifest.graph.size_bytes)),
-        ("plan", _size(manifest.files[PLAN].size_bytes)),
+        *([] if manifest.graph is None else [("ONNX fp16", _size(manifest.graph.size_bytes))]),
+        ("engine's files", _size(compiled)),
     ):
         table.add_row(name, printable(value))
     console.print(table)
@@ -189,6 +252,8 @@ def _summarise(console: Console, source: Source, built: BuiltEngine) -> None:
 def _target(manifest: EngineManifest) -> str:
     if manifest.gpu is not None:
         return f"{manifest.gpu.name} (compute capability {manifest.gpu.compute_capability})"
+    if manifest.runtime == "openvino":
+        return f"processors with {manifest.precision}"
     return ", ".join(manifest.compute_capabilities) or "every card that this TensorRT-RTX knows, finished there"
 
 
