@@ -247,6 +247,9 @@ def _summarise(console: Console, source: Source, built: BuiltEngine) -> None:
         table.add_row(name, printable(value))
     console.print(table)
     console.print(_parity_table(manifest.parity))
+    for step in manifest.parity:
+        if any("." in name for name in step.figures):
+            console.print(_score_table(step))
 
 
 def _target(manifest: EngineManifest) -> str:
@@ -267,7 +270,7 @@ def _parity_table(steps: tuple[Comparison, ...]) -> Table:
     table.add_column("")
     for step in steps:
         table.add_column(f"{step.candidate}\nagainst {step.reference}", justify="right")
-    names = list(dict.fromkeys(name for step in steps for name in step.figures))
+    names = dict.fromkeys(name for step in steps for name in step.figures if "." not in name)
     table.add_row("pictures", *(str(step.pictures) if step.not_run is None else "not run" for step in steps))
     for name in names:
         table.add_row(name, *(_figure(step.figures.get(name)) for step in steps))
@@ -275,6 +278,27 @@ def _parity_table(steps: tuple[Comparison, ...]) -> Table:
     reasons = [f"{step.candidate}: not run, {step.not_run}" for step in steps if step.not_run is not None]
     table.caption = printable("; ".join(reasons)) or None
     table.caption_justify = "left"
+    return table
+
+
+def _score_table(step: Comparison) -> Table:
+    """One row a final score: the order of real faces, and how far scores and p-values move."""
+    title = f"final scores, {step.candidate} against {step.reference}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    columns = {
+        "faces": "faces",
+        "rank\ncorrelation": "spearman",
+        "score moves\nmedian": "shift_median",
+        "score moves\np95": "shift_p95",
+        "p moves\np95": "p_shift_p95",
+        "p <= 0.05\nbefore": "alarms_0.05_before",
+        "p <= 0.05\nafter": "alarms_0.05_after",
+    }
+    table.add_column("score")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for score in dict.fromkeys(name.partition(".")[0] for name in step.figures if "." in name):
+        table.add_row(score, *(_figure(step.figures.get(f"{score}.{key}")) for key in columns.values()))
     return table
 
 
