@@ -129,7 +129,7 @@ def _cross_swap(bank: FaceBank, index: int, crop: U8, rng: np.random.Generator) 
     theirs, ours = fit_canonical(bank.landmarks[donor]), fit_canonical(landmarks)
     linear = ours[:, :2] @ np.linalg.inv(theirs[:, :2])
     to_crop = np.hstack([linear, (ours[:, 2] - linear @ theirs[:, 2])[:, None]])
-    mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng)), rng)
+    mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng, foreign=True)), rng)
     source = warp_window(bank.crop(donor), to_crop, mask, interpolation=paste.warp_filter(rng))
     source = paste.resolution(source, rng, probability=0.5)
     return paste.finish(crop, source, mask, rng)
@@ -177,10 +177,10 @@ FAMILIES: dict[str, Family] = {
     "decoder": Family("the face as a low-rank decoder draws it, often mixed with a donor", 0.10, _decoder),
     "mouth_resynth": Family("mouth and lower face redrawn by the low-rank decoder", 0.05, _mouth_resynth),
     "neural_swap": Family(
-        "drawn by a learned swapper with a donor's features, 128 px, enlarged", 0.20, generated.neural_swap, drawn=True
+        "drawn by a learned swapper with a donor's features, 128 px, enlarged", 0.12, generated.neural_swap, drawn=True
     ),
     "neural_redraw": Family(
-        "the face, or a donor's warped onto it, in the texture of a learned decoder", 0.15, generated.neural_redraw,
+        "the face, or a donor's warped onto it, in the texture of a learned decoder", 0.23, generated.neural_redraw,
         drawn=True,
     ),
     "history": Family(

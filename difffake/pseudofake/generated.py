@@ -44,7 +44,8 @@ def neural_redraw(bank: FaceBank, index: int, crop: U8, rng: np.random.Generator
     # A narrow square is drawn with more pixels a face, as tools of 224 to 320 px do.
     span = float(rng.uniform(2.1, SPAN))
     face = take_face(crop, landmarks, span=span)
-    if rng.random() < 0.5 and bool((bank.people != bank.people[index]).any()):
+    foreign = bool(rng.random() < 0.5 and (bank.people != bank.people[index]).any())
+    if foreign:
         donor = bank.donor(index, rng, candidates=int(rng.integers(32, 200)))
         theirs = take_face(bank.crop(donor), bank.landmarks[donor], span=span)
         share = float(rng.choice((1.0, 1.0, rng.uniform(0.4, 0.8))))
@@ -52,7 +53,7 @@ def neural_redraw(bank: FaceBank, index: int, crop: U8, rng: np.random.Generator
     drawn = generator.redraw(face)
     if rng.random() < 0.25:
         drawn = generator.redraw(drawn)
-    return _put_back(bank, index, crop, drawn, span, rng)
+    return _put_back(bank, index, crop, drawn, span, rng, foreign=foreign)
 
 
 def history(bank: FaceBank, index: int, crop: U8, rng: np.random.Generator) -> U8:
@@ -64,7 +65,7 @@ def history(bank: FaceBank, index: int, crop: U8, rng: np.random.Generator) -> U
     eye_px = float(np.linalg.norm(landmarks[1] - landmarks[0]))
     fake = crop
     for _ in range(_TRIES):
-        mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng)), rng)
+        mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng, foreign=False)), rng)
         clean = bank.crop(index) if rng.random() < 0.7 else crop
         source = clean[mask.window].copy()
         if rng.random() < 0.5:  # resampled on the way, a little off
@@ -95,7 +96,9 @@ def _past(source: U8, rng: np.random.Generator) -> U8:
     return source
 
 
-def _put_back(bank: FaceBank, index: int, crop: U8, drawn: U8, span: float, rng: np.random.Generator) -> U8:
+def _put_back(
+    bank: FaceBank, index: int, crop: U8, drawn: U8, span: float, rng: np.random.Generator, *, foreign: bool = False
+) -> U8:
     """A drawn face ``(128, 128, 3)`` enlarged, restored, warped into the crop and pasted."""
     landmarks = bank.landmarks[index]
     side = int(rng.choice(_DRAWN_PX))
@@ -106,7 +109,7 @@ def _put_back(bank: FaceBank, index: int, crop: U8, drawn: U8, span: float, rng:
         drawn = unsharp(drawn, float(rng.uniform(0.8, 2.2)), float(rng.uniform(0.4, 1.8)))
     elif restored < 0.5:
         drawn = smooth_skin(drawn, rng)
-    mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng)), rng)
+    mask = paste.strong(draw_mask(landmarks, bank.side_px, rng, paste.swap_shapes(rng, foreign=foreign)), rng)
     to_crop = face_to_crop(landmarks, side, span=span)
     source = warp_window(drawn, to_crop, mask, interpolation=int(rng.choice(_KERNELS)))
     if rng.random() < 0.4:  # texture of the original comes back, through a skip or a restoring step

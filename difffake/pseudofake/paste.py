@@ -8,7 +8,7 @@ import numpy as np
 from difffake.pseudofake.alter import match_detail, recompress, resample, unsharp
 from difffake.pseudofake.bank import U8
 from difffake.pseudofake.colour import TRANSFERS, jitter_colour, transfer_colour
-from difffake.pseudofake.masks import LOCAL_SHAPES, SWAP_SHAPES, Mask
+from difffake.pseudofake.masks import GLOBAL_SHAPES, LOCAL_SHAPES, SWAP_SHAPES, Mask
 
 
 def grain(image: U8, sigma: float, rng: np.random.Generator) -> U8:
@@ -60,9 +60,14 @@ def blend(crop: U8, source: U8, mask: Mask, *, two_bands: bool = False) -> tuple
     return fake, change
 
 
-def swap_shapes(rng: np.random.Generator) -> tuple[str, ...]:
-    """Outlines of a swap's mask: one swap in six exchanges a part of the face only."""
-    return LOCAL_SHAPES if rng.random() < 1 / 6 else SWAP_SHAPES
+def swap_shapes(rng: np.random.Generator, *, foreign: bool) -> tuple[str, ...]:
+    """Outlines of a swap's mask: one swap in six exchanges a part of the face only.
+
+    What is ``foreign``, a donor's picture with his hair and background, is never pasted as a square.
+    """
+    if rng.random() < 1 / 6:
+        return LOCAL_SHAPES
+    return GLOBAL_SHAPES if foreign else SWAP_SHAPES
 
 
 def strong(mask: Mask, rng: np.random.Generator) -> Mask:
