@@ -93,7 +93,7 @@ def test_killed_in_mid_restore_and_in_mid_commit_nothing_is_lost_doubled_or_half
         command = [sys.executable, str(HERE / "victim.py"), apache_kafka.bootstrap, str(bundle.path), group, point]
         with (tmp_path / f"{point}.log").open("wb") as log:
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-            dead = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=120, check=False)
+            dead = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=240, check=False)
         assert dead.returncode == -signal.SIGKILL, (tmp_path / f"{point}.log").read_text()[-3000:]
 
     storm = Cluster(KafkaBroker(victim.kafka(apache_kafka.bootstrap)), models, group)
