@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
-import av.codec.context
 import av.error
-import av.stream
 import av.video.codeccontext
 
+from stream.decode.codec import open_codec, packet
 from stream.decode.contract import DecodeSettings, Gear, LossReason, Progress
 from stream.decode.h264 import H264Headers, SliceHead
 from stream.decode.hardware import HardwareUse
-from stream.decode.sniff import AV1, H264
+from stream.decode.sniff import H264
 from stream.decode.timeline import NOMINAL_NS, S
+from stream.decode.unit_pictures import KeySource, Loss, Picture, Source
 from stream.decode.units import Start, Unit, temporal_layers
 
 #: The first pictures after an open start of H.264 may take back references to pictures that were never seen, which is
@@ -29,40 +29,7 @@ _FORGIVEN, FORGIVEN_AND_SHOWN = 20, 40
 _MAX_REORDER = 34
 _MAX_PARAMETERS = 64 << 10
 #: Units that wait undecoded for a picture that is due, or for a closer look.
-_MAX_WAITING, _MAX_WAITING_BYTES = 1_000, 8 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a picture comes from. `base_ns`: its record's time; `is_exact`: its own time too, whatever the order."""
-
-    offset: int
-    unit: int
-    base_ns: int
-    is_exact: bool
-    timestamp_ms: int
-    is_key: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """A place to restart from. `parameters`: the parameter sets needed there, where they lie in an earlier record.
-    `after_units`: it is one once so many units have come after it without damage."""
-
-    offset: int
-    unit: int
-    parameters: bytes
-    after_units: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture in display order. `frame` is None where it waits to be decoded: see `UnitDecoder.fetch`.
-    `is_doubtful`: it takes up its time, but is not to be shown."""
-
-    frame: av.VideoFrame | None
-    source: Source
-    is_doubtful: bool = False
+_MAX_WAITING, _MAX_WAITING_BYTES = 1_000, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +39,6 @@ class _Waiting:
     number: int
     data: bytes
     source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A unit without a picture. `is_blind`: because decoding began at a key frame that is shown after it."""
-
-    source: Source
-    reason: LossReason
-    is_blind: bool = False
 
 
 class UnitDecoder:
@@ -208,7 +166,7 @@ class UnitDecoder:
             self._fed = (waiting.source.offset, waiting.source.unit)
             lost = None
             try:
-                frames = self._context.decode(_packet(waiting.data, waiting.number))
+                frames = self._context.decode(packet(waiting.data, waiting.number))
             except (av.error.FFmpegError, ValueError):
                 if waiting.number >= self._forgiven_until:
                     self.damaged = waiting.source
@@ -422,24 +380,9 @@ class UnitDecoder:
                 self._carried = self._parameters
 
     def _open(self) -> av.video.codeccontext.VideoCodecContext:
-        name = {AV1: "libdav1d", H264: "h264"}.get(self.content_type, "hevc")
-        context = self._hardware.open(lambda hwaccel: av.codec.context.CodecContext.create(name, "r", hwaccel), name)
-        assert isinstance(context, av.video.codeccontext.VideoCodecContext)  # noqa: S101 - all three are video
-        # Damage must be an error, not an invented picture. `strict`: where an H.264 stream does not say how far it
-        # reorders, believe its level instead of learning from mistakes. One thread: none holds pictures back.
-        options = {"max_pixels": str(self._settings.max_pixels)}
-        if self.content_type == AV1:
-            options["max_frame_delay"] = "1"
-        else:
-            options["err_detect"] = "explode+crccheck"
-            sequence = self._headers.sequence if self._headers is not None else None
-            if not (self._settings.low_delay or (sequence is not None and sequence.is_in_order)):
-                options["strict"] = "strict"
-        context.options = options
-        context.thread_count = 1
-        if self._settings.low_delay:
-            context.flags |= av.codec.context.Flags.low_delay
-        return context
+        sequence = self._headers.sequence if self._headers is not None else None
+        is_in_order = sequence is not None and sequence.is_in_order
+        return open_codec(self.content_type, self._settings, self._hardware, is_in_order=is_in_order)
 
     def _push(self, data: bytes, number: int, source: Source) -> Iterator[Picture | Loss | KeySource]:
         context = self._context
@@ -447,7 +390,7 @@ class UnitDecoder:
             return
         self._fed = (source.offset, source.unit)
         try:
-            frames = context.decode(_packet(data, number))
+            frames = context.decode(packet(data, number))
         except (av.error.FFmpegError, ValueError):
             if number < self._forgiven_until:
                 self._doubtful.add(number)
@@ -524,9 +467,3 @@ class UnitDecoder:
         if after_ns is not None and 0 <= after_ns - own <= self._settings.clock_restart_s * S:
             return after_ns + step
         return own
-
-
-def _packet(data: bytes, number: int) -> av.Packet[av.stream.Stream]:
-    packet = av.Packet(data)
-    packet.pts = packet.dts = number
-    return packet

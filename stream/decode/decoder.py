@@ -10,7 +10,7 @@ import msgspec
 from difffake.errors import LimitExceededError, MediaFormatError, MediaTruncatedError
 from difffake.picture import RgbPicture
 from difffake.stills import decode_still_bytes, still_header
-from stream.decode.access_units import KeySource, Loss, Picture, Source, UnitDecoder
+from stream.decode.access_units import UnitDecoder
 from stream.decode.contract import (
     U8,
     CorruptInputError,
@@ -32,6 +32,7 @@ from stream.decode.sampling import Sampler
 from stream.decode.segment_frames import SegmentFrames
 from stream.decode.segments import Segment, too_large
 from stream.decode.sniff import IMAGES, SEGMENTS, TS, is_annex_b
+from stream.decode.unit_pictures import KeySource, Loss, Picture, Source
 from stream.decode.units import split_units
 
 
@@ -248,7 +249,7 @@ class StreamDecoder:
             if self._units is None or self._units.content_type != content_type:
                 yield from self._close_units(decoded)
                 self._units = UnitDecoder(content_type, self._settings, self._hardware)
-            exact = base_ns is not None and self._units.count_pictures(units) == 1
+            exact = base_ns is not None and (len(units) == 1 or self._units.count_pictures(units) == 1)
             for number, unit in enumerate(units):
                 if (
                     decoded.replayed

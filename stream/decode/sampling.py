@@ -74,6 +74,8 @@ class Sampler:
 
     def finish(self) -> None:
         """The record has ended: what came out after all is not lost."""
+        if not self._decoded.lost:
+            return
         cells = {self.timeline.cell(pts_ns) for pts_ns in self._recent}
         self._decoded.lost[:] = [
             lost
