@@ -29,6 +29,7 @@ from difffake.faces.finder import EveryFrame
 from difffake.results import Level
 from difffake.video import open_video
 from stream.live import LiveModels, LiveSettings, LiveStream
+from stream.live.models import LookFrame
 from stream.messages import (
     ScoreRecord,
     Status,
@@ -200,3 +201,21 @@ def test_real_clips_go_on_exactly_with_real_networks(bundle: Bundle, clips: dict
         found += second.process(frames[13:], source)
         assert found == expected
         assert second.sections() == whole.sections()
+
+
+def test_frames_of_several_streams_are_looked_at_together(bundle: Bundle, clips: dict[str, Path]) -> None:
+    """In company, and in two steps, a stream says what it says alone."""
+    shown = []
+    for name in ("woman", "face_noface"):
+        with open_video(clips[name], fps=2.0) as video:
+            shown.append([Picture(round(f.pts_s * 1e9), f.image) for f, _ in zip(video, range(12), strict=False)])
+    with LiveModels.load(bundle.path, SETTINGS) as networks:
+        alone = [LiveStream(STREAM, networks, SETTINGS).process(frames, source) for frames in shown]
+        streams = [LiveStream(STREAM, networks, SETTINGS) for _ in shown]
+        together: list[list[ScoreRecord]] = [[] for _ in shown]
+        for frames in zip(*shown, strict=True):
+            asked = [LookFrame(f.picture, f.pts_ns, s.finder) for f, s in zip(frames, streams, strict=True)]
+            for stream, said, frame, look in zip(streams, together, frames, networks.look(asked), strict=True):
+                said += stream.take([frame.pts_ns], [look], [source(frame)])
+    assert together == alone
+    assert {record.status for record in together[0]} >= {Status.SCORED}
