@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stream.decode import DecodeSettings, InputError, Payload, StreamDecoder
+from stream.decode import DecodeSettings, Gear, InputError, Payload, StreamDecoder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "stream"))
 
@@ -38,6 +38,7 @@ _SEGMENTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ("video/x-matroska", "webm", "libvpx", ()),
 )
 _UNITS = (("video/h264", H264_B), ("video/h264", H264_OPEN), ("video/h265", H265_OPEN), ("video/av1", AV1_GOP))
+_GEARS = (Gear.ANALYSE, Gear.ANALYSE, Gear.ANALYSE, Gear.SCRUTINISE, Gear.WATCH, Gear.SHED)
 #: Boundary values for fields that hold a size, a count or a time.
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _LIES = (
@@ -124,6 +125,7 @@ def run(count: int, seed: int, *, trace: bool = False) -> Counter[str]:
     settings = DecodeSettings(fps=None, max_pixels=1920 * 1088, max_frames=500)
     decoders: dict[int, StreamDecoder] = {}
     last: dict[int, int] = {}
+    gears = np.random.default_rng(seed)
     peak = 0
     for number, (stream, payload) in enumerate(records(count, seed)):
         if number == count // 10:
@@ -133,9 +135,13 @@ def run(count: int, seed: int, *, trace: bool = False) -> Counter[str]:
         began = time.perf_counter()
         try:
             decoder = decoders.setdefault(stream, StreamDecoder(settings))
-            decoded = decoder.decode(payload)
+            decoded = decoder.decode(payload, _GEARS[int(gears.integers(len(_GEARS)))])
             frames = 0
             for frame in decoded.frames:
+                picture = frame.picture
+                picture.small(64, 36)
+                picture.crop(0, 0, max(picture.width_px // 2, 1), max(picture.height_px // 2, 1))
+                picture.rgb()
                 if frame.pts_ns <= last.get(stream, -(2**70)):
                     raise AssertionError("time went back")
                 last[stream], frames = frame.pts_ns, frames + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from stream.decode.contract import (
@@ -89,15 +89,22 @@ class SegmentFrames:
     def _by_runs(self, decoder: RunDecoder, base_ns: int) -> Iterator[DecodedFrame]:
         for run in self._segment.runs or ():
             wanted = self._wanted(run, base_ns)
-            for pts, picture in decoder.decode(run, wanted, only_keys=self._only_keys):
-                frame = self._sampler.frame(picture, *wanted.pop(pts), self._payload.offset, self._segment.aspect)
-                if frame is not None:
-                    yield frame
-            for pts_ns, index in wanted.values():
-                self._sampler.frame(LossReason.DAMAGED, pts_ns, index, self._payload.offset, self._segment.aspect)
+            for pts, picture in decoder.decode(run, set(wanted), only_keys=self._only_keys):
+                # Damage may turn the order round: what should have come out before has not, then.
+                self._miss([wanted.pop(earlier) for earlier in list(wanted) if earlier < pts])
+                if pts in wanted:
+                    pts_ns, index = wanted.pop(pts)
+                    frame = self._sampler.frame(picture, pts_ns, index, self._payload.offset, self._segment.aspect)
+                    if frame is not None:
+                        yield frame
+            self._miss(wanted.values())
             if self._is_cut:
                 self._sampler.lose(None, LossReason.BEYOND_LIMIT)
                 return
+
+    def _miss(self, pictures: Iterable[tuple[int, int]]) -> None:
+        for pts_ns, index in pictures:
+            self._sampler.frame(LossReason.DAMAGED, pts_ns, index, self._payload.offset, self._segment.aspect)
 
     def _wanted(self, run: Run, base_ns: int) -> dict[int, tuple[int, int]]:
         """pts -> time and number of each picture that is due; all of them are placed."""
