@@ -65,9 +65,13 @@ class Detector:
             EngineError: its network cannot be loaded, or the engine asked for cannot run here.
         """
         settings = settings or ScanSettings()
-        loaded = Bundle.load(bundle)
+        loaded, engines = Bundle.load(bundle), engines or EngineChoice()
         finder = FaceFinder(
-            settings.analysis_side_px, settings.whole_s, max_faces=settings.max_faces, threads=settings.threads
+            settings.analysis_side_px,
+            settings.whole_s,
+            max_faces=settings.max_faces,
+            threads=settings.threads,
+            runtime=engines.detector,
         )
         networks = open_networks(loaded, engines, threads=settings.threads)
         return cls(loaded, networks.extractor, finder, settings, networks.identity, networks.model_id)

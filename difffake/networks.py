@@ -2,7 +2,8 @@
 
 Only ONNX Runtime gives the very digits that a bundle was calibrated with. Scores by another engine carry its name
 behind the bundle's, as in ``NAME-DIGEST+openvino-int8-1a2b3c4d+identity-openvino-bf16``: the extractor's engine, then
-the identity network's, each with eight digits that stand for its compiled files, where it has any.
+the identity network's, each with eight digits that stand for its compiled files, where it has any; ``+detector-KIND``
+follows where the face detector runs on another runtime.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from typing import Self
 
 from difffake.bundle import Bundle
 from difffake.errors import EngineFileError, EngineHostError
+from difffake.faces.runtime import DetectorRuntime
 from engines.choose import EngineKind, Opened, is_there, open_engine
 from engines.contract import Engine
 
-EXTRACTOR, IDENTITY = "extractor", "identity"
+EXTRACTOR, IDENTITY, DETECTOR = "extractor", "identity", "detector"
 _KINDS = "|".join(
     sorted((re.escape(kind) for kind in EngineKind.concrete() if kind is not EngineKind.ONNX), key=len, reverse=True)
 )
 _LABEL = rf"(?:{_KINDS})(?:-[0-9a-f]{{8}})?"
+_DETECTORS = "|".join(kind for kind in DetectorRuntime if kind is not DetectorRuntime.ONNX)
 _MODEL_ID = re.compile(
-    rf"(?P<model>.*?)(?:\+(?P<extractor>{_LABEL}))?(?:\+{IDENTITY}-(?P<identity>{_LABEL}))?", re.DOTALL
+    rf"(?P<model>.*?)(?:\+(?P<extractor>{_LABEL}))?(?:\+{IDENTITY}-(?P<identity>{_LABEL}))?"
+    rf"(?:\+{DETECTOR}-(?P<detector>{_DETECTORS}))?",
+    re.DOTALL,
 )
 
 
@@ -36,20 +41,24 @@ class EngineChoice:
             Runtime, which costs time and no exactness.
         folder: holds ``extractor/`` and ``identity/`` with compiled engines; None: the bundle's own ``engines/``.
         identity: of the identity network, if it is to be another.
+        detector: what runs the face detector. No parity report stands behind another one than ONNX Runtime: faces are
+            cut out a fraction of a pixel elsewhere (`difffake.faces.runtime`), so it is never taken unasked.
     """
 
     kind: EngineKind = EngineKind.ONNX
     folder: Path | None = None
     identity: EngineKind | None = None
+    detector: DetectorRuntime = DetectorRuntime.ONNX
 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """What a model id says: the bundle's own id, and the engines of its networks; ``onnx`` where it names none."""
+    """What a model id says: the bundle's own id, and the engines of all networks; ``onnx`` where it names none."""
 
     model: str
     extractor: str = EngineKind.ONNX.value
     identity: str = EngineKind.ONNX.value
+    detector: str = DetectorRuntime.ONNX.value
 
     @classmethod
     def parse(cls, model_id: str) -> Self:
@@ -57,17 +66,23 @@ class ModelName:
         found = _MODEL_ID.fullmatch(model_id)
         assert found is not None  # noqa: S101  (the first group takes anything)
         onnx = EngineKind.ONNX.value
-        return cls(found["model"], found["extractor"] or onnx, found["identity"] or onnx)
+        return cls(found["model"], *(found[name] or onnx for name in (EXTRACTOR, IDENTITY, DETECTOR)))
 
     def __str__(self) -> str:
         onnx = EngineKind.ONNX.value
         extractor = "" if self.extractor == onnx else f"+{self.extractor}"
         identity = "" if self.identity == onnx else f"+{IDENTITY}-{self.identity}"
-        return f"{self.model}{extractor}{identity}"
+        detector = "" if self.detector == onnx else f"+{DETECTOR}-{self.detector}"
+        return f"{self.model}{extractor}{identity}{detector}"
 
     def choice(self, folder: Path | None = None) -> EngineChoice:
         """The engines that gave these scores."""
-        return EngineChoice(EngineKind.of_label(self.extractor), folder, EngineKind.of_label(self.identity))
+        return EngineChoice(
+            EngineKind.of_label(self.extractor),
+            folder,
+            EngineKind.of_label(self.identity),
+            DetectorRuntime(self.detector),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +107,7 @@ class Networks:
 
 
 def open_networks(bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0) -> Networks:
-    """Open a bundle's networks.
+    """Open a bundle's networks; the face detector is no part of it and is opened by whoever finds faces.
 
     Args:
         threads: of each network on the CPU; 0 takes every core.
@@ -108,7 +123,8 @@ def open_networks(bundle: Bundle, choice: EngineChoice | None = None, *, threads
     except BaseException:
         extractor.engine.close()
         raise
-    name = ModelName(bundle.model_id, extractor.label, EngineKind.ONNX.value if identity is None else identity.label)
+    label = EngineKind.ONNX.value if identity is None else identity.label
+    name = ModelName(bundle.model_id, extractor.label, label, choice.detector.value)
     return Networks(extractor.engine, None if identity is None else identity.engine, str(name))
 
 

@@ -22,6 +22,7 @@ from difffake.demo.broadcast import cut_together, shot, swapped_from
 from difffake.demo.clips import fetch_clips
 from difffake.demo.swap import DemoClips, Donor, make_demo_clips, pick_donor
 from difffake.detector import Detector
+from difffake.faces.runtime import DetectorRuntime
 from difffake.networks import EngineChoice
 from difffake.report import render_report
 from difffake.results import EVIDENCES, ScanResult
@@ -33,7 +34,7 @@ from stream.commands_scan import print_result
 from stream.commands_tail import picture
 from stream.console import LEVEL_STYLES, printable, progress_bar
 from stream.demo import Deployment
-from stream.engine_options import EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import AlertKind, AlertRecord, AlertState, ScoreRecord, Source, decode
@@ -58,6 +59,7 @@ def demo(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
+    detector_engine: DetectorOption = DetectorRuntime.ONNX,
     files: Annotated[
         bool, typer.Option("--files", help="Scan a clip, a manipulated copy and a broadcast as files; no stream.")
     ] = False,
@@ -72,7 +74,7 @@ def demo(
             raise typer.BadParameter("--files needs no broker: give it, or --bootstrap-servers")
         # Connected before the work, so that a wrong address costs no wait.
         kafka.broker().close()
-    console, choice = Console(), engine_choice(engine, engines)
+    console, choice = Console(), engine_choice(engine, engines, detector_engine)
     free = fetch_clips(clips) if source is None or donor is None else {}
     genuine, other = source or free["woman"], donor or free["man"]
     face = pick_donor(other)

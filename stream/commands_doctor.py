@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import difffake
+from difffake.faces.runtime import DetectorRuntime
 from difffake.networks import EXTRACTOR
 from engines.choose import EngineKind
 from engines.tensorrt_api import host_info
@@ -23,7 +24,7 @@ from stream.doctor.engines import BATCHES, MEASURE_S, engine_rows, model_check
 from stream.doctor.host import host_checks
 from stream.doctor.report import Check, EngineRow, Report, Section, State
 from stream.doctor.software import software_checks
-from stream.engine_options import EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.settings import Topics
 
@@ -36,6 +37,7 @@ def doctor(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
+    detector_engine: DetectorOption = DetectorRuntime.ONNX,
     threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Measure no speeds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
@@ -49,7 +51,7 @@ def doctor(
         host = host_info()
         sections = [Section("host", host_checks()), Section("software", software_checks(host))]
         bar.update(task, description="opening the model")
-        choice = engine_choice(engine, engines)
+        choice = engine_choice(engine, engines, detector_engine)
         loaded, model_id, check = model_check(bundle, choice, threads)
         sections.append(Section("model", [check]))
         rows: list[EngineRow] = []

@@ -29,6 +29,7 @@ from difffake.anchors.file import (
 from difffake.bundle import Bundle
 from difffake.detector import Detector
 from difffake.errors import AnchorError, MediaNotFoundError
+from difffake.faces.runtime import DetectorRuntime
 from difffake.observe import Observations
 from difffake.results import LIMITS, QUESTIONS
 from difffake.scoring import Scorer
@@ -37,7 +38,7 @@ from difffake.video import open_video
 from engines.choose import EngineKind
 from stream.commands_operate import ByOption, EnrolmentsTopic, TopicOption, operator
 from stream.console import printable, progress_bar
-from stream.engine_options import EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.operate import check_addressable, send_enrolment
 
@@ -64,6 +65,7 @@ def enroll(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
+    detector_engine: DetectorOption = DetectorRuntime.ONNX,
     fps: Annotated[float, typer.Option(help="Frames analysed per second of video.")] = 5.0,
     duration: Annotated[float | None, typer.Option(help="Take no more than the first seconds of each file.")] = None,
     analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
@@ -91,7 +93,7 @@ def enroll(
     # Connected before the work, so that a wrong address costs no wait.
     with (
         nullcontext() if kafka is None else closing(kafka.broker()) as broker,
-        Detector.load(bundle, settings, engine_choice(engine, engines)) as detector,
+        Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
     ):
         if out is not None:
             check_target(out, stream, detector.bundle, overwrite=overwrite)

@@ -21,10 +21,11 @@ from difffake.evaluation import (
     write,
 )
 from difffake.evaluation import compare as compare_reports
+from difffake.faces.runtime import DetectorRuntime
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import printable, progress_bar
-from stream.engine_options import EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 
 _CACHE = Path(".cache/evaluation")
 
@@ -49,6 +50,7 @@ def evaluate_command(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
+    detector_engine: DetectorOption = DetectorRuntime.ONNX,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as Markdown.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder that keeps embeddings between runs.")] = _CACHE,
@@ -72,7 +74,7 @@ def evaluate_command(
         protocol=protocol,
         anchor_as_recorded=anchor_as_recorded,
     )
-    chosen = engine_choice(engine, engines)
+    chosen = engine_choice(engine, engines, detector_engine)
     with (
         Detector.load(bundle, ScanSettings(threads=threads), chosen) as detector,
         progress_bar(MofNCompleteColumn()) as bar,

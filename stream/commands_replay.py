@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -17,13 +18,14 @@ from rich.text import Text
 
 from difffake import hardware
 from difffake.errors import EngineError, MissingExtraError
+from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
-from difffake.networks import ModelName
+from difffake.networks import EngineChoice, ModelName
 from engines.choose import EngineKind
 from stream.broker.contract import Broker, TopicPartition
 from stream.console import printable
 from stream.decode import DecodeSettings
-from stream.engine_options import EnginesOption, HwaccelOption, engine_choice
+from stream.engine_options import EnginesOption, HwaccelOption
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import ScoreRecord, decode
@@ -50,6 +52,9 @@ def replay_command(
         EngineKind | None, typer.Option(help="What runs the networks; by default what the score's model id names.")
     ] = None,
     engines: EnginesOption = None,
+    detector_engine: Annotated[
+        DetectorRuntime | None, typer.Option(help="What runs the face detector; by default what the model id names.")
+    ] = None,
     hwaccel: HwaccelOption = Hwaccel.OFF,
     fps: Annotated[float, typer.Option(help="As the worker had it.")] = 2.0,
     analysis_side: Annotated[int, typer.Option(help="As the worker had it.")] = 480,
@@ -68,25 +73,24 @@ def replay_command(
     hardware.check(hwaccel)
     with closing(kafka.broker()) as broker:
         score = _score(broker, from_score, line)
-        with _models(score, bundle, live, engine, engines) as models:
+        choice = ModelName.parse(score.model_id).choice(engines)
+        if engine is not None:
+            choice = replace(choice, kind=engine, identity=None)
+        if detector_engine is not None:
+            choice = replace(choice, detector=detector_engine)
+        with _models(score, bundle, live, choice) as models:
             again = replay(broker, models, score, topics=Topics.under(prefix), decode=decode_settings, live=live)
     _print(score, again)
     if tolerance is not None and again.max_difference > tolerance:
         raise typer.Exit(3)
 
 
-def _models(
-    score: ScoreRecord, bundle: Path | None, live: LiveSettings, engine: EngineKind | None, engines: Path | None
-) -> LiveModels:
-    """The networks, on the engines that gave the score if no other was asked for."""
-    if engine is not None:
-        return LiveModels.load(bundle, live, engine_choice(engine, engines))
-    choice = ModelName.parse(score.model_id).choice(engines)
+def _models(score: ScoreRecord, bundle: Path | None, live: LiveSettings, choice: EngineChoice) -> LiveModels:
     try:
         return LiveModels.load(bundle, live, choice)
     except (EngineError, MissingExtraError) as error:
         raise ReplayError(
-            f"the score is by {score.model_id}, and that engine does not run here: {error}",
+            f"the score is by {score.model_id}; of its engines this does not run here: {error}",
             hint=f"{error.hint}; or compare it with the exact engine: --engine onnx",
         ) from error
 

@@ -22,12 +22,13 @@ from rich.text import Text
 from difffake.anchors.file import AnchorFile, load_anchors
 from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError
+from difffake.faces.runtime import DetectorRuntime
 from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar
-from stream.engine_options import EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ def scan(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
+    detector_engine: DetectorOption = DetectorRuntime.ONNX,
     anchor: Annotated[
         Path | None,
         typer.Option(metavar="ANCHORS", help="Enrolled people, from `difffake enroll`: who should be seen."),
@@ -131,7 +133,7 @@ def scan(
     results: list[ScanResult] = []
     tables = Console(stderr=json == "-")
     with (
-        Detector.load(bundle, settings, engine_choice(engine, engines)) as detector,
+        Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
         anchors = None if anchor is None else load_anchors(anchor, detector.bundle)

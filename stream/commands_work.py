@@ -14,10 +14,11 @@ import typer
 
 from difffake import hardware
 from difffake.errors import DiffFakeError
+from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
 from engines.choose import EngineKind
 from stream.decode import DecodeSettings
-from stream.engine_options import EngineOption, EnginesOption, HwaccelOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, HwaccelOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.settings import Topics, WorkerSettings
@@ -39,6 +40,7 @@ def work(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
+    detector_engine: DetectorOption = DetectorRuntime.ONNX,
     hwaccel: HwaccelOption = Hwaccel.OFF,
     fps: Annotated[float, typer.Option(help="Frames analysed per second of stream time.")] = 2.0,
     analysis_side: Annotated[
@@ -68,7 +70,7 @@ def work(
     hardware.check(hwaccel)
     broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
     try:
-        with LiveModels.load(bundle, live, engine_choice(engine, engines)) as models:
+        with LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)) as models:
             name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             worker = Worker(broker, models, settings, name=name, decode=decode, live=live)
             for signum in (signal.SIGTERM, signal.SIGINT):

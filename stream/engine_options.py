@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
 from difffake.networks import EngineChoice
 from engines.choose import EngineKind
 
-ENGINE_ENV, ENGINES_ENV, HWACCEL_ENV = "DIFFFAKE_ENGINE", "DIFFFAKE_ENGINES", "DIFFFAKE_HWACCEL"
+ENGINE_ENV, ENGINES_ENV, DETECTOR_ENV = "DIFFFAKE_ENGINE", "DIFFFAKE_ENGINES", "DIFFFAKE_DETECTOR_ENGINE"
+HWACCEL_ENV = "DIFFFAKE_HWACCEL"
 
 EngineOption = Annotated[
     EngineKind,
@@ -30,6 +32,14 @@ EnginesOption = Annotated[
         help="Compiled engines, in extractor/ and identity/ below it; the bundle's own by default.",
     ),
 ]
+DetectorOption = Annotated[
+    DetectorRuntime,
+    typer.Option(
+        "--detector-engine",
+        envvar=DETECTOR_ENV,
+        help="What runs the face detector; others than onnx cut faces out a fraction of a pixel elsewhere.",
+    ),
+]
 HwaccelOption = Annotated[
     Hwaccel,
     typer.Option(
@@ -38,6 +48,8 @@ HwaccelOption = Annotated[
 ]
 
 
-def engine_choice(engine: EngineKind, engines: Path | None) -> EngineChoice:
-    """What the two options say."""
-    return EngineChoice(engine, engines)
+def engine_choice(
+    engine: EngineKind, engines: Path | None, detector_engine: DetectorRuntime = DetectorRuntime.ONNX
+) -> EngineChoice:
+    """What the options say."""
+    return EngineChoice(engine, engines, detector=detector_engine)

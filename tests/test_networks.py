@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled import compile_tiny, needs_int8
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny import IDENTITY_SIDE_PX, SIDE_PX, write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.detector import Detector
 from difffake.errors import EngineError, EngineFileError
+from difffake.faces.runtime import DetectorRuntime
 from difffake.networks import EXTRACTOR, IDENTITY, EngineChoice, ModelName, open_networks
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
@@ -31,14 +32,16 @@ def bundle(tmp_path: Path) -> Bundle:
     return write_tiny_bundle(tmp_path / "bundle", identity=True)
 
 
-@given(st.text(max_size=60), labels, labels)
-def test_model_ids_are_read_as_they_are_written(model: str, extractor: str, identity: str) -> None:
-    if (ModelName.parse(model).extractor, ModelName.parse(model).identity) != ("onnx", "onnx"):
-        return  # a bundle that is called like an engine
-    name = ModelName(model, extractor, identity)
+@given(st.text(max_size=60), labels, labels, st.sampled_from(DetectorRuntime))
+def test_model_ids_are_read_as_they_are_written(
+    model: str, extractor: str, identity: str, detector: DetectorRuntime
+) -> None:
+    assume(ModelName.parse(model) == ModelName(model))  # no bundle that is called like an engine
+    name = ModelName(model, extractor, identity, detector.value)
     assert ModelName.parse(str(name)) == name
     assert name.choice().kind == EngineKind.of_label(extractor)
     assert name.choice().identity == EngineKind.of_label(identity)
+    assert name.choice().detector is detector
 
 
 @given(st.text(st.characters(), max_size=256))
@@ -99,13 +102,14 @@ def test_a_scan_tells_its_engine_and_says_the_same(bundle: Bundle, clips: dict[s
     compile_tiny(bundle.engine_path, bundle.path / "engines" / EXTRACTOR, INT8)
     settings = ScanSettings(threads=1, analysis_side_px=320, duration_s=3)
     results = []
-    for kind in (EngineKind.ONNX, INT8):
-        with Detector.load(bundle.path, settings, EngineChoice(kind)) as detector:
+    for kind, runtime in ((EngineKind.ONNX, DetectorRuntime.ONNX), (INT8, DetectorRuntime.OPENVINO_FP32)):
+        with Detector.load(bundle.path, settings, EngineChoice(kind, detector=runtime)) as detector:
             assert detector.with_settings(settings).model_id == detector.model_id
             results.append(detector.scan(clips["woman"]))
     exact, fast = results
     assert exact.model_id == bundle.model_id
     assert fast.model_id.startswith(f"{bundle.model_id}+openvino-int8-")
+    assert fast.model_id.endswith("+detector-openvino-fp32")
     (one,), (other,) = exact.people, fast.people
     assert one.frames.time_s == other.frames.time_s
     first, second = (np.array(person.frames.artifact_p, float) for person in (one, other))

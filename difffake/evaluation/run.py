@@ -90,7 +90,7 @@ def features_id(detector: BundledDetector) -> str:
             f"faces {told.max_faces}",
             f"difffake {__version__}",
             # Of ONNX Runtime there is nothing to say: what was kept before there were other engines stays good.
-            *([f"engines {name.extractor} {name.identity}"] if str(name) != name.model else ()),
+            *([f"engines {str(name)[len(name.model) :]}"] if str(name) != name.model else ()),
         )
     )
 

@@ -12,12 +12,12 @@ import numpy as np
 from difffake.bundle import Bundle
 from difffake.errors import DiffFakeError, EngineError, MissingExtraError
 from difffake.faces import CenterFace
-from difffake.networks import EXTRACTOR, IDENTITY, EngineChoice, ModelName, open_networks
+from difffake.faces.runtime import DetectorRuntime
+from difffake.networks import DETECTOR, EXTRACTOR, IDENTITY, EngineChoice, ModelName, open_networks
 from engines.choose import EngineKind, candidates, open_candidate
 from engines.contract import Engine
 from stream.doctor.report import Check, EngineRow, State
 
-DETECTOR = "detector"
 BATCHES = (1, 8)
 MEASURE_S = 1.0
 #: What the detector is shown: a frame of 360 lines, at which it sees all that it can use.
@@ -33,6 +33,7 @@ def model_check(path: Path | None, choice: EngineChoice, threads: int) -> tuple[
     except DiffFakeError as error:
         return None, None, Check("model", str(error), State.PROBLEM, error.hint)
     try:
+        CenterFace(threads=threads, runtime=choice.detector)
         networks = open_networks(bundle, choice, threads=threads)
     except DiffFakeError as error:
         return bundle, None, Check("model", f"{bundle.model_id}: {error}", State.PROBLEM, error.hint)
@@ -61,7 +62,11 @@ def engine_rows(
             is_best = best and row.runs and kind in EngineKind.AUTO.members
             best = best and not is_best
             yield msgspec.structs.replace(row, is_best=is_best, is_used=row.runs and used.get(network) == row.label)
-    yield _detector(threads, measure_s)
+    for runtime in reversed(DetectorRuntime):
+        row = _detector(runtime, threads, measure_s)
+        is_used = name is not None and name.detector == runtime
+        # Nothing but the exact one is taken unasked: no parity report stands behind another.
+        yield msgspec.structs.replace(row, is_best=runtime is DetectorRuntime.ONNX, is_used=row.runs and is_used)
 
 
 def _row(network: str, path: Path, folder: Path, kind: EngineKind, threads: int, measure_s: float) -> EngineRow:
@@ -84,13 +89,15 @@ def _faces_per_s(engine: Engine, measure_s: float) -> dict[int, float]:
     return {n: n * _runs_per_s(lambda: engine.infer(faces), measure_s) for n, faces in batches.items() if measure_s}  # noqa: B023
 
 
-def _detector(threads: int, measure_s: float) -> EngineRow:
-    """The face detector, which runs on ONNX Runtime alone: images a second, of 640 x 360."""
-    detector = CenterFace(threads=threads)
+def _detector(runtime: DetectorRuntime, threads: int, measure_s: float) -> EngineRow:
+    """The face detector: images a second, of 640 x 360."""
+    try:
+        detector = CenterFace(threads=threads, runtime=runtime)
+    except EngineError as error:
+        return EngineRow(network=DETECTOR, kind=runtime.value, runs=False, reason=str(error), hint=error.hint)
     images = list(np.random.default_rng(0).integers(0, 256, (max(BATCHES), *_FRAME_SHAPE), np.uint8))
     per_s = {n: n * _runs_per_s(lambda: detector.detect(images[:n]), measure_s) for n in BATCHES if measure_s}  # noqa: B023
-    onnx = EngineKind.ONNX.value
-    return EngineRow(network=DETECTOR, kind=onnx, label=onnx, runs=True, is_used=True, is_best=True, per_s=per_s)
+    return EngineRow(network=DETECTOR, kind=runtime.value, label=runtime.value, runs=True, per_s=per_s)
 
 
 def _runs_per_s(run: Callable[[], object], measure_s: float) -> float:

@@ -115,9 +115,13 @@ class LiveModels:
             BundleError: the bundle is missing or damaged.
             EngineError: its network cannot be loaded, or the engine asked for cannot run here.
         """
-        loaded = Bundle.load(bundle)
+        loaded, engines = Bundle.load(bundle), engines or EngineChoice()
         finder = FaceFinder(
-            settings.analysis_side_px, settings.whole_s, max_faces=settings.max_faces, threads=settings.threads
+            settings.analysis_side_px,
+            settings.whole_s,
+            max_faces=settings.max_faces,
+            threads=settings.threads,
+            runtime=engines.detector,
         )
         opened = open_networks(loaded, engines, threads=settings.threads)
         return cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)

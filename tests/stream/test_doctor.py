@@ -62,6 +62,7 @@ def test_what_it_says_of_this_machine(run: Run, tiny_bundle: Bundle) -> None:
     assert all(check["hint"] for check in found.values() if check["state"] != "ok")
     rows = {(row["network"], row["kind"]): row for row in report["engines"]}
     assert {network for network, _ in rows} == {"extractor", "detector"}
+    assert [kind for (network, kind), row in rows.items() if network == "detector" and row["is_used"]] == ["onnx"]
     onnx = rows["extractor", "onnx"]
     assert (onnx["runs"], onnx["is_used"], onnx["is_best"], onnx["label"]) == (True, True, True, "onnx")
     assert set(onnx["per_s"]) == {"1", "8"}
