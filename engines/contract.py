@@ -47,6 +47,7 @@ class EngineSpec:
         has_logit: whether the network judges faces too (an extractor does, an identity network does not).
         precision: what it computes in.
         depth: batches that may be submitted and not yet collected.
+        is_shared: whether several threads may call ``infer`` at once; else one at a time.
     """
 
     side_px: int
@@ -56,6 +57,7 @@ class EngineSpec:
     has_logit: bool = True
     precision: Precision = Precision.FP32
     depth: int = 2
+    is_shared: bool = False
 
     @property
     def exact(self) -> bool:

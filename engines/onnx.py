@@ -62,6 +62,7 @@ class OnnxEngine:
             max_batch=max_batch,
             backend=f"onnxruntime {ort.__version__} CPU",
             has_logit=len(outputs) == len(OUTPUTS),
+            is_shared=True,
         )
         self._in_flight = InFlight(self._run)
 

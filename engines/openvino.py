@@ -63,6 +63,7 @@ class OpenVinoEngine:
             dim=dim,
             max_batch=max_batch,
             backend=f"openvino {version()} CPU {precision}",
+            is_shared=True,
             has_logit=has_logit,
             precision=precision,
         )

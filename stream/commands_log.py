@@ -9,12 +9,21 @@ from dataclasses import dataclass
 import structlog
 
 from stream.broker.contract import Reader, Record, TopicPartition
+from stream.decode import Gear
+from stream.gears import Gears
 from stream.live import LiveStream
-from stream.messages import CommandRecord, EnrolmentRecord, decode_enrolment
+from stream.messages import Command, CommandRecord, EnrolmentRecord, decode_enrolment
 from stream.messages.codec import MessageError
 from stream.messages.enrolments import parse_enrolment_key
 
 log = structlog.get_logger()
+
+_GEARS = {
+    Command.GEAR_WATCH: Gear.WATCH,
+    Command.GEAR_ANALYSE: Gear.ANALYSE,
+    Command.GEAR_SCRUTINISE: Gear.SCRUTINISE,
+    Command.GEAR_DEFAULT: None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +34,13 @@ class Pending:
     person: str
     record: EnrolmentRecord | CommandRecord | None
 
-    def apply(self, stream: LiveStream) -> list[str]:
+    def apply(self, stream: LiveStream, gears: Gears) -> list[str]:
         """Do it to a stream; returns warnings."""
         if self.record is None:
             stream.withdraw(self.person)
+            return []
+        if isinstance(self.record, CommandRecord) and self.record.command in _GEARS:
+            gears.set_base(_GEARS[self.record.command])
             return []
         return stream.apply(self.record)
 

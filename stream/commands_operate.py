@@ -1,9 +1,10 @@
-"""``difffake freeze``, ``unfreeze``, ``reset`` and ``forget``: what an operator tells every worker about anchors."""
+"""``difffake freeze``, ``unfreeze``, ``reset``, ``forget`` and ``gear``: what an operator tells every worker."""
 
 from __future__ import annotations
 
 import getpass
 from contextlib import closing
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -88,6 +89,37 @@ def forget(
     with closing(kafka.broker()) as broker:
         withdraw_enrolment(broker, topic, stream=stream, person=who, by=by)
     _print(f"{who} on {stream}: enrolment withdrawn")
+
+
+class GearChoice(StrEnum):
+    """How closely an operator wants a stream to be looked at."""
+
+    WATCH = "watch"
+    ANALYSE = "analyse"
+    SCRUTINISE = "scrutinise"
+    DEFAULT = "default"
+
+
+@with_kafka
+def gear(
+    choice: Annotated[
+        GearChoice,
+        typer.Argument(
+            help="watch: key frames only; analyse; scrutinise: many frames a second; default: as the workers."
+        ),
+    ],
+    stream: StreamOption,
+    kafka: KafkaOptions,
+    by: ByOption = None,
+    topic: TopicOption = EnrolmentsTopic,
+) -> None:
+    """Say how closely a stream is looked at while nothing is suspicious."""
+    command = Command(f"gear-{choice.value}")
+    by = operator(by)
+    _check_names(stream, None)
+    with closing(kafka.broker()) as broker:
+        record = send_command(broker, topic, command, stream=stream, person=None, by=by)
+    _print(f"{stream}: gear {choice.value}, sent as {record.id}")
 
 
 def operator(by: str | None) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import uuid
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,15 +18,26 @@ from difffake.errors import DiffFakeError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
 from engines.choose import EngineKind
-from stream.decode import DecodeSettings
+from stream.batcher import BatchSettings
+from stream.decode import DecodeSettings, Gear
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, HwaccelOption, engine_choice
+from stream.gears import GearSettings
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
-from stream.settings import Topics, WorkerSettings
+from stream.pipeline import PipelineSettings
+from stream.settings import Overload, Topics, WorkerSettings
 from stream.worker import Worker
 
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
 _TRANSACTION_S = 15.0
+
+
+class GearChoice(StrEnum):
+    """How closely streams are looked at."""
+
+    WATCH = "watch"
+    ANALYSE = "analyse"
+    SCRUTINISE = "scrutinise"
 
 
 @with_kafka
@@ -51,7 +63,16 @@ def work(
     session_timeout: Annotated[
         float, typer.Option(help="Seconds after which others take over from a silent worker.")
     ] = 10.0,
-    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+    gear: Annotated[
+        GearChoice, typer.Option(help="How closely streams are looked at that are not suspicious; watch: key frames.")
+    ] = GearChoice.ANALYSE,
+    overload: Annotated[
+        Overload, typer.Option(help="More work than time: wait, or shed the oldest of the least suspicious streams.")
+    ] = Overload.WAIT,
+    max_age: Annotated[float, typer.Option(help="With --overload shed: seconds after which a record is shed.")] = 2.0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of decoders and of networks; 0: one per core.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
+    batch_deadline: Annotated[float, typer.Option(help="Longest wait of a frame for company in it, s.")] = 0.02,
     idle_exit: Annotated[float | None, typer.Option(help="Leave after so many seconds without a record.")] = None,
 ) -> None:
     """Score the streams of input topics: scores, alerts and dead letters go back to Kafka, each frame exactly once."""
@@ -62,9 +83,13 @@ def work(
             instance_id=instance_id,
             topics=Topics.under(prefix),
             commit_interval_s=commit_interval,
+            overload=overload,
+            max_age_s=max_age,
+            pipeline=PipelineSettings.for_cores(threads, BatchSettings(size=batch, deadline_s=batch_deadline)),
         )
-        live = LiveSettings(threads=threads, analysis_side_px=analysis_side, guests=guests)
+        live = LiveSettings(threads=1, analysis_side_px=analysis_side, guests=guests)
         decode = DecodeSettings(fps=fps, hwaccel=hwaccel)
+        gears = GearSettings(base=Gear(gear.value))
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
     hardware.check(hwaccel)
@@ -72,7 +97,7 @@ def work(
     try:
         with LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)) as models:
             name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            worker = Worker(broker, models, settings, name=name, decode=decode, live=live)
+            worker = Worker(broker, models, settings, name=name, decode=decode, live=live, gears=gears)
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, lambda *_: worker.stop())
             print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201

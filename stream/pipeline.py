@@ -10,6 +10,7 @@ lock. A decoder runs a few frames ahead of the networks and then gives its threa
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     Args:
         decode_threads: records decoded at once.
-        network_threads: batches in the networks at once; 1 on a GPU.
+        network_threads: batches in the networks at once, where the networks may be shared by threads.
         ahead: frames of a record that may be decoded and wait for the networks.
         part: frames of a record that are handed over together; a record with more is handed over in parts.
         batch: of the networks.
@@ -42,6 +43,13 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ahead: int = 3
     part: int = 64
     batch: BatchSettings = BatchSettings()
+
+    @classmethod
+    def for_cores(cls, cores: int, batch: BatchSettings) -> Self:
+        """For networks of one thread each on the CPU; 0 takes every core that this process may use."""
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = cores or ours or 1
+        return cls(decode_threads=threads, network_threads=threads, batch=batch)
 
     def __post_init__(self) -> None:
         if min(self.decode_threads, self.network_threads, self.ahead, self.part) < 1:
@@ -102,8 +110,12 @@ class Job:
 class Looker(Protocol):
     """The networks: `stream.live.LiveModels`."""
 
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether several threads may look at once."""
+
     def look(self, frames: Sequence[LookFrame]) -> list[Look]:
-        """One look a frame; frames are of different streams. Called by several threads at once where there are."""
+        """One look a frame; frames are of different streams."""
 
 
 class Pipeline:
@@ -126,7 +138,7 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode")
         self._networks = [
             threading.Thread(target=self._look, name=f"networks-{n}", daemon=True)
-            for n in range(self._settings.network_threads)
+            for n in range(self._settings.network_threads if models.may_be_shared else 1)
         ]
         for thread in self._networks:
             thread.start()

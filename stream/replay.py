@@ -16,7 +16,7 @@ from stream.checkpoint import Restored
 from stream.commands_log import CommandsLog
 from stream.decode import DecodeSettings, InputError, Payload
 from stream.gears import GearSettings
-from stream.live import LiveModels, LiveSettings, LiveStream
+from stream.live import LiveModels, LiveSettings
 from stream.messages import MessageError, ScoreRecord, Source, StateKey, StateRecord, Status, decode_state
 from stream.partition import Partition, StreamSettings, StreamState
 from stream.settings import Topics
@@ -114,7 +114,7 @@ def replay(
         commands = CommandsLog(reader, topics.enrolments, 0.0)
         commands.refresh()
         first = 0 if beginning.state is None else beginning.state.commands_offset
-        _apply(commands, stream.live, score.stream, first, beginning.commands_end, notes)
+        _apply(commands, stream, score.stream, first, beginning.commands_end, notes)
         start = _start(reader, beginning.state, score, notes)
         source = TopicPartition(score.source.topic, score.source.partition)
         records = reader.read(source, start, reader.end_offset(source))
@@ -193,10 +193,12 @@ def _stream(
     return stream
 
 
-def _apply(commands: CommandsLog, stream: LiveStream, name: str, first: int, end: int | None, notes: list[str]) -> None:
+def _apply(
+    commands: CommandsLog, stream: StreamState, name: str, first: int, end: int | None, notes: list[str]
+) -> None:
     applied = [c for c in commands.since(name, first) if end is None or c.offset < end]
     for command in applied:
-        stream_notes = command.apply(stream)
+        stream_notes = command.apply(stream.live, stream.gears)
         notes += [f"command: {warning}" for warning in stream_notes]
     if applied:
         notes.append(f"command: {len(applied)} enrolments and commands applied where the replay begins")

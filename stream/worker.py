@@ -285,7 +285,7 @@ class Worker:
             if self._partitions.get(part.source) is not part:
                 raise _RewoundError
         for command in pending:
-            for warning in command.apply(stream.live):
+            for warning in command.apply(stream.live, stream.gears):
                 log.warning("enrolment", stream=stream.name, warning=warning)
                 self.counts["enrolment_warnings"] += 1
             stream.commands_offset = command.offset + 1

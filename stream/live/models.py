@@ -127,6 +127,11 @@ class LiveModels:
         return cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)
 
     @property
+    def may_be_shared(self) -> bool:
+        """Whether several threads may look at once."""
+        return self._engine.spec.is_shared and (self._identity_engine is None or self._identity_engine.spec.is_shared)
+
+    @property
     def networks(self) -> str:
         """Which networks made the embeddings: those of others cannot be compared with them. Engines of one network
         can: none runs without a parity report that says that its scores mean the same (``docs/engines.md``)."""

@@ -17,12 +17,16 @@ MAX_ANCHOR_BYTES = 8 << 20
 
 
 class Command(StrEnum):
-    """What an operator can do to anchors."""
+    """What an operator can do: to anchors, and to how closely a stream is looked at."""
 
     FREEZE = "freeze"
     UNFREEZE = "unfreeze"
     RESET = "reset"
     FORGET = "forget"
+    GEAR_WATCH = "gear-watch"
+    GEAR_ANALYSE = "gear-analyse"
+    GEAR_SCRUTINISE = "gear-scrutinise"
+    GEAR_DEFAULT = "gear-default"
 
 
 class EnrolmentRecord(
@@ -58,13 +62,14 @@ class EnrolmentRecord(
 
 
 class CommandRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="command"):
-    """An operator's command about the anchors of a stream.
+    """An operator's command about a stream: its anchors, or how closely it is looked at.
 
     Args:
         version: of this schema.
         stream: the stream's id.
         command: what to do.
-        person: an enrolled name, or the number of a person in this stream's scores; null: everybody.
+        person: an enrolled name, or the number of a person in this stream's scores; null: everybody. Gears are the
+            stream's, not a person's.
         issued_ns: when, nanoseconds since the epoch.
         by: the operator.
         id: unique to this command.
@@ -73,7 +78,7 @@ class CommandRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     NAME: ClassVar[str] = "command"
     MAX_BYTES: ClassVar[int] = 64 << 10
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     stream: StreamId
     command: Command
     person: Annotated[int, msgspec.Meta(ge=0)] | Name | None

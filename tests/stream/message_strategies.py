@@ -142,7 +142,7 @@ enrolments = st.builds(
 )
 commands = st.builds(
     CommandRecord,
-    version=st.just(1),
+    version=st.just(2),
     stream=streams,
     command=st.sampled_from(Command),
     person=st.none() | names | st.integers(0, 1 << 40),

@@ -90,6 +90,6 @@ def test_keys_of_enrolments_name_stream_and_person(stream: str, person: str) -> 
 
 def test_a_newer_version_stops_the_worker() -> None:
     told = Told()
-    newer = encode(command("a", Command.FREEZE)).replace(b'"version":1', b'"version":99')
+    newer = encode(command("a", Command.FREEZE)).replace(b'"version":2', b'"version":99')
     with pytest.raises(MessageError, match="newer"):
         told.send(command("a", Command.FREEZE).key, newer)

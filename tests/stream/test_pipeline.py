@@ -65,6 +65,8 @@ class ScriptedDecoder:
 class ScriptedNetworks:
     """What is seen of a frame names it and all frames of the stream before it."""
 
+    may_be_shared = True
+
     def __init__(self, *, breaks: str = "", slow_s: float = 0.0) -> None:
         self.breaks, self.slow_s = breaks, slow_s
         self.batches: list[int] = []
