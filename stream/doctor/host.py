@@ -116,13 +116,22 @@ def _cores(container: Container) -> Check:
     usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else there
     value = f"{usable} of {there}" if usable < there else str(there)
     if container.cores is None or container.cores >= usable:
-        return Check("cores", value)
+        return _busy(value, usable)
     threads = max(1, int(container.cores))
     return Check(
         "cores",
         f"{value}, {container.cores:g} by the container's limit",
         State.NOTE,
         f"give --threads {threads}: without it a network takes {usable} threads, which the limit then stops in turn",
+    )
+
+
+def _busy(value: str, usable: int) -> Check:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load <= usable:
+        return Check("cores", value)
+    return Check(
+        "cores", f"{value}, and {load:.0f} processes want them", State.NOTE, "measure speeds when the machine is idle"
     )
 
 
