@@ -70,7 +70,10 @@ class StreamDecoder:
         times = (self._timeline.last_ns, self._sampler.reached_ns)
         reached_ns = max((ns for ns in times if ns is not None), default=None)
         timeline = self._timeline.state()
-        recent = self._sampler.recent if self._key is not None else ()
+        recent: tuple[int, ...] = ()
+        if self._key is not None:
+            since_ns = self._key.timeline.last_ns
+            recent = tuple(ns for ns in self._sampler.recent if since_ns is None or ns > since_ns)
         progress = self._units.progress() if self._units is not None else Progress()
         return DecoderState(
             self._offset,
