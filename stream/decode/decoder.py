@@ -72,8 +72,10 @@ class StreamDecoder:
         timeline = self._timeline.state()
         recent: tuple[int, ...] = ()
         if self._key is not None:
-            since_ns = self._key.timeline.last_ns
-            recent = tuple(ns for ns in self._sampler.recent if since_ns is None or ns > since_ns)
+            # And the last one before: its cell may reach beyond the key frame.
+            since_ns = self._key.timeline.last_ns or -1
+            before = [ns for ns in self._sampler.recent if ns <= since_ns][-1:]
+            recent = (*before, *(ns for ns in self._sampler.recent if ns > since_ns))
         progress = self._units.progress() if self._units is not None else Progress()
         return DecoderState(
             self._offset,
