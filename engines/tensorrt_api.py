@@ -125,12 +125,12 @@ def _gpus() -> tuple[str | None, tuple[Gpu, ...], str | None, str | None]:
             return None, (), "there is no NVIDIA driver", _INSTALL_CUDA
         status, count = cuda.cudaGetDeviceCount()
         if status != 0:
-            return driver, (), f"CUDA says: {_message(cuda, status)}", _hint(cuda, status, driver)
+            return driver, (), f"CUDA says: {cuda_message(cuda, status)}", _hint(cuda, status, driver)
         gpus = []
         for index in range(count):
             status, properties = cuda.cudaGetDeviceProperties(index)
             if status != 0:
-                return driver, (), f"GPU {index}: {_message(cuda, status)}", _INSTALL_CUDA
+                return driver, (), f"GPU {index}: {cuda_message(cuda, status)}", _INSTALL_CUDA
             name = bytes(properties.name).split(b"\0")[0].decode(errors="replace")
             gpus.append(Gpu(name, f"{properties.major}.{properties.minor}", int(properties.totalGlobalMem)))
     except Exception as error:  # a driver in pieces fails in ways of its own, and doctor must still answer
@@ -140,7 +140,8 @@ def _gpus() -> tuple[str | None, tuple[Gpu, ...], str | None, str | None]:
     return driver, tuple(gpus), None, None
 
 
-def _message(cuda: Any, status: Any) -> str:
+def cuda_message(cuda: Any, status: Any) -> str:
+    """What CUDA says of a status; ``cuda`` is ``cuda.bindings.runtime``."""
     _, text = cuda.cudaGetErrorString(status)
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from difffake.errors import EngineError, EngineFileError, EngineHostError
 from engines.profile import BatchProfile, GpuKind, HardwareLevel, PictureProfile
-from engines.tensorrt_api import Flavour, HostInfo, import_tensorrt
+from engines.tensorrt_api import Flavour, HostInfo, cuda_message, import_tensorrt
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,9 @@ class _Build:
             cuda: Any = importlib.import_module("cuda.bindings.runtime")
             (status,) = cuda.cudaSetDevice(self._device)
             if status != 0:
-                raise EngineHostError(f"GPU {self._device} cannot be used: {status}", hint="check nvidia-smi")
+                raise EngineHostError(
+                    f"GPU {self._device} cannot be used: {cuda_message(cuda, status)}", hint="check nvidia-smi"
+                )
         told = _logger(trt)
         try:
             builder = trt.Builder(told)
