@@ -267,9 +267,9 @@ class _Build:
         if path.is_file() and path.stat().st_size <= _MAX_CACHE_BYTES:
             blob = path.read_bytes()
         cache = config.create_timing_cache(blob)
-        if not config.set_timing_cache(cache, ignore_mismatch=False):
-            # Measured by another build or on another card: worth nothing here, and no reason to fail.
-            log.info("%s is the timing cache of another host; a new one is begun", path)
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            # Damaged, or measured by another build or on another card: worth nothing here, and no reason to fail.
+            log.info("%s is no timing cache of this host; a new one is begun", path)
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, ignore_mismatch=False)
         return cache
