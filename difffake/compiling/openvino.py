@@ -1,0 +1,98 @@
+"""Engines for the CPU: OpenVINO in bfloat16 or int8, judged on the bundle's final scores before they are written."""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+import time
+from pathlib import Path
+
+from difffake.compiling.build import BuiltEngine, Step
+from difffake.compiling.folder import whole_folder
+from difffake.compiling.source import Source
+from difffake.compiling.steps import judge
+from difffake.errors import DataError
+from difffake.parity import ParityFaces
+from engines.contract import U8, Embeddings, Precision
+from engines.manifest import EngineManifest, FileDigest, write_manifest
+from engines.onnx import OnnxEngine
+from engines.openvino import OpenVinoEngine, version
+from engines.profile import BatchProfile
+from engines.quantize import quantise_within, save
+
+#: The compiled network in its folder; its weights lie beside it.
+IR = "model.xml"
+REFERENCE = "onnx fp32"
+MAX_BATCH = 32
+
+
+def build_openvino(
+    source: Source,
+    precision: Precision,
+    out: Path,
+    faces: ParityFaces,
+    calibration: U8 | None = None,
+    *,
+    threads: int = 0,
+    step: Step = lambda _: None,
+) -> BuiltEngine:
+    """Make an OpenVINO engine and prove that it keeps the scores.
+
+    Args:
+        source: an extractor or an identity network.
+        precision: BF16 (nothing is compiled: the proof alone is written) or INT8.
+        out: the engines folder; the engine lands in ``out/<network>/openvino-<precision>/``.
+        faces: what it is judged on: real people who took no part in training or calibration, clips among them, and
+            fakes of them (`difffake.training.parity_faces`).
+        calibration: for INT8, ``(N, 3, side, side) uint8`` of other people; some hundreds.
+        threads: of the runs; 0 takes every core.
+        step: told before each step.
+
+    Raises:
+        EngineHostError: OpenVINO is not installed, or this processor lacks the precision.
+        MissingExtraError: INT8, and NNCF is not installed.
+        ParityError: the engine does not keep the scores. Nothing is written.
+        DataError: INT8 without calibration faces.
+    """
+    begin = time.monotonic()
+    kind = f"openvino-{precision}"
+    with tempfile.TemporaryDirectory() as scratch, whole_folder(out / source.network / kind) as partial:
+        onnx = Path(scratch) / f"{source.network}.onnx"
+        onnx.write_bytes(source.onnx)
+        compiled = onnx
+        if precision is Precision.INT8:
+            if calibration is None or not len(calibration):
+                raise DataError("int8 needs faces to calibrate it", hint="name a crop store: --store DIR")
+            compiled = partial / IR
+            save(quantise_within(onnx, calibration, step=step), compiled)
+        build_s = time.monotonic() - begin
+        step("running fp32 on ONNX Runtime")
+        with OnnxEngine(onnx, threads=threads, max_batch=MAX_BATCH) as exact:
+            before = exact.infer(faces.faces)
+        step(f"running {kind}")
+        after = _run(compiled, precision, faces, threads)
+        parity = judge(before, after, faces, source.bundle, reference=REFERENCE, candidate=kind, precision=precision)
+        files = {path.name: FileDigest.of(path.read_bytes()) for path in sorted(partial.iterdir())}
+        manifest = EngineManifest(
+            kind=kind,
+            network=source.network,
+            runtime="openvino",
+            runtime_version=version(),
+            precision=precision,
+            profile=BatchProfile(1, MAX_BATCH, MAX_BATCH),
+            side_px=source.shape.side_px,
+            dim=source.shape.dim,
+            has_logit=source.shape.has_logit,
+            source=FileDigest.of(source.onnx),
+            files=files,
+            build_s=round(build_s, 3),
+            parity=(parity,),
+            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        )
+        write_manifest(partial, manifest)
+    return BuiltEngine(out / source.network / kind, manifest)
+
+
+def _run(path: Path, precision: Precision, faces: ParityFaces, threads: int) -> Embeddings:
+    with OpenVinoEngine(path, precision=precision, threads=threads, max_batch=MAX_BATCH) as engine:
+        return engine.infer(faces.faces)

@@ -1,0 +1,73 @@
+"""OpenVINO engines are written with their proof, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compiled import needs_bf16
+from tiny import SIDE_PX, write_tiny_bundle
+
+from difffake.compiling.openvino import build_openvino
+from difffake.compiling.source import Source, open_source
+from difffake.errors import DataError, ParityError
+from difffake.parity import ParityFaces
+from engines.choose import EngineKind, open_engine
+from engines.contract import Precision
+from engines.manifest import read_manifest
+
+FRAMES = 16
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("openvino") / "tiny"
+    write_tiny_bundle(folder)
+    return open_source("extractor", bundle=folder)
+
+
+def clips(count: int) -> ParityFaces:
+    """Pictures of slowly changing colour blobs; every second clip has a fake beside each frame."""
+    rng = np.random.default_rng(0)
+    parts, clip, time_s, family = [], [], [], []
+    for number in range(count):
+        face = rng.uniform(0, 255, (1, 3, 4, 4))
+        for kind in range(1 + number % 2):
+            moving = np.clip(face + rng.normal(0, 12, (FRAMES, 3, 4, 4)) + 30 * kind, 0, 255).astype(np.uint8)
+            parts.append(np.kron(moving, np.ones((1, 1, SIDE_PX // 4, SIDE_PX // 4), np.uint8)))
+            clip += [number] * FRAMES
+            time_s += np.arange(0.0, FRAMES).tolist()
+            family += [kind] * FRAMES
+    return ParityFaces(np.concatenate(parts), np.array(clip), np.array(time_s), np.array(family))
+
+
+@needs_bf16
+def test_a_proof_is_written_and_the_engine_runs_by_it(source: Source, tmp_path: Path) -> None:
+    said: list[str] = []
+    built = build_openvino(source, Precision.BF16, tmp_path, clips(52), threads=1, step=said.append)
+    assert built.folder == tmp_path / "extractor" / "openvino-bf16"
+    manifest = read_manifest(built.folder)
+    assert manifest == built.manifest
+    assert manifest.accepted
+    assert manifest.files == {}
+    (step,) = manifest.parity
+    assert step.figures["logit.faces"] == 52 * FRAMES
+    assert said
+    assert source.bundle is not None
+    found = open_engine(EngineKind.OPENVINO_BF16, source.bundle.engine_path, tmp_path / "extractor", threads=1)
+    with found.engine as engine:
+        assert engine.spec.precision is Precision.BF16
+
+
+@needs_bf16
+def test_nothing_is_written_without_enough_faces(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="at least 200"):
+        build_openvino(source, Precision.BF16, tmp_path / "engines", clips(4), threads=1)
+    assert not (tmp_path / "engines").exists()
+
+
+def test_int8_asks_for_calibration_faces(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="calibrate"):
+        build_openvino(source, Precision.INT8, tmp_path / "engines", clips(4), threads=1)
+    assert not (tmp_path / "engines").exists()
