@@ -29,7 +29,7 @@ from difffake.faces.finder import FaceFinder, FinderState
 from difffake.picture import RgbPicture
 
 ROOT = Path(__file__).parents[1]
-FACE_HEIGHTS_PX = (20, 30, 40, 60, 80, 120, 160, 200)
+FACE_HEIGHTS_PX = (20, 30, 40, 50, 60, 80, 120, 160, 200)
 ANALYSIS_SIDES_PX = (320, 480, 640, 960, 1280)
 FINDER_SIDES_PX = (320, 480, 640)
 CANVAS_HW = (720, 1280)
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--per-clip", type=int, default=1, help="frames taken from each clip")
     parser.add_argument("--threads", type=int, default=1, help="threads of each network")
     parser.add_argument("--max-clips", type=int, default=1000)
+    parser.add_argument("--only", default="", help="print the rows whose name has this, and write nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "detectors.md")
     options = parser.parse_args()
     cv2.setNumThreads(options.threads)
@@ -204,6 +205,8 @@ def main() -> None:
         "|---" * (len(FACE_HEIGHTS_PX) + 4) + "|",
     ]
     for name, points in candidates.items():
+        if options.only not in name:
+            continue
         recall, extra, error, ms = measure(points, truths, background)
         cells = " | ".join(f"{r:.2f}" for r in recall)
         lines.append(f"| {name} | {cells} | {extra:.2f} | {error:.3f} | {ms:.1f} |")
@@ -216,6 +219,8 @@ def main() -> None:
         f"{platform.machine()} with {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}, "
         f"onnxruntime {ort.__version__}.",
     ]
+    if options.only:
+        return
     text = options.out.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN, 1)
     _, tail = rest.split(END, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import tempfile
 import time
@@ -284,7 +285,8 @@ def markdown(report: dict[str, Any]) -> str:
         now = ", ".join(f"{r[f'now {part}']:.1f}" for part in ("whole", "close", "crops"))
         cells = r["size"], r["faces"], before, now, *(f"{r[n]:.1f}" for n in ("before all", "now all", "ratio"))
         lines += [f"| {' | '.join(map(str, cells))} |"]
-    lines += ["", f"Milliseconds of one thread a frame at {FPS:g} frames a second, {platform.machine()}."]
+    machine = f"{platform.machine()}, load {report['load']:.1f}"
+    lines += ["", f"Milliseconds of one thread a frame at {FPS:g} frames a second, {machine}."]
     if steady := report.get("spread"):
         names = ("before", "whole picture", "close-up", "between the two ways", "from before")
         lines += ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
@@ -321,7 +323,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results go to OUT.md and OUT.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    report: dict[str, Any] = {"cost": costs(arguments.rounds)}
+    report: dict[str, Any] = {"cost": costs(arguments.rounds), "load": os.getloadavg()[1]}
     if arguments.clips is not None:
         paths = sorted(p for p in arguments.clips.iterdir() if p.is_file())[: arguments.limit]
         rng = np.random.default_rng(0)
