@@ -1,6 +1,6 @@
 """Engines on an NVIDIA GPU: faces a second, latency, overlap, leaks. One JSON with the card's name.
 
-    python benchmarks/gpu.py --out benchmarks/results/gpu.json     # about 8 minutes on one GPU
+    python benchmarks/gpu.py --out benchmarks/results/gpu.json     # made to end within 9 minutes
     python benchmarks/gpu.py --dry-run                             # without a GPU: as far as it goes, no figures
 
 Needs torch, onnx, onnxruntime and cuda-bindings, and no network. It takes the TensorRT that is there (full, then RTX);

@@ -101,7 +101,8 @@ class DeviceEngine:
         self._waiting: deque[tuple[Ticket, _Slot]] = deque()
         self._submitted = 0
         self._closed = False
-        self._lost: DeviceLostError | None = None
+        # Not the error itself: its traceback would keep the network's contexts alive.
+        self._lost: tuple[str, str] | None = None
         self.timeline: list[dict[str, float]] = []
         self.uncaptured: dict[int, str] = {}
         if not device.can_capture:
@@ -266,7 +267,7 @@ class DeviceEngine:
         if self._closed:
             raise EngineError("this engine is closed", hint="keep the engine open while frames arrive")
         if self._lost is not None:
-            raise DeviceLostError(str(self._lost), hint=self._lost.hint)
+            raise DeviceLostError(self._lost[0], hint=self._lost[1])
         check_faces(faces, self._spec)
 
     @contextmanager
@@ -275,7 +276,7 @@ class DeviceEngine:
             with self._device.active():
                 yield
         except DeviceLostError as error:
-            self._lost = error
+            self._lost = str(error), error.hint
             self._waiting.clear()
             raise
 

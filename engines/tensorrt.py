@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -10,10 +11,13 @@ from typing import Any
 from difffake.errors import DeviceLostError, EngineError, EngineFileError, EngineHostError
 from engines.contract import INPUT, OUTPUTS, EngineSpec, Precision
 from engines.device_engine import Addresses, DeviceEngine, batch_sizes
-from engines.device_memory import RESTART, Device, Stream, open_device
+from engines.device_memory import Device, Stream, lost, open_device
 from engines.tensorrt_api import Flavour, HostInfo, host_info, import_tensorrt
 from engines.tensorrt_jit import JitCache
 
+#: TensorRT says what CUDA said, in words alone.
+_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)
+_LOST = re.compile(r"out ?of ?memory|cuda (runtime|driver|error|failure)|cudaError|cudnn|cublas", re.IGNORECASE)
 _REBUILD = "build it again on this machine: python build_engine.py"
 
 
@@ -146,6 +150,8 @@ class TensorRtNetwork:
         if host_code:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None and _MEMORY.search(self._log.last()):
+            raise lost("loading a plan", self._log.last())
         if self._engine is None:
             raise EngineHostError(
                 f"{api.__name__} {api.__version__} refuses this plan: {self._log.last()}",
@@ -181,7 +187,9 @@ class TensorRtNetwork:
             if not context.set_tensor_address(name, address):
                 raise EngineError(f"TensorRT takes no address for {name}: {self._log.last()}", hint=_REBUILD)
         if not context.execute_async_v3(stream.handle):
-            raise EngineError(f"TensorRT cannot run a batch of {batch}: {self._log.last()}", hint=RESTART)
+            if _LOST.search(self._log.last()):
+                raise lost(f"a batch of {batch}", self._log.last())
+            raise EngineError(f"TensorRT cannot run a batch of {batch}: {self._log.last()}", hint=_REBUILD)
 
     def _make_context(self, batch: int) -> Any:
         context = self._jit.make_context() if self._jit is not None else self._engine.create_execution_context()

@@ -50,7 +50,9 @@ class Api:
         self.cuda = cuda
         self.__name__, self.__version__ = ("tensorrt_rtx" if rtx else "tensorrt"), version
         self.refuses = False
+        self.refusal = "IRuntime::deserializeCudaEngine: Error Code 1: wrong magic tag"
         self.executes = True
+        self.complaint = "enqueueV3: not ready"
         self.capturable = True
         self.kernels: dict[str, bytes] = {}
         self.compiled = 0
@@ -70,7 +72,7 @@ class Runtime:
     def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
         if self.api.refuses or not plan.startswith(MAGIC):
             self.logger.log(Severity.WARNING, "this is of no use")
-            self.logger.log(Severity.ERROR, "IRuntime::deserializeCudaEngine: Error Code 1: wrong magic tag")
+            self.logger.log(Severity.ERROR, self.api.refusal)
             return None
         return Engine(self.api, self.logger, plan)
 
@@ -201,7 +203,7 @@ class Context:
     def execute_async_v3(self, stream_handle: int) -> bool:
         engine, cuda = self.engine, self.engine.api.cuda
         if not engine.api.executes or self.shape is None or set(self.addresses) != set(engine.tensors):
-            engine.logger.log(Severity.ERROR, "enqueueV3: not ready")
+            engine.logger.log(Severity.ERROR, engine.api.complaint)
             return False
         if cuda.streams[stream_handle].captured is not None and not self.ran:
             raise MisuseError("captured before it was run once with these shapes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -225,6 +226,22 @@ class TestWhatGoesWrong:
                     expected = exact.infer(batch).embedding
                     np.testing.assert_allclose(engine.collect(ticket).embedding, expected, rtol=1e-5, atol=1e-3)
             cuda.assert_released()
+
+    @pytest.mark.parametrize(
+        "text", ["Cuda Runtime (an illegal memory access)", "Error Code 2: OutOfMemory (no further)"]
+    )
+    def test_what_tensorrt_says_of_a_lost_gpu(self, folder: Path, text: str) -> None:
+        cuda = Cuda()
+        api = Api(cuda)
+        with open_tensorrt(folder, cuda, api=api) as engine:
+            api.executes, api.complaint = False, text
+            with pytest.raises(DeviceLostError, match=re.escape(text)):
+                engine.infer(faces(1))
+        cuda.assert_released()
+        api.refuses, api.refusal = True, text
+        with pytest.raises(DeviceLostError if "OutOf" in text else EngineHostError, match=re.escape(text)):
+            open_tensorrt(folder, cuda, api=api)
+        cuda.assert_released()
 
     def test_a_failure_within_infer_leaves_nothing_in_flight(self, folder: Path) -> None:
         cuda = Cuda()
