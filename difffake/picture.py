@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol, cast
@@ -17,7 +17,7 @@ import av.video.stream
 import cv2
 import numpy as np
 import numpy.typing as npt
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 
@@ -263,9 +263,11 @@ def _orientation(frame: av.VideoFrame) -> _Orientation:
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """The four turning entries (a, b, c, d): a source point (x, y) is shown at (a x + c y, b x + d y)."""
+    # Not `frame.side_data`, which keeps the frame, and the frame it: until the garbage collector comes, the decoder
+    # must make new buffers, a page fault for every 4 KiB of them.
+    container = cast("Callable[[av.VideoFrame], Iterable[SideData]]", SideDataContainer)
     try:
-        every = cast("Iterable[SideData]", frame.side_data)  # iterates over values, for all that its type says
-        data = next((d for d in every if d.type == SideDataType.DISPLAYMATRIX), None)
+        data = next((d for d in container(frame) if d.type == SideDataType.DISPLAYMATRIX), None)
     except ValueError:  # side data of a kind that PyAV has no name for hides the rest
         return None
     if data is None or data.buffer_size < 36:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -157,3 +158,21 @@ def test_regions_beyond_the_edges_are_refused(region: tuple[int, int, int, int])
     for picture in (RgbPicture(scene()), VideoPicture(frame(), RgbConverter())):
         with pytest.raises(ValueError, match="no part of"):
             picture.crop(*region)
+
+
+def test_a_picture_lets_its_frame_go_at_once(tmp_path: Path) -> None:
+    # Else the decoder makes a new buffer for every picture until the garbage collector comes.
+    source, converter = decoded(write_video(tmp_path / "a.mp4", frames=1, image=scene(), rotation=90))
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+        for _ in range(5):
+            picture = VideoPicture(source.reformat(width=96, height=64), converter)
+            picture.small(24, 16)
+            picture.crop(0, 0, 8, 8)
+            picture.rgb()
+        del picture
+        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) == before
+    finally:
+        gc.enable()
