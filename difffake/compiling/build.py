@@ -14,7 +14,7 @@ from difffake.compiling.pictures import Pictures
 from difffake.compiling.source import Source
 from difffake.compiling.steps import embed_by_torch, judge
 from difffake.errors import EngineHostError
-from engines.contract import Embeddings, Precision
+from engines.contract import Embeddings, Engine, Precision
 from engines.half import to_half, to_rounded
 from engines.manifest import PLAN, Comparison, EngineManifest, FileDigest, write_manifest
 from engines.onnx import OnnxEngine
@@ -25,6 +25,8 @@ from engines.tensorrt_build import BuildSettings, BuiltPlan, Progress, build_pla
 FP32, STAND_IN = "onnx fp32", "fp16 rounding"
 #: Told before each step, in words.
 Step = Callable[[str], None]
+#: Opens the engine of a folder: the folder, the SHA-256 of its network's ONNX file, the number of the GPU.
+OpenEngine = Callable[[Path, str, int], Engine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,19 @@ def build_tensorrt(
     *,
     progress: Progress | None = None,
     step: Step = lambda _: None,
+    open_engine: OpenEngine | None = None,
 ) -> BuiltEngine:
     """Compile a network to an FP16 TensorRT plan with its manifest and parity report.
+
+    Args:
+        source: what is compiled.
+        flavour: by what.
+        options: how, and where to.
+        pictures: what it is judged on.
+        host: what this machine has; with a GPU, the engine itself is judged.
+        progress: the builder's.
+        step: told before each step.
+        open_engine: how an engine is opened to be judged; `TensorRtEngine` if not given.
 
     Raises:
         EngineHostError: this host cannot build it.
@@ -102,7 +115,8 @@ def build_tensorrt(
         if source.network == "detector":
             parity = _judge_detector(source, pictures, step)
         else:
-            parity = _judge_embeddings(source, partial, manifest, options, pictures, host, step)
+            opener = open_engine or _open_tensorrt
+            parity = _judge_embeddings(source, partial, manifest, options, pictures, host, step, opener)
         manifest = _manifest(source, half, built, options.settings, parity)
         write_manifest(partial, manifest)
     return BuiltEngine(final, manifest)
@@ -152,6 +166,7 @@ def _judge_embeddings(
     pictures: Pictures,
     host: HostInfo,
     step: Step,
+    open_engine: OpenEngine,
 ) -> tuple[Comparison, ...]:
     faces = pictures.faces if source.network == "extractor" else pictures.identity
     reports = []
@@ -172,10 +187,8 @@ def _judge_embeddings(
         reports.append(_not_run(manifest.kind, f"no device: {host.problem}"))
         return tuple(reports)
     step("comparing the engine with fp32")
-    from engines.tensorrt import TensorRtEngine
-
     try:
-        with TensorRtEngine(folder, onnx_sha256=source.sha256, index=options.device) as engine:
+        with open_engine(folder, source.sha256, options.device) as engine:
             compiled = engine.infer(faces.faces)
     except EngineHostError as error:
         if manifest.gpu is not None:
@@ -187,6 +200,12 @@ def _judge_embeddings(
         judge(exact, compiled, faces, source.bundle, reference=FP32, candidate=manifest.kind, precision=Precision.FP16)
     )
     return tuple(reports)
+
+
+def _open_tensorrt(folder: Path, onnx_sha256: str, device: int) -> Engine:
+    from engines.tensorrt import TensorRtEngine
+
+    return TensorRtEngine(folder, onnx_sha256=onnx_sha256, index=device)
 
 
 def _embed(onnx: bytes, pictures: Pictures, source: Source, threads: int) -> Embeddings:
