@@ -25,9 +25,10 @@ from typing import Any
 
 from apache_kafka import ApacheKafka
 
-from stream.broker.contract import Broker, TopicPartition, TopicSpec
+from stream.broker.contract import Broker, Reader, TopicPartition, TopicSpec
+from stream.broker.errors import BrokerError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
-from stream.messages import ScoreRecord, decode
+from stream.messages import PartitionRecord, ScoreRecord, StateKey, decode
 from stream.publish import Form, Publisher, PublishSettings
 
 FORMS = (Form.SEGMENTS, Form.FRAMES, Form.UNITS)
@@ -131,27 +132,47 @@ def difference(a: ScoreRecord, b: ScoreRecord) -> float:
     return worst
 
 
-def wait_until_done(broker: Broker, fleet: Fleet, expected: int, timeout_s: float) -> float:
-    """Wait for ``expected`` frames (0: until the scores stand still); returns the seconds it took."""
-    began = time.monotonic()
-    last, since = -1, began
+class Progress:
+    """How far a group is with the input, by what its state topic says."""
+
+    def __init__(self, broker: Broker, prefix: str) -> None:
+        self._broker, self._topic = broker, f"{prefix}.state"
+        self._read: dict[TopicPartition, int] = {}
+        self._next: dict[TopicPartition, int] = {}
+
+    def is_done(self) -> bool:
+        """Whether everything that was published has been worked on, and that is committed."""
+        reader = self._broker.reader()
+        try:
+            for p in range(self._broker.partitions(self._topic)):
+                self._take_in(reader, TopicPartition(self._topic, p))
+            inputs = [TopicPartition(TOPIC, p) for p in range(self._broker.partitions(TOPIC))]
+            return all(self._next.get(source, 0) == reader.end_offset(source) for source in inputs)
+        finally:
+            reader.close()
+
+    def _take_in(self, reader: Reader, source: TopicPartition) -> None:
+        end = reader.end_offset(source)
+        for record in reader.read(source, self._read.get(source), end):
+            if StateKey.parse(record.key).stream is None and record.value is not None:
+                state = decode(record.value, PartitionRecord)
+                self._next[TopicPartition(state.topic, state.partition)] = state.next_offset
+        self._read[source] = end
+
+
+def wait_until_done(broker: Broker, fleet: Fleet, timeout_s: float) -> float:
+    """Wait until all input is done; returns the seconds it took."""
+    began, progress = time.monotonic(), Progress(broker, fleet.prefix)
     while time.monotonic() - began < timeout_s:
         time.sleep(2.0)
         if fleet.reap():
             fleet.start()
         try:
-            reader = broker.reader(committed=True)
-            topic = f"{fleet.prefix}.scores"
-            count = sum(reader.end_offset(TopicPartition(topic, p)) for p in range(broker.partitions(topic)))
-            reader.close()
-        except Exception as error:
+            if progress.is_done():
+                return time.monotonic() - began
+        except BrokerError as error:
             print(f"waiting: {error}", file=sys.stderr)
-            continue
-        if count != last:
-            last, since = count, time.monotonic()
-        elif count and time.monotonic() - since > (8.0 if not expected else 20.0):
-            break
-    return time.monotonic() - began
+    raise SystemExit(f"{fleet.prefix}: not done after {timeout_s:.0f} s; see --keep for the workers' logs")
 
 
 def torment(kafka: ApacheKafka, fleet: Fleet, kills: int, rng: random.Random, pause_s: float) -> int:
@@ -188,7 +209,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         print(f"{records} records of {options.streams} streams", file=sys.stderr, flush=True)
         calm = Fleet(kafka.bootstrap, "calm", work, folder)
         calm.start()
-        calm_s = wait_until_done(broker, calm, 0, options.timeout)
+        calm_s = wait_until_done(broker, calm, options.timeout)
         calm.close()
         reference, doubled, buried = seen(broker, "calm")
         print(f"undisturbed: {len(reference)} frames in {calm_s:.0f} s, doubled {doubled}, buried {buried}", flush=True)
@@ -196,7 +217,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for _ in range(3):
             storm.start()
         kills = torment(kafka, storm, options.kills, rng, options.pause)
-        wait_until_done(broker, storm, len(reference), options.timeout)
+        wait_until_done(broker, storm, options.timeout)
         storm.close()
         found, doubled, buried = seen(broker, "storm")
         broker.close()
@@ -228,7 +249,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=3.0, help="mean seconds between two kills")
     parser.add_argument("--analysis-side", type=int, default=320)
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--timeout", type=float, default=600.0)
+    parser.add_argument("--timeout", type=float, default=900.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for logs; a temporary one otherwise")
     options = parser.parse_args()
