@@ -99,6 +99,6 @@ class Gears:
 
 
 def _is_suspicious(evidence: FaceEvidence) -> bool:
-    """Over the running window; while that is too short to tell, as in `Gear.WATCH`, one frame must be strong: of real
-    ones, one in twenty is suspicious alone."""
-    return evidence.level is not Level.NOTHING if evidence.accumulated is not None else evidence.level is Level.STRONG
+    """Over the running window, or of the frame while that is too short to tell, as in `Gear.WATCH`. Only strong
+    evidence is worth five times the work: windows of real footage are often "suspicious", p < .05, for seconds on end."""
+    return evidence.level is Level.STRONG

@@ -64,9 +64,14 @@ def test_a_new_stream_is_in_its_base_gear() -> None:
     assert Gears(WATCH).gear is Gear.WATCH
 
 
-@pytest.mark.parametrize("level", [Level.SUSPICIOUS, Level.STRONG])
-def test_suspicion_shifts_up_at_once_and_back_after_the_hold(level: Level) -> None:
-    scores = [score(0, Level.NOTHING), score(1, level), score(2), score(5.9, Level.NOTHING), score(6, Level.NOTHING)]
+def test_suspicion_shifts_up_at_once_and_back_after_the_hold() -> None:
+    scores = [
+        score(0, Level.NOTHING),
+        score(1, Level.STRONG),
+        score(2),
+        score(5.9, Level.NOTHING),
+        score(6, Level.NOTHING),
+    ]
     assert gears_after(*scores) == [
         Gear.WATCH,
         Gear.SCRUTINISE,
@@ -76,8 +81,9 @@ def test_suspicion_shifts_up_at_once_and_back_after_the_hold(level: Level) -> No
     ]
 
 
-def test_one_frame_alone_must_be_strong() -> None:
-    assert gears_after(score(0, Level.SUSPICIOUS, alone=True)) == [Gear.WATCH]
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_little_suspicion_is_not_worth_it(alone: bool) -> None:
+    assert gears_after(score(0, Level.SUSPICIOUS, alone=alone)) == [Gear.WATCH]
     assert gears_after(score(0, Level.STRONG, alone=True)) == [Gear.SCRUTINISE]
 
 
