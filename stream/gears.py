@@ -99,6 +99,8 @@ class Gears:
 
 
 def _is_suspicious(evidence: FaceEvidence) -> bool:
-    """Over the running window, or of the frame while that is too short to tell, as in `Gear.WATCH`. Only strong
-    evidence is worth five times the work: windows of real footage are often "suspicious", p < .05, for seconds on end."""
+    """Over the running window, or of the frame while that is too short to tell, as in `Gear.WATCH`.
+
+    Only strong evidence is worth five times the work: windows of real footage are often "suspicious", p < .05.
+    """
     return evidence.level is Level.STRONG
