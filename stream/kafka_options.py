@@ -117,7 +117,8 @@ def with_kafka(command: Callable[..., R]) -> Callable[..., R]:
 
 
 _AskedForServers = Annotated[
-    str | None, typer.Option("--bootstrap-servers", metavar="HOST:PORT,...", help="Brokers; without this no Kafka is used.")
+    str | None,
+    typer.Option("--bootstrap-servers", metavar="HOST:PORT,...", help="Brokers; without this no Kafka is used."),
 ]
 
 
