@@ -1,0 +1,1 @@
+"""How fast this host is: each stage alone, and a worker with all of them."""
