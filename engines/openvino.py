@@ -179,7 +179,7 @@ def version() -> str:
     Raises:
         EngineHostError: it is not installed.
     """
-    _core()
+    open_core()
     import openvino as ov
 
     return str(ov.__version__).split("-", maxsplit=1)[0]
@@ -191,7 +191,7 @@ def check_host(precision: Precision) -> None:
     Raises:
         EngineHostError: it is not installed, or the processor lacks the instructions.
     """
-    capabilities = set(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    capabilities = set(open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     if precision is Precision.BF16 and "BF16" not in capabilities:
         raise EngineHostError(
             f"this processor ({cpu_name()}) does not compute in bfloat16: it needs AVX512_BF16 or AMX",
@@ -209,7 +209,7 @@ def check_host(precision: Precision) -> None:
 
 def cpu_name() -> str:
     """The processor, as OpenVINO calls it."""
-    return str(_core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
+    return str(open_core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
 
 
 def cpu_flags() -> frozenset[str]:
@@ -229,7 +229,7 @@ def read_network(path: Path) -> ov.Model:
         EngineFileError: missing, too large, truncated, or not such a file.
         EngineHostError: OpenVINO is not installed.
     """
-    core = _core()
+    core = open_core()
     is_ir = path.suffix == ".xml"
     parts = {path: MAX_XML_BYTES, path.with_suffix(".bin"): MAX_WEIGHTS_BYTES} if is_ir else {path: MAX_WEIGHTS_BYTES}
     for part, limit in parts.items():
@@ -264,7 +264,7 @@ def compile_network(model: ov.Model, name: str, precision: Precision, threads: i
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        compiled = _core().compile_model(model, "CPU", options)
+        compiled = open_core().compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise EngineFileError(
             f"OpenVINO cannot compile {name}: {_last_line(error)}", hint=_again(is_ir=True)
@@ -308,8 +308,12 @@ def _check_network(model: ov.Model, path: Path, precision: Precision) -> tuple[i
 
 
 @functools.cache
-def _core() -> ov.Core:
-    """One for the process: it holds the plugin, not the networks."""
+def open_core() -> ov.Core:
+    """OpenVINO, one for the process: it holds the plugin, not the networks.
+
+    Raises:
+        EngineHostError: it is not installed.
+    """
     try:
         import openvino as ov
     except ImportError as error:

@@ -15,6 +15,7 @@ from difffake.errors import DataError
 from difffake.parity import ParityFaces
 from engines.contract import U8, Embeddings, Precision
 from engines.manifest import EngineManifest, FileDigest, write_manifest
+from engines.mixed import bfloat16_within
 from engines.onnx import OnnxEngine
 from engines.openvino import OpenVinoEngine, version
 from engines.profile import BatchProfile
@@ -40,11 +41,13 @@ def build_openvino(
 
     Args:
         source: an extractor or an identity network.
-        precision: BF16 (nothing is compiled: the proof alone is written) or INT8.
+        precision: BF16 or INT8.
         out: the engines folder; the engine lands in ``out/<network>/openvino-<precision>/``.
         faces: what it is judged on: real people who took no part in training or calibration, clips among them, and
             fakes of them (`difffake.training.parity_faces`).
-        calibration: for INT8, ``(N, 3, side, side) uint8`` of other people; some hundreds.
+        calibration: ``(N, 3, side, side) uint8`` of other people, some hundreds: their ranges become those of int8,
+            and they look for the layers that must stay in float32. BF16 does without: then all of it is bfloat16,
+            nothing is compiled, and the proof alone is written.
         threads: of the runs; 0 takes every core.
         step: told before each step.
 
@@ -65,6 +68,8 @@ def build_openvino(
                 raise DataError("int8 needs faces to calibrate it", hint="name a crop store: --store DIR")
             compiled = partial / IR
             save(quantise_within(onnx, calibration, step=step), compiled)
+        elif calibration is not None and bfloat16_within(onnx, partial / IR, calibration, step=step):
+            compiled = partial / IR
         build_s = time.monotonic() - begin
         step("running fp32 on ONNX Runtime")
         with OnnxEngine(onnx, threads=threads, max_batch=MAX_BATCH) as exact:

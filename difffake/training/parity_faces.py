@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from difffake.errors import DataError
 from difffake.faces import CROP_SIDE_PX
+from difffake.identity import align_identity
 from difffake.parity import ParityFaces
-from difffake.pseudofake import FaceBank, degrade, degrade_pairs, make_fake
+from difffake.pseudofake import FaceBank, degrade, degrade_pairs, make_fake, usable_landmarks
 from difffake.pseudofake.families import shares_of
 from difffake.training.split import bank_of, split_people
 from difffake.training.store import CropStore
@@ -94,6 +95,37 @@ def parity_faces(store: CropStore, settings: ParityFacesSettings | None = None) 
     return ParityFaces(
         np.concatenate(faces), np.array(clip, np.int64), np.array(time_s, np.float64), np.array(family_of, np.int64)
     )
+
+
+def identity_parity_faces(store: CropStore, settings: ParityFacesSettings | None = None) -> ParityFaces:
+    """Chips for an identity network: every clip of the store, and in each as many faces of others as impostors.
+
+    The network was trained on none of them, so all clips judge. The chips are cut out of the stored crops.
+
+    Raises:
+        DataError: fewer than two clips.
+    """
+    settings = settings or ParityFacesSettings()
+    rng = np.random.default_rng(settings.seed)
+    rows = np.flatnonzero(store.is_video & usable_landmarks(store.landmarks, store.crops.shape[1]))
+    people = store.people[rows]
+    if len(np.unique(people)) < 2:
+        raise DataError("the store holds fewer than two clips", hint="make it of more clips: difffake crops")
+    chips = np.concatenate(
+        [align_identity(np.ascontiguousarray(store.crops[row]), store.landmarks[row : row + 1]) for row in rows]
+    )
+    faces, clip, time_s, family = [], [], [], []
+    for person in np.unique(people):
+        own = np.flatnonzero(people == person)
+        own = own[np.argsort(store.time_s[rows[own]], kind="stable")][: settings.max_frames_per_clip]
+        others = rng.choice(np.flatnonzero(people != person), len(own))
+        for part, kind in ((own, 0), (others, 1)):
+            faces.append(chips[part])
+            clip.append(np.full(len(part), person, np.int64))
+            time_s.append(store.time_s[rows[own]].astype(np.float64))
+            family.append(np.full(len(part), kind, np.int64))
+    planes = np.ascontiguousarray(np.concatenate(faces).transpose(0, 3, 1, 2))
+    return ParityFaces(planes, np.concatenate(clip), np.concatenate(time_s), np.concatenate(family))
 
 
 def calibration_faces(store: CropStore, settings: ParityFacesSettings | None = None) -> U8:

@@ -92,7 +92,7 @@ def test_a_precision_that_the_processor_lacks_is_refused_not_replaced(
         def get_property(self, _device: str, name: str) -> object:
             return {"OPTIMIZATION_CAPABILITIES": ["FP32", "INT8"], "FULL_DEVICE_NAME": "Old CPU"}[name]
 
-    monkeypatch.setattr(engines.openvino, "_core", Old)
+    monkeypatch.setattr(engines.openvino, "open_core", Old)
     monkeypatch.setattr(engines.openvino, "cpu_flags", frozenset)
     with pytest.raises(EngineHostError, match=r"Old CPU.* bfloat16") as caught:
         OpenVinoEngine(extractor, precision=Precision.BF16)

@@ -7,7 +7,13 @@ import pytest
 
 from difffake.errors import DataError
 from difffake.faces import CROP_SIDE_PX
-from difffake.training.parity_faces import ParityFacesSettings, calibration_faces, parity_faces
+from difffake.identity import IDENTITY_SIDE_PX
+from difffake.training.parity_faces import (
+    ParityFacesSettings,
+    calibration_faces,
+    identity_parity_faces,
+    parity_faces,
+)
 from difffake.training.split import split_people
 from difffake.training.store import CropStore
 
@@ -33,6 +39,13 @@ def test_nobody_judges_who_calibrated(store: CropStore) -> None:
     assert (judged.family == 0).sum() == len(split.fit)
     assert len(calibration) == len(split.train)
     assert not set(store.people[split.fit]) & set(store.people[split.train])
+
+
+def test_identity_is_judged_on_clips_and_impostors(store: CropStore) -> None:
+    found = identity_parity_faces(store)
+    assert found.faces.shape[1:] == (3, IDENTITY_SIDE_PX, IDENTITY_SIDE_PX)
+    assert len(np.unique(found.clip)) == len(np.unique(store.people[store.is_video]))
+    assert (found.family == 0).sum() == (found.family == 1).sum() == store.is_video.sum()
 
 
 def test_the_same_seed_gives_the_same_faces(store: CropStore) -> None:

@@ -1,0 +1,44 @@
+"""bfloat16 with the layers that spoil it in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from compiled import needs_bf16
+from fragile_network import blobs, outlier_network
+
+from engines.contract import Precision
+from engines.mixed import bfloat16_within
+from engines.onnx import OnnxEngine
+from engines.openvino import OpenVinoEngine
+from engines.quantize import Limits
+
+pytestmark = needs_bf16
+
+
+def errors(path: Path, precision: Precision, source: Path) -> float:
+    """Error of the embedding, in its standard deviations."""
+    with OnnxEngine(source, threads=1) as exact, OpenVinoEngine(path, precision=precision, threads=1) as engine:
+        wanted, found = exact.infer(blobs(90)).embedding, engine.infer(blobs(90)).embedding
+    return float(np.sqrt(np.square(found - wanted).mean()) / wanted.std(axis=0).mean())
+
+
+def test_a_network_that_takes_bfloat16_well_needs_no_file(tmp_path: Path) -> None:
+    source, target = tmp_path / "extractor.onnx", tmp_path / "model.xml"
+    source.write_bytes(outlier_network(1.0))
+    assert bfloat16_within(source, target, blobs(90), limits=Limits(logit=0.5, embedding=0.5)) == []
+    assert not target.exists()
+
+
+def test_layers_that_spoil_bfloat16_stay_in_float32(tmp_path: Path) -> None:
+    source, target = tmp_path / "extractor.onnx", tmp_path / "model.xml"
+    source.write_bytes(outlier_network(1.0))
+    said: list[str] = []
+    # No bfloat16 layer is good enough for these limits: every group goes back to float32.
+    limits = Limits(logit=1e-9, embedding=1e-9)
+    kept = bfloat16_within(source, target, blobs(90), limits=limits, step=said.append)
+    assert len(kept) == 3
+    assert any("in float32" in words for words in said)
+    plain, mixed = errors(source, Precision.BF16, source), errors(target, Precision.BF16, source)
+    assert mixed < plain / 5
