@@ -36,6 +36,7 @@ from torch import nn
 from difffake.bundle import Bundle
 from difffake.compiling.pictures import collect_pictures
 from difffake.demo.clips import fetch_clips
+from difffake.errors import EngineHostError
 from difffake.extractor import Extractor, build_extractor, export_onnx
 from difffake.faces import EYE_DISTANCE
 from difffake.parity import ParityFaces, compare_embeddings
@@ -43,6 +44,7 @@ from difffake.parity_gate import GATES, failures
 from difffake.training.parity_faces import calibration_faces, parity_faces
 from difffake.training.store import CropStore
 from engines.contract import Embeddings, Engine, Precision
+from engines.mixed import bfloat16_within
 from engines.onnx import OnnxEngine
 from engines.openvino import OpenVinoEngine, check_host, cpu_name
 from engines.quantize import quantise_within, save
@@ -92,22 +94,24 @@ def subject(name: str, folder: Path, faces: U8) -> Subject:
     return Subject(name, path, extractor)
 
 
-def engines(what: Subject, calibration: U8, folder: Path, threads: int, max_batch: int) -> Iterator[tuple[str, Engine]]:
-    """Every engine that this processor runs, int8 made anew."""
+def engines(what: Subject, calibration: U8, folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, Engine]]:
+    """Every engine that this processor runs, made anew as ``build_engine.py`` makes them."""
+    threads, max_batch = options.threads, max(options.batches)
     yield ONNX, OnnxEngine(what.onnx, threads=threads, max_batch=max_batch)
-    for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
+    for precision in options.precisions:
         try:
             check_host(precision)
-        except Exception as error:
+        except EngineHostError as error:
             print(f"not run: OpenVINO {precision}: {error}")
             continue
-        path = what.onnx
+        begin, path = time.monotonic(), folder / f"{what.onnx.stem}-{precision}.xml"
         if precision is Precision.INT8:
-            begin = time.monotonic()
-            path = folder / f"{what.onnx.stem}.xml"
             save(quantise_within(what.onnx, calibration, step=print), path)
+        elif precision is Precision.FP32 or not bfloat16_within(what.onnx, path, calibration, step=print):
+            path = what.onnx
+        if path != what.onnx:
             size = sum(p.stat().st_size for p in (path, path.with_suffix(".bin")))
-            print(f"{what.name}: int8 made in {time.monotonic() - begin:.0f} s, {size / 1e6:.1f} MB", flush=True)
+            print(f"{what.name}: {precision} made in {time.monotonic() - begin:.0f} s, {size / 1e6:.1f} MB", flush=True)
         yield (
             f"OpenVINO {precision}",
             OpenVinoEngine(path, precision=precision, threads=threads, max_batch=max_batch),
@@ -163,8 +167,7 @@ def measure(name: str, options: argparse.Namespace, faces: U8, calibration: U8, 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, torch.inference_mode():
         what = subject(name, Path(folder), faces)
         opened = {
-            label: stack.enter_context(engine)
-            for label, engine in engines(what, calibration, Path(folder), options.threads, max(options.batches))
+            label: stack.enter_context(engine) for label, engine in engines(what, calibration, Path(folder), options)
         }
         runs: dict[str, Callable[[U8], object]] = {
             "torch eager": lambda part: what.torch(torch.from_numpy(part)),
@@ -242,6 +245,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="path without ending; .md and .json are added")
     parser.add_argument("--networks", nargs="+", default=[SHIPPED, "efficientnet_b4", "resnet50"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument(
+        "--precisions", type=Precision, nargs="+", default=[Precision.FP32, Precision.BF16, Precision.INT8]
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a shared machine")
