@@ -79,7 +79,7 @@ def test_the_shipped_extractor_becomes_an_engine_with_its_proof(clips: dict[str,
     assert "logit.spearman" in rounded.figures
     assert sorted(p.name for p in folder.iterdir()) == ["engine.plan", "manifest.json"]
     assert [p.name for p in (tmp_path / "extractor").iterdir()] == [folder.name]
-    for shown in ("cosine_min", "ONNX fp32", "plan", "passed", "tensorrt_rtx"):
+    for shown in ("cosine_min", "ONNX fp32", "engine's files", "passed", "tensorrt_rtx", "signed_anchor"):
         assert shown in run.stdout
     if manifest.parity[-1].not_run is not None:
         assert "not run, no device" in " ".join(run.stdout.split())
