@@ -36,13 +36,13 @@ class Limits:
 
     Args:
         logit: of the logit, where the network has one. With a third of the faces fakes it spreads twice as far as
-            over real faces: 0.04 here is 0.08 there, and moves p by 0.02 at the edge of what somebody looks at.
+            over real faces. Anchors made by another engine ask most: what is left of an offset does not cancel.
         embedding: of the embedding's numbers.
         groups: most groups of layers that are left in float32.
     """
 
-    logit: float = 0.04
-    embedding: float = 0.1
+    logit: float = 0.02
+    embedding: float = 0.04
     groups: int = 6
 
 

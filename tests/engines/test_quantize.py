@@ -59,7 +59,7 @@ def test_layers_that_spoil_int8_stay_in_float32(tmp_path: Path) -> None:
     ):
         wanted, found = exact.infer(blobs(120)), int8.infer(blobs(120))
     error = np.abs(found.embedding - wanted.embedding).std() / wanted.embedding.std(axis=0).mean()
-    assert error < Limits().embedding
+    assert error < 0.15
     # Everything in int8 would not do.
     plain = tmp_path / "plain.xml"
     save(quantise(source, blobs(120)), plain)
