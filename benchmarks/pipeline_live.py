@@ -5,13 +5,14 @@ from __future__ import annotations
 import bisect
 import heapq
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from stream.bench.clips import Footage, headers
-from stream.bench.clock import Moment, Spent, resident_mib
+from stream.bench.clock import Moment, Spent, process_s, resident_mib
 from stream.broker.contract import TopicPartition, TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.messages import ScoreRecord, decode
@@ -59,6 +60,7 @@ class Stream:
     speed: float = 1.0
     phase_s: float = 0.0
     stop_s: float = float("inf")
+    loops: int = 1 << 30
     #: PTS of each record, and when it was sent.
     pts_ns: list[int] = field(default_factory=list)
     sent_s: list[float] = field(default_factory=list)
@@ -115,8 +117,8 @@ class Live:
         due: list[tuple[float, int, Iterator[tuple[float, int, Any]], int, Any, Stream]] = []
 
         def push(rest: Iterator[tuple[float, int, Any]], stream: Stream) -> None:
-            at_s, base_ns, record = next(rest)
-            if at_s <= stream.stop_s:
+            at_s, base_ns, record = next(rest, (float("inf"), 0, None))
+            if record is not None and at_s <= stream.stop_s:
                 heapq.heappush(due, (at_s, stream.number, rest, base_ns, record, stream))
 
         for stream in streams:
@@ -157,8 +159,8 @@ class Live:
 
 
 def _schedule(stream: Stream) -> Iterator[tuple[float, int, Any]]:
-    """When each record is due, s; what is added to its times; the record. Without an end."""
-    for base_ns, record in stream.source.rounds(1 << 30):
+    """When each record is due, s; what is added to its times; the record."""
+    for base_ns, record in stream.source.rounds(stream.loops):
         yield stream.phase_s + (base_ns + record.due_ns) / 1e9 / stream.speed, base_ns, record
 
 
@@ -171,6 +173,23 @@ def _sent_s(stream: Stream, pts_ns: int) -> float:
             if times[back] == pts_ns:
                 return stream.sent_s[back]
     return stream.sent_s[max(0, min(bisect.bisect_right(times, pts_ns), len(stream.sent_s)) - 1)]
+
+
+@contextmanager
+def beside(cpus: set[int], *pids: int) -> Iterator[None]:
+    """These processes keep to some cores for as long as it lasts; Linux only."""
+    tasks = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+    before = {}
+    for task in tasks:
+        with suppress(ProcessLookupError):
+            before[task] = os.sched_getaffinity(task)
+            os.sched_setaffinity(task, cpus)
+    try:
+        yield
+    finally:
+        for task, had in before.items():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(task, had)
 
 
 @contextmanager
@@ -283,3 +302,78 @@ def fair_shares(demands: Sequence[float], capacity: float) -> list[float]:
         shares[i] = min(demands[i], left / (len(order) - position))
         left -= shares[i]
     return shares
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What workers did with records that lay there when they began. ``resident_mib`` is of all of them."""
+
+    streams: int
+    frames: int
+    spent: Spent
+    resident_mib: float
+    broker_cpu_s: float
+    counts: Counter[str]
+
+    @property
+    def fps(self) -> float:
+        """Frames whose scores became readable, per second."""
+        return self.frames / self.spent.wall_s
+
+    @property
+    def cpu_ms(self) -> float:
+        """Of the processor, the workers' alone, for a frame."""
+        return 1e3 * self.spent.cpu_s / self.frames
+
+
+#: Share of the expected scores between which a backlog is measured: what comes before is start, what follows the end.
+_FROM, _TO = 0.25, 0.95
+
+
+def backlog(
+    bootstrap: str,
+    broker_pid: int,
+    source: Footage,
+    name: str,
+    *,
+    streams: int,
+    loops: int,
+    count: int = 1,
+    **more: Any,
+) -> Backlog:
+    """Publish everything, then let ``count`` workers work it off. From commit to commit, as its readers see them."""
+    speed = 1000.0
+    seconds = loops * source.length_ns / 1e9
+    given = {"bootstrap": bootstrap, "topic": f"{name}.in", "group": name, "commit_s": 0.5, "fps": 2.0,
+             "gear": "analyse"} | more  # fmt: skip
+    published = [Stream(f"s{i:03d}", source, i, speed, loops=loops) for i in range(streams)]
+    expected = streams * seconds * given["fps"]
+    with Live(bootstrap, given["topic"], f"{name}.scores") as live:
+        live.publish(published)
+        while sum(len(stream.sent_s) for stream in published) < streams * loops * len(source.records):
+            live.check()
+            time.sleep(0.05)
+        with workers(count, given) as running:
+            first, frames_before, before, broker_s = Moment.now(running.pids), 0, None, 0.0
+            while before is None or len(live.seen) < _TO * expected:
+                live.check()
+                if before is None and len(live.seen) >= _FROM * expected:
+                    _burst_over(live)
+                    before, frames_before = Moment.now(running.pids), len(live.seen)
+                    broker_s = process_s(broker_pid)
+                if Moment.now(running.pids).wall_s - first.wall_s > 3600:
+                    raise TimeoutError("the backlog was not worked off within an hour")
+                time.sleep(0.005)
+            _burst_over(live)
+            spent = Moment.now(running.pids).since(before)
+            frames, memory = len(live.seen) - frames_before, running.resident_mib
+            broker_s = process_s(broker_pid) - broker_s
+    return Backlog(streams, frames, spent, memory, broker_s, running.counts)
+
+
+def _burst_over(live: Live) -> None:
+    """All scores of a commit have come."""
+    seen = -1
+    while seen != len(live.seen):
+        seen = len(live.seen)
+        time.sleep(0.03)

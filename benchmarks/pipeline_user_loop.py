@@ -20,6 +20,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# Without this, threads that wait for each other burn what a machine has where others use it, too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import cv2
 import numpy as np
 import torch

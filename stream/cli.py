@@ -20,6 +20,7 @@ import typer
 import difffake
 from difffake.errors import DiffFakeError
 from stream import (
+    commands_bench,
     commands_demo,
     commands_doctor,
     commands_enroll,
@@ -56,6 +57,7 @@ app.command("forget")(commands_operate.forget)
 app.command("gear")(commands_operate.gear)
 app.command("demo")(commands_demo.demo)
 app.command("doctor")(commands_doctor.doctor)
+app.command("bench")(commands_bench.bench)
 app.command("evaluate")(commands_evaluate.evaluate_command)
 app.command("compare")(commands_evaluate.compare_command)
 app.command("crops")(commands_train.crops)

@@ -60,7 +60,8 @@ def footage(path: Path, form: Form, segment_s: float = 1.0) -> Footage:
     """A file as the records of a stream.
 
     Raises:
-        MediaError: the file is none that can be published.
+        MediaFormatError, MediaNotFoundError, MediaEmptyError, MediaTruncatedError, NoVideoError, MediaEncryptedError,
+        LimitExceededError: see `stream.media_records`.
         DataError: there is no record in it.
     """
     report = SourceReport()

@@ -207,16 +207,18 @@ def measure_stages(
 
 def _once(source: Footage, lanes: list[_Lane], min_frames: int, *, warm: bool) -> list[Stage]:
     def on_all(step: Callable[[_Lane], None]) -> Spent:
-        # They begin together, so that every core is busy as long as it lasts.
-        barrier = threading.Barrier(len(lanes) + 1)
+        # They begin together, so that every core is busy as long as it lasts; and not before the clock is read.
+        are_there, go = threading.Barrier(len(lanes) + 1), threading.Event()
 
         def run(lane: _Lane) -> None:
-            barrier.wait()
+            are_there.wait()
+            go.wait()
             step(lane)
 
         futures = [pool.submit(run, lane) for lane in lanes]
-        barrier.wait()
+        are_there.wait()
         before = Moment.now()
+        go.set()
         for future in futures:
             future.result()
         return Moment.now().since(before)

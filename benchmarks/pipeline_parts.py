@@ -1,0 +1,448 @@
+"""The parts of the pipeline's benchmark; each gives a dict that goes into the JSON as it is."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from apache_kafka import ApacheKafka
+from pipeline_live import (
+    Live,
+    Seen,
+    Stream,
+    backlog,
+    by_stream,
+    fair_shares,
+    jain,
+    percentiles,
+    settle,
+    streams_of,
+    wait_for_scores,
+    watched,
+    workers,
+)
+
+from difffake.networks import EngineChoice
+from engines.choose import EngineKind
+from stream.bench.clips import Footage, encode, footage
+from stream.bench.clock import Spent, cores
+from stream.bench.saturated import worked_off
+from stream.bench.stages import BATCHES, Tools, bound_fps, measure_stages
+from stream.live import LiveModels, LiveSettings
+from stream.publish import Form
+
+FPS = 2.0
+SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
+#: The goal of live mode: 95 % of the scores can be read so soon after their record was published.
+P95_S = 1.0
+#: Of the scores that were due, so many must have come: a stream that is not looked at has no latency.
+COVERAGE = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long everything takes."""
+
+    seconds: float = 20.0  # of the clips
+    rounds: int = 2
+    streams: int = 12
+    loops: int = 2
+    stage_frames: int = 200
+    batches: tuple[int, ...] = BATCHES
+    user_s: float = 20.0
+    live_s: float = 15.0
+    probes: int = 4
+    sizes: tuple[str, ...] = ("720p",)
+    scaling_streams: tuple[int, ...] = (1, 4, 16)
+    scaling_workers: tuple[int, ...] = (1, 2)
+    scaling_faces: tuple[int, ...] = (1, 4)
+    scaling_frames: int = 400
+    overload_s: float = 60.0
+    recover_s: float = 20.0
+
+
+QUICK = Plan()
+FULL = Plan(
+    rounds=5, live_s=40.0, probes=7, sizes=("360p", "720p", "1080p"), scaling_streams=(1, 2, 4, 8, 16, 32, 64),
+    scaling_workers=(1, 2, 3, 4), scaling_faces=(1, 2, 5, 10), scaling_frames=1500, overload_s=600.0, user_s=60.0,
+)  # fmt: skip
+#: To see that everything runs; its figures mean nothing.
+TINY = Plan(
+    seconds=4.0, rounds=1, streams=2, loops=1, stage_frames=1, batches=(2,), user_s=1.0, live_s=4.0, probes=1,
+    scaling_streams=(1, 2), scaling_workers=(1,), scaling_faces=(1,), scaling_frames=16, overload_s=6.0, recover_s=6.0,
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Bench:
+    """What the parts share."""
+
+    plan: Plan
+    folder: Path
+    sources: list[Path]
+    node: ApacheKafka
+    engine: EngineKind
+    live: LiveSettings = field(default_factory=lambda: LiveSettings(threads=1))
+    #: Seconds of the processor for a second of a stream, by what is looked at; the start of the searches.
+    cost: dict[str, float] = field(default_factory=dict)
+    #: For the worker, in the parts about one core.
+    core: int = 0
+    _names: int = 0
+
+    def clip(self, size: str = "720p", faces: int = 1, gop_s: float = 1.0) -> Path:
+        """Made once."""
+        out = self.folder / f"{size}-{faces}-{gop_s:g}-{self.plan.seconds:g}.mp4"
+        if not out.exists():
+            width, height = SIZES[size]
+            half = out.with_suffix(".part.mp4")
+            encode(self.sources, half, width=width, height=height, seconds=self.plan.seconds, faces=faces, gop_s=gop_s)
+            half.rename(out)
+        return out
+
+    def footage(self, size: str = "720p", form: Form = Form.SEGMENTS, faces: int = 1) -> Footage:
+        """Segments of one second, or access units with a key frame every two."""
+        return footage(self.clip(size, faces, 1.0 if form is Form.SEGMENTS else 2.0), form)
+
+    def name(self, what: str) -> str:
+        """Topics and groups of their own."""
+        self._names += 1
+        return f"{what}-{self._names}-{time.monotonic_ns()}"
+
+    @property
+    def choice(self) -> EngineChoice:
+        """What runs the networks."""
+        return EngineChoice(self.engine)
+
+    def backlog(self, source: Footage, what: str, **more: Any) -> Any:
+        """See `pipeline_live.backlog`."""
+        pid = self.node.pid or 0
+        return backlog(self.node.bootstrap, pid, source, self.name(what), engine=self.engine.value, **more)
+
+
+def _shown(spent: Spent) -> dict[str, float]:
+    return {"wall_s": spent.wall_s, "cpu_s": spent.cpu_s, "others": spent.others}
+
+
+def pipeline(bench: Bench) -> dict[str, Any]:
+    """The bound, the pipeline in memory, the pipeline through Kafka: turn and turn about."""
+    plan, source = bench.plan, bench.footage()
+    tools = Tools.load(None, bench.live, bench.choice)
+    rounds = []
+    with LiveModels.load(None, bench.live, bench.choice) as models:
+        for number in range(plan.rounds):
+            stages = measure_stages(source, tools, fps=FPS, min_frames=plan.stage_frames, batches=plan.batches)
+            memory = worked_off(source, models, bench.live, streams=plan.streams, loops=plan.loops, fps=FPS)
+            one = bench.backlog(source, "one", streams=plan.streams, loops=plan.loops)
+            bound = bound_fps(stages)
+            row: dict[str, Any] = {
+                "bound_fps": bound,
+                "bound_cpu_ms": sum(stage.cpu_ms for stage in stages.values()),
+                "stages": {
+                    name: {"batch": s.batch, "frames": s.frames, "cpu_ms": s.cpu_ms, "wall_ms": s.wall_ms}
+                    | _shown(s.spent)
+                    for name, s in stages.items()
+                },
+            }
+            runs = {"memory": memory, "kafka": one}
+            if cores() > 1:
+                # One process for each core.
+                runs["kafka_processes"] = bench.backlog(
+                    source, "each", streams=plan.streams, loops=plan.loops, count=cores(), threads=1
+                )
+            for name, run in runs.items():
+                row[name] = {
+                    "frames": run.frames,
+                    "fps": run.fps,
+                    "cpu_ms": run.cpu_ms,
+                    "ratio": run.fps / bound,
+                    "cpu_ratio": row["bound_cpu_ms"] / run.cpu_ms,
+                } | _shown(run.spent)
+            row["kafka"]["broker_cpu_ms"] = 1e3 * one.broker_cpu_s / one.frames
+            rounds.append(row)
+            print(f"round {number + 1}: {json.dumps(row, default=float)}", flush=True)
+    tools.networks.close()
+    found: dict[str, Any] = {"rounds": rounds, "streams": plan.streams, "kbit_s": source.kbit_s, "engine": bench.engine}
+    for name in ("memory", "kafka", "kafka_processes"):
+        if name in rounds[0]:
+            found[name] = {
+                key: statistics.median(row[name][key] for row in rounds)
+                for key in ("fps", "cpu_ms", "ratio", "cpu_ratio")
+            }
+    bench.cost["analyse"] = found["kafka"]["cpu_ms"] * FPS / 1e3
+    return found
+
+
+def user_loop(bench: Bench) -> dict[str, Any]:
+    """The loop that a user would write, and the pipeline (in memory) beside it."""
+    plan, source = bench.plan, bench.footage()
+    script = Path(__file__).with_name("pipeline_user_loop.py")
+    rounds = []
+    with LiveModels.load(None, bench.live, bench.choice) as models:
+        for _ in range(plan.rounds):
+            command = [sys.executable, str(script), str(bench.clip()), "--fps", str(FPS), "--seconds", str(plan.user_s)]
+            said = subprocess.run(command, capture_output=True, text=True, check=False)
+            if said.returncode:
+                raise RuntimeError(f"the user's loop failed: {said.stderr[-2000:]}")
+            theirs = json.loads(said.stdout.strip().splitlines()[-1])
+            ours = worked_off(source, models, bench.live, streams=plan.streams, loops=plan.loops, fps=FPS)
+            rounds.append(
+                {
+                    "user": theirs,
+                    "user_fps": theirs["frames"] / theirs["wall_s"],
+                    "pipeline_fps": ours.fps,
+                    "ratio": ours.fps * theirs["wall_s"] / theirs["frames"],
+                    "cpu_ratio": 1e3 * theirs["cpu_s"] / theirs["frames"] / ours.cpu_ms,
+                    "others": ours.spent.others,
+                }
+            )
+            print(f"user's loop: {json.dumps(rounds[-1])}", flush=True)
+    return {"rounds": rounds} | {
+        key: statistics.median(row[key] for row in rounds) for key in ("ratio", "cpu_ratio", "user_fps", "pipeline_fps")
+    }
+
+
+def probe(bench: Bench, source: Footage, count: int, *, gear: str = "analyse", seconds: float) -> dict[str, Any]:
+    """So many streams in real time on one worker: latencies, from the record's timestamp to its score in a reader of
+    committed records."""
+    name = bench.name(f"live-{gear}")
+    given = _given(bench, name, gear=gear)
+    streams = streams_of(source, count)
+    with workers(1, given) as running, Live(bench.node.bootstrap, given["topic"], f"{name}.scores") as live:
+        time.sleep(3.0)  # the worker joins
+        live.publish(streams)
+        wait_for_scores(live, [stream.name for stream in streams], running)
+        settled = settle(live, running, within_s=max(10.0, seconds))
+        seen, spent = watched(live, running, seconds)
+        memory, late_s = running.resident_mib, live.late_s
+    rate = FPS if gear == "analyse" else _key_frames_per_s(source)
+    return (
+        {
+            "streams": count,
+            "gear": gear,
+            "settled": settled,
+            "coverage": len(seen) / (count * seconds * rate),
+            "cpu_s_per_stream_s": spent.cpu_s / (count * seconds),
+            "resident_mib": memory,
+            "publisher_late_s": late_s,
+            "statuses": _statuses(seen),
+        }
+        | percentiles([one.latency_s for one in seen])
+        | _shown(spent)
+    )
+
+
+def _given(bench: Bench, name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "bootstrap": bench.node.bootstrap, "topic": f"{name}.in", "group": name, "commit_s": 0.2, "fps": FPS,
+        "gear": "analyse", "engine": bench.engine.value,
+    } | more  # fmt: skip
+
+
+def _key_frames_per_s(source: Footage) -> float:
+    """One in each segment of a second; in access units, one in two seconds."""
+    return 1.0 if source.records[0].pictures > 1 else 0.5
+
+
+def _statuses(seen: list[Seen]) -> dict[str, int]:
+    names = [one.status for one in seen]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def holds(found: dict[str, Any]) -> bool:
+    """Whether a probe reached the goal."""
+    return bool(found["settled"] and found["coverage"] >= COVERAGE and found["p95_s"] < P95_S)
+
+
+def search(start: int, probes: int, run: Callable[[int], dict[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
+    """The largest number of streams that holds, and all probes; first up or down by a quarter, then by halves."""
+    low, high, count, tried = 0, 0, max(1, start), []
+    for _ in range(probes):
+        tried.append(run(count))
+        print(f"  {json.dumps(tried[-1])}", flush=True)
+        if holds(tried[-1]):
+            low = max(low, count)
+        else:
+            high = count
+        if high and high - low <= 1:
+            break
+        count = (low + high) // 2 if low and high else max(1, low * 5 // 4 + 1 if low else high * 3 // 4)
+    return low, tried
+
+
+def live(bench: Bench) -> dict[str, Any]:
+    """The most streams on one core whose p95 latency stays below a second, by size, gear and form. The worker has the
+    first core for itself where there are several; broker, publisher and reader have the others."""
+    rows = []
+    for size in bench.plan.sizes:
+        for gear in ("analyse", "watch"):
+            for form in (Form.SEGMENTS, Form.UNITS):
+                source = bench.footage(size, form)
+                cost = bench.cost.get(gear, 0.06 if gear == "analyse" else 0.03)
+                if bench.plan is TINY:
+                    cost = 0.5
+                most, tried = search(
+                    int(0.8 / cost),
+                    bench.plan.probes,
+                    lambda count, source=source, gear=gear: probe(  # type: ignore[misc]
+                        bench, source, count, gear=gear, seconds=bench.plan.live_s
+                    ),
+                )
+                rows.append({"size": size, "gear": gear, "form": form.value, "streams_per_core": most, "probes": tried,
+                             "by_cpu": 1 / min(one["cpu_s_per_stream_s"] for one in tried)})  # fmt: skip
+    return {"rows": rows, "p95_goal_s": P95_S}
+
+
+def flood(bench: Bench) -> dict[str, Any]:
+    """One stream sends ten times as much as it should, among others that fill three fifths of a core."""
+    source = bench.footage()
+    seconds = bench.plan.live_s
+    count = 3 if bench.plan is TINY else max(4, int(0.6 / bench.cost.get("analyse", 0.06)))
+    name = bench.name("flood")
+    given = _given(bench, name)
+    quiet = streams_of(source, count)
+    loud = Stream("flood", source, count, speed=10.0)
+    with workers(1, given) as running, Live(bench.node.bootstrap, given["topic"], f"{name}.scores") as watch:
+        time.sleep(3.0)
+        watch.publish(quiet)
+        wait_for_scores(watch, [stream.name for stream in quiet], running)
+        settle(watch, running, within_s=max(10.0, seconds))
+        before, _ = watched(watch, running, seconds)
+        watch.publish([loud])
+        time.sleep(min(5.0, seconds))
+        during, spent = watched(watch, running, seconds)
+    served = {stream: len(seen) for stream, seen in by_stream(during).items()}
+    names = [stream.name for stream in quiet] + [loud.name]
+    got = [float(served.get(one, 0)) for one in names]
+    demands = [FPS * seconds] * count + [FPS * 10 * seconds]
+    fair = fair_shares(demands, sum(got))
+    quiet_seen = {
+        stream: [s.latency_s for s in seen] for stream, seen in by_stream(during).items() if stream != "flood"
+    }
+    p99 = {stream: float(np.percentile(latencies, 99)) for stream, latencies in quiet_seen.items()}
+    return {
+        "streams": count,
+        "jain": jain([min(1.0, have / share) if share else 1.0 for have, share in zip(got, fair, strict=True)]),
+        "jain_quiet": jain(got[:-1]),
+        "served_quiet": [min(got[:-1]), max(got[:-1])],
+        "demand_quiet": demands[0],
+        "served_flood": got[-1],
+        "fair_flood": fair[-1],
+        "before": percentiles([one.latency_s for one in before]),
+        "during_quiet": percentiles([one for latencies in quiet_seen.values() for one in latencies]),
+        "worst_quiet_p99_s": max(p99.values(), default=float("nan")),
+    } | _shown(spent)
+
+
+def overload(bench: Bench) -> dict[str, Any]:
+    """Three times what a core can do, in shed mode; then half of what it can."""
+    source, plan = bench.footage(), bench.plan
+    capacity = 2 if plan is TINY else max(2, int(1 / bench.cost.get("analyse", 0.06)))
+    name = bench.name("overload")
+    given = _given(bench, name, overload="shed")
+    calm = streams_of(source, max(1, capacity // 2))
+    storm = streams_of(source, 3 * capacity - len(calm), "storm", first=len(calm), stop_s=plan.overload_s)
+    memory: list[float] = []
+    with workers(1, given) as running, Live(bench.node.bootstrap, given["topic"], f"{name}.scores") as watch:
+        time.sleep(3.0)
+        watch.publish(calm)
+        wait_for_scores(watch, [stream.name for stream in calm], running)
+        settle(watch, running, within_s=20.0)
+        watch.publish(storm)
+        began, begin = time.time(), len(watch.seen)
+        while time.time() < began + plan.overload_s:
+            time.sleep(1.0)
+            memory.append(running.resident_mib)
+        end = time.time()
+        time.sleep(plan.recover_s)
+        seen = watch.seen[begin:]
+        after_mib = running.resident_mib
+    # What was published in the storm and is in a score: every picture that was due, seen or shed.
+    due = sum(
+        round(FPS * len([s for s in stream.sent_s if began <= s < end]) * source.length_ns / 1e9 / len(source.records))
+        for stream in (*calm, *storm)
+    )
+    in_storm = [one for one in seen if began <= one.at_s - one.latency_s < end]
+    slow = [one.at_s for one in seen if one.at_s >= end and one.latency_s >= P95_S]
+    half = len(memory) // 2
+    return {
+        "capacity": capacity,
+        "streams": len(calm) + len(storm),
+        "storm_s": plan.overload_s,
+        "due": due,
+        "told": len(in_storm),
+        "statuses": _statuses(in_storm),
+        "worker_shed": running.counts["frames:SHED"],
+        "latency": percentiles([one.latency_s for one in in_storm]),
+        "latency_scored": percentiles([one.latency_s for one in in_storm if one.status != "SHED"]),
+        "memory_mib": memory,
+        "memory_slope_mib_per_min": float(np.polyfit(np.arange(half), memory[-half:], 1)[0] * 60) if half > 1 else 0.0,
+        "after_mib": after_mib,
+        "back_to_normal_s": max((at - end for at in slow), default=0.0),
+        "timeline": _timeline(seen, began),
+    }
+
+
+def _timeline(seen: list[Seen], began: float) -> list[dict[str, float]]:
+    """p95 latency and the share that was shed, second by second of the arrival."""
+    by_second: dict[int, list[Seen]] = {}
+    for one in seen:
+        by_second.setdefault(int(one.at_s - began), []).append(one)
+    return [
+        {
+            "s": float(second),
+            "p95_s": float(np.percentile([one.latency_s for one in some], 95)),
+            "shed": sum(one.status == "SHED" for one in some) / len(some),
+        }
+        for second, some in sorted(by_second.items())
+    ]
+
+
+def scaling(bench: Bench) -> dict[str, Any]:
+    """Cost and memory by the number of streams, workers, faces, and by size; through Kafka, a backlog worked off."""
+    plan, rows = bench.plan, []
+
+    def run(kind: str, value: Any, source: Footage, streams: int, faces: int = 1, **more: Any) -> None:
+        loops = max(1, round(plan.scaling_frames / (streams * FPS * source.length_ns / 1e9)))
+        done = bench.backlog(source, kind, streams=streams, loops=loops, max_faces=max(8, faces), **more)
+        rows.append(
+            {
+                "by": kind, "value": value, "streams": streams, "frames": done.frames, "fps": done.fps,
+                "cpu_s_per_stream_s": done.cpu_ms * FPS / 1e3, "resident_mib": done.resident_mib,
+                "statuses": {k: n for k, n in done.counts.items() if k.startswith("frames:")},
+            } | _shown(done.spent)
+        )  # fmt: skip
+        print(f"  {json.dumps(rows[-1])}", flush=True)
+
+    source = bench.footage()
+    for streams in plan.scaling_streams:
+        run("streams", streams, source, streams)
+    for count in plan.scaling_workers:
+        run("workers", count, source, plan.streams, count=count, threads=max(1, cores() // count))
+    for faces in plan.scaling_faces:
+        run("faces", faces, bench.footage(faces=faces), plan.streams, faces=faces)
+    for size in plan.sizes:
+        run("size", size, bench.footage(size), plan.streams)
+    by_streams = [row for row in rows if row["by"] == "streams"]
+    slope = np.polyfit([r["streams"] for r in by_streams], [r["resident_mib"] for r in by_streams], 1)[0]
+    costs = [row["cpu_s_per_stream_s"] for row in by_streams]
+    return {"rows": rows, "mib_per_stream": float(slope), "cost_spread": max(costs) / min(costs) - 1}
+
+
+PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "pipeline": pipeline,
+    "user_loop": user_loop,
+    "live": live,
+    "flood": flood,
+    "overload": overload,
+    "scaling": scaling,
+}
+#: About what one core can do.
+ONE_CORE = frozenset({"live", "flood", "overload"})
