@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import structlog
 
 from difffake.errors import DeviceLostError
+from stream.batcher import BatchCounts
 from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
 from stream.checkpoint import Checkpoint, restore
@@ -179,6 +180,11 @@ class Worker:
     def is_busy(self) -> bool:
         """Whether records that were read are not done yet."""
         return bool(self._jobs or len(self._intake))
+
+    @property
+    def batches(self) -> BatchCounts:
+        """How the batches of the networks were filled."""
+        return self._pipeline.batches
 
     def stop(self) -> None:
         """End `run` after the records in progress; safe in a signal handler."""
