@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format chaos fuzz bench bench-gpu docs clean
+.PHONY: help demo test test-gpu lint format chaos fuzz bench bench-full bench-gpu docs clean
 
 help: ## list the daily acts
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .venv/base: pyproject.toml scripts/venv.sh
 	@scripts/venv.sh "$(PYTHON)" demo
@@ -48,6 +48,9 @@ fuzz: .venv/dev ## 10,000 damaged records through a whole worker
 
 bench: .venv/dev ## measure; results in benchmarks/results/
 	@scripts/bench.sh $(BIN)
+
+bench-full: .venv/dev ## the same, and the pipeline at all sizes, loads and numbers of streams (hours; a quiet machine)
+	@scripts/bench.sh $(BIN) --full
 
 bench-gpu: ## measure engines on an NVIDIA GPU; results in benchmarks/results/gpu.json
 	@$(GPU_PYTHON) benchmarks/gpu.py --out benchmarks/results/gpu.json

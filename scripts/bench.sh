@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Runs the benchmarks that need nothing but this repository: scripts/bench.sh BIN
+# Runs the benchmarks that need nothing but this repository: scripts/bench.sh BIN [--full]
 set -euo pipefail
 bin=$1
+full=${2:-}
 mkdir -p benchmarks/results
 "$bin/python" benchmarks/density.py --threads 1 --out benchmarks/results/density
 # With a crop store in CROPS the engines are held to the parity gate too.
 "$bin/python" benchmarks/engine_speed.py ${CROPS:+--store "$CROPS"} --out benchmarks/results/engine_speed
+# The pipeline: Apache Kafka (Java 17, Maven); a quiet machine.
+"$bin/python" benchmarks/pipeline.py --out benchmarks/results $full
+if [ -x "$bin/py-spy" ]; then
+  "$bin/python" benchmarks/pipeline_profile.py --out benchmarks/results
+fi
 # The detectors' table needs a folder of videos of people: name it in CLIPS. It rewrites docs/detectors.md.
 if [ -n "${CLIPS:-}" ]; then
   "$bin/python" benchmarks/detectors.py --clips "$CLIPS" --per-clip 3
