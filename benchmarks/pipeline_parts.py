@@ -33,7 +33,7 @@ from pipeline_live import (
 from difffake.networks import EngineChoice
 from engines.choose import EngineKind
 from stream.bench.clips import Footage, encode, footage
-from stream.bench.clock import Spent, cores
+from stream.bench.clock import Moment, Spent, cores
 from stream.bench.saturated import worked_off
 from stream.bench.stages import BATCHES, Tools, bound_fps, measure_stages
 from stream.live import LiveModels, LiveSettings
@@ -356,11 +356,11 @@ def overload(bench: Bench) -> dict[str, Any]:
         wait_for_scores(watch, [stream.name for stream in calm], running)
         settle(watch, running, within_s=20.0)
         watch.publish(storm)
-        began, begin = time.time(), len(watch.seen)
+        began, begin, before = time.time(), len(watch.seen), Moment.now(running.pids)
         while time.time() < began + plan.overload_s:
             time.sleep(1.0)
             memory.append(running.resident_mib)
-        end = time.time()
+        end, spent = time.time(), Moment.now(running.pids).since(before)
         time.sleep(plan.recover_s)
         seen = watch.seen[begin:]
         after_mib = running.resident_mib
@@ -387,7 +387,7 @@ def overload(bench: Bench) -> dict[str, Any]:
         "after_mib": after_mib,
         "back_to_normal_s": max((at - end for at in slow), default=0.0),
         "timeline": _timeline(seen, began),
-    }
+    } | _shown(spent)
 
 
 def _timeline(seen: list[Seen], began: float) -> list[dict[str, float]]:
