@@ -34,6 +34,8 @@ from pipeline_page import headline, page, plots  # noqa: E402
 from pipeline_parts import FULL, ONE_CORE, PARTS, QUICK, TINY, Bench  # noqa: E402
 
 from difffake.demo.clips import fetch_clips  # noqa: E402
+from difffake.faces.runtime import DetectorRuntime  # noqa: E402
+from difffake.networks import EngineChoice  # noqa: E402
 from engines.choose import EngineKind  # noqa: E402
 from stream.bench.clock import Moment, cores  # noqa: E402
 
@@ -49,6 +51,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="only to see that everything runs")
     parser.add_argument("--minutes", type=float, help="of overload")
     parser.add_argument("--engine", type=EngineKind, choices=list(EngineKind), default=EngineKind.ONNX)
+    parser.add_argument("--engines", type=Path, help="folder of compiled engines")
+    parser.add_argument("--detector-engine", type=DetectorRuntime, choices=list(DetectorRuntime), default="onnx")
     parser.add_argument("--clips", type=Path, nargs="+", help="of one face each, instead of the demonstration's")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
@@ -60,12 +64,13 @@ def main() -> None:
     document = options.out / "latest.json"
     figures: dict[str, Any] = json.loads(document.read_text()) if document.exists() else {}
     parts: dict[str, Any] = figures.get("parts", {})
+    choice = EngineChoice(options.engine, options.engines, detector=DetectorRuntime(options.detector_engine))
     work = CACHE / "bench"
     work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     kafka = work / f"kafka-{os.getpid()}"
     with ApacheKafka(kafka) as node:
-        bench = Bench(plan, work, sources, node, options.engine, core=min(os.sched_getaffinity(0)))
+        bench = Bench(plan, work, sources, node, choice, core=min(os.sched_getaffinity(0)))
         if before := parts.get("pipeline"):
             bench.cost["analyse"] = before["kafka"]["cpu_ms"] * 2.0 / 1e3
         for name in options.only or PARTS:
@@ -76,7 +81,8 @@ def main() -> None:
                 "machine": {"cpu": _processor(), "cores": cores(), "python": platform.python_version()},
                 "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
                 "took_s": Moment.now().since(began).wall_s,
-                "engine": options.engine.value,
+                "engine": bench.runtimes["engine"],
+                "detector": bench.runtimes["detector"],
                 "tiny": options.tiny,
                 "others": _others(found),
             }

@@ -57,7 +57,12 @@ def headline(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
         say(
             "cost_spread_by_streams", "scaling", part["cost_spread"], "dearest over cheapest number of streams, minus 1"
         )
-        say("mib_per_stream", "scaling", part["mib_per_stream"], "slope of the worker's resident memory over streams")
+        say(
+            "mib_per_stream",
+            "scaling",
+            part["mib_per_stream"],
+            "slope of the worker's resident memory, from as many streams on as are worked on at once",
+        )
     if part := parts.get("overload"):
         say("overload_back_to_normal_s", "overload", part["back_to_normal_s"], "last score over 1 s after the storm")
         say(

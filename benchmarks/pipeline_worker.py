@@ -10,10 +10,12 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+from difffake.faces.runtime import DetectorRuntime
 from difffake.networks import EngineChoice
 from engines.choose import EngineKind
 from stream.batcher import BatchSettings
@@ -44,7 +46,11 @@ def main() -> None:
     decode = DecodeSettings(fps=given["fps"], scrutinise_fps=given["fps"])
     gears = GearSettings(base=Gear(given["gear"]))
     broker = KafkaBroker(KafkaSettings(bootstrap_servers=given["bootstrap"]))
-    with LiveModels.load(None, live, EngineChoice(EngineKind(given.get("engine", "onnx")))) as models:
+    folder = Path(given["engines"]) if given.get("engines") else None
+    choice = EngineChoice(
+        EngineKind(given.get("engine", "onnx")), folder, detector=DetectorRuntime(given.get("detector", "onnx"))
+    )
+    with LiveModels.load(None, live, choice) as models:
         worker = Worker(broker, models, settings, name=f"w{os.getpid()}", decode=decode, live=live, gears=gears)
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
         worker.run()
