@@ -1,9 +1,10 @@
 """Exported extractors side by side, on pseudo-fakes of people who trained neither: AUC of the logit by family.
 
-    python scripts/judge_extractors.py STORE A/extractor.onnx B/extractor.onnx [--crops 256] [--json FILE]
+    python scripts/judge_extractors.py STORE A/extractor.onnx B/extractor.onnx [--portraits DIR] [--json FILE]
 
 The people are those who validate (`difffake.training.split`): nothing that a bundle was fitted on is looked at. Every
-extractor sees the same pictures: as a camera delivers them, and re-encoded as H.264 at CRF 23 and 35.
+extractor sees the same pictures: as a camera delivers them, and re-encoded as H.264 at CRF 23 and 35. ``--portraits``
+names a folder with ``real/`` and ``fake/``, pictures of one face each, which are judged beside the families.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from difffake.evaluation.metrics import auc
+from difffake.faces import CenterFace, align
 from difffake.pseudofake import FAMILIES, capture, shares_of, through_codec
 from difffake.training.batches import Draw, centre_matrix, warp
+from difffake.training.crops import read_photo
 from difffake.training.split import bank_of, split_people
 from difffake.training.store import CropStore
 from engines.onnx import OnnxEngine
@@ -38,6 +41,7 @@ def main() -> None:
     parser.add_argument("extractors", type=Path, nargs="+")
     parser.add_argument("--crops", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--portraits", type=Path)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     cv2.setNumThreads(1)
@@ -63,20 +67,45 @@ def main() -> None:
             faces = np.ascontiguousarray(seen.reshape(-1, _SIDE, _SIDE, 3).transpose(0, 3, 1, 2))
             for engine, kept in zip(engines, logits, strict=True):
                 kept[footage].append(engine.infer(faces).logit.reshape(1 + len(families), _BATCH))
+    portraits = [_faces(asked.portraits / side) for side in ("real", "fake")] if asked.portraits else []
     figures = {
         str(path): {footage: _by_family(np.concatenate(kept[footage], axis=1), families) for footage in FOOTAGE}
         for path, kept in zip(asked.extractors, logits, strict=True)
     }
+    for path, engine in zip(asked.extractors, engines, strict=True):
+        for footage, crf in FOOTAGE.items() if portraits else ():
+            real, fake = (_logits(engine, faces, crf) for faces in portraits)
+            labels = np.repeat([0, 1], [len(real), len(fake)])
+            figures[str(path)][footage]["portraits"] = round(float(auc(labels, np.concatenate([real, fake]))), 4)
+    columns = [*families, "portraits"] if portraits else families
     if asked.json:
         asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
     for footage in FOOTAGE:
-        print(f"\n| {footage} | " + " | ".join(families) + " | mean |")
-        print("|---" * (len(families) + 2) + "|")
+        print(f"\n| {footage} | " + " | ".join(columns) + " |")
+        print("|---" * (len(columns) + 1) + "|")
         for name, by_footage in figures.items():
-            values = list(by_footage[footage].values())
-            print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in [*values, float(np.mean(values))]) + " |")
+            print(f"| {name} | " + " | ".join(f"{by_footage[footage][column]:.3f}" for column in columns) + " |")
     for engine in engines:
         engine.close()
+
+
+def _faces(folder: Path) -> U8:
+    """The largest face of every picture in a folder, ``(N, 224, 224, 3) uint8``."""
+    detector, faces = CenterFace(threads=1), []
+    for path in sorted(folder.iterdir()):
+        picture = read_photo(path, 50_000_000)
+        found = detector.detect([picture])[0] if picture is not None else None
+        if picture is None or found is None or not len(found):
+            print(f"{path}: no face")
+            continue
+        largest = int(np.argmax(np.prod(found.boxes_px[:, 2:] - found.boxes_px[:, :2], axis=1)))
+        faces.append(align(picture, found.landmarks_px[largest : largest + 1])[0][0])
+    return np.stack(faces)
+
+
+def _logits(engine: OnnxEngine, faces: U8, crf: int | None) -> F32:
+    seen = faces if crf is None else through_codec(faces, crf, np.zeros((len(faces), 2), np.float32))
+    return engine.infer(np.ascontiguousarray(seen.transpose(0, 3, 1, 2))).logit
 
 
 def _by_family(logits: F32, families: list[str]) -> dict[str, float]:
