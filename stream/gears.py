@@ -35,12 +35,11 @@ class GearSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class GearState(msgspec.Struct, frozen=True):
     """What `Gears` remembers of a stream: an operator's choice; when it was suspicious last, ns of stream time;
-    the last frame that was looked at; whether an alert was open then."""
+    the last frame that was looked at."""
 
     base: Gear | None = None
     suspicious_ns: int | None = None
     seen_ns: int | None = None
-    is_alert_open: bool = False
 
 
 class Gears:
@@ -64,18 +63,14 @@ class Gears:
     def is_urgent(self) -> bool:
         """Whether the stream is under suspicion: what is shed last, and looked at first."""
         state = self.state
-        if state.is_alert_open:
-            return True
         if state.suspicious_ns is None or state.seen_ns is None:
             return False
         return state.seen_ns - state.suspicious_ns < self._settings.hold_s * 1e9
 
-    def observe(self, score: ScoreRecord, *, is_alert_open: bool = False) -> None:
-        """Take a score in.
+    def observe(self, score: ScoreRecord) -> None:
+        """Take a score in: of every frame of the stream, in order.
 
-        Args:
-            score: of every frame of the stream, in order.
-            is_alert_open: whether one is, of any person, after that frame.
+        Alerts have no say: the clock of the machine may close one, and what is analysed must follow from scores alone.
         """
         if score.status in _UNSEEN:
             return
@@ -83,8 +78,7 @@ class Gears:
         self.state = msgspec.structs.replace(
             self.state,
             seen_ns=score.pts_ns,
-            suspicious_ns=score.pts_ns if is_suspicious or is_alert_open else self.state.suspicious_ns,
-            is_alert_open=is_alert_open,
+            suspicious_ns=score.pts_ns if is_suspicious else self.state.suspicious_ns,
         )
 
     def set_base(self, gear: Gear | None) -> None:

@@ -97,7 +97,7 @@ class Teller:
     def _add(stream: StreamState, outcome: Outcome, score: ScoreRecord) -> None:
         outcome.outputs.append(score)
         outcome.outputs.extend(stream.alerts.observe(score))
-        stream.gears.observe(score, is_alert_open=stream.alerts.is_open)
+        stream.gears.observe(score)
 
     def _lost(self, stream: StreamState, record: Record, lost: Lost, number: int) -> ScoreRecord:
         return ScoreRecord(

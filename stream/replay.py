@@ -241,8 +241,7 @@ def _find(records: Iterator[Record], stream: StreamState, score: ScoreRecord) ->
                 if again.pts_ns > score.pts_ns:
                     raise _missing(score)
         for again in scores:
-            stream.alerts.observe(again)
-            stream.gears.observe(again, is_alert_open=stream.alerts.is_open)
+            stream.gears.observe(again)
     raise _missing(score)
 
 

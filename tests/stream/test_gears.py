@@ -93,17 +93,6 @@ def test_pictures_that_nobody_looked_at_say_nothing(status: Status) -> None:
     assert gears_after(*scores) == [Gear.SCRUTINISE, Gear.SCRUTINISE, Gear.WATCH]
 
 
-def test_an_open_alert_keeps_the_closer_look_and_the_hold_begins_when_it_closes() -> None:
-    gears = Gears(WATCH)
-    gears.observe(score(0), is_alert_open=True)
-    gears.observe(score(100), is_alert_open=True)
-    assert gears.gear is Gear.SCRUTINISE
-    gears.observe(score(104))
-    assert gears.gear is Gear.SCRUTINISE
-    gears.observe(score(105))
-    assert gears.gear is Gear.WATCH
-
-
 def test_an_operator_chooses_another_base() -> None:
     gears = Gears(GearSettings())
     gears.set_base(Gear.WATCH)
@@ -117,14 +106,14 @@ def test_an_operator_chooses_another_base() -> None:
         gears.set_base(Gear.SHED)
 
 
-@given(st.lists(st.tuples(st.integers(1, 8), st.sampled_from([None, *Level]), st.booleans()), max_size=30))
-def test_the_gear_is_the_same_wherever_the_state_was_saved(frames: list[tuple[int, Level | None, bool]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 8), st.sampled_from([None, *Level])), max_size=30))
+def test_the_gear_is_the_same_wherever_the_state_was_saved(frames: list[tuple[int, Level | None]]) -> None:
     through, saved = Gears(WATCH), Gears(WATCH)
     now = 0
-    for step, level, is_open in frames:
+    for step, level in frames:
         now += step
-        through.observe(score(now, level), is_alert_open=is_open)
-        saved.observe(score(now, level), is_alert_open=is_open)
+        through.observe(score(now, level))
+        saved.observe(score(now, level))
         data = msgspec.msgpack.encode(saved.state)
         assert len(data) < 100
         saved = Gears(WATCH, msgspec.msgpack.decode(data, type=GearState))
