@@ -208,7 +208,7 @@ def plots(figures: dict[str, Any], folder: Path) -> list[Path]:
             if name in part:
                 plt.barh(name, part[name]["cpu_ms"], color="grey")
         plt.xlabel("CPU ms for an analysed frame")
-        plt.legend(ncol=3, fontsize=8)
+        plt.legend(ncol=6, fontsize=7, loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False)
         save("bound")
     if rows := parts.get("live", {}).get("rows"):
         plt.figure(figsize=(7, 4))
