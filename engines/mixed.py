@@ -16,7 +16,7 @@ import numpy as np
 
 from engines.contract import U8, Precision
 from engines.openvino import open_core
-from engines.quantize import GROUP, LAYERS, Limits, embed, error_of, layers, read_simplified, save, searchers
+from engines.quantize import GROUP, LAYERS, Error, Limits, embed, error_of, layers, read_simplified, save, searchers
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -75,10 +75,21 @@ def bfloat16_within(
             near = error_of(embed(tried(keep), held, Precision.BF16), wanted)
             step(f"{count} groups in float32, to {groups[place][-1]}: {near}")
             if near.within(limits):
+                keep = _needed(keep, lambda some: error_of(embed(tried(some), held, Precision.BF16), wanted), limits)
+                step(f"of these {len(keep)} layers are needed")
                 break
     if keep:
         target.write_text(marked(text, keep), encoding="utf-8")
         target.with_suffix(".bin").write_bytes(weights)
+    return keep
+
+
+def _needed(keep: list[str], error: Callable[[list[str]], Error], limits: Limits) -> list[str]:
+    """Those of a group's layers without which the limits do not hold; each one in float32 costs time."""
+    for name in reversed(keep):
+        others = [other for other in keep if other != name]
+        if error(others).within(limits):
+            keep = others
     return keep
 
 
