@@ -209,8 +209,6 @@ class RgbConverter:
         Raises:
             av.error.FFmpegError, ValueError: they cannot.
         """
-        if len(frame.planes) < 1 + max(component.plane for component in frame.format.components):
-            raise ValueError("a damaged frame lacks a plane")
         kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, frame.color_trc)
         if kind != self._checked:
             self(frame)

@@ -79,7 +79,8 @@ def _split_annex_b(value: bytes, is_h264: bool) -> list[Unit]:
 def _nals(value: bytes) -> Iterator[tuple[int, int, int]]:
     """(first byte behind the start code, end, start of the start code) of every unit with a whole header."""
     starts = [match.start() for match in _START_CODE.finditer(value)]
-    for at, following in zip(starts, [*starts[1:], len(value)], strict=True):
+    # None where nothing begins: of a damaged segment.
+    for at, following in zip(starts, [*starts, len(value)][1:], strict=True):
         if following - at >= 5:
             yield at + 3, following, at - 1 if at and value[at - 1] == 0 else at
 

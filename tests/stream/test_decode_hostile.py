@@ -29,6 +29,7 @@ from stream.decode import (
 )
 from stream.decode.contract import TimelineState
 from stream.decode.timeline import Timeline
+from stream.decode.units import split_units
 
 ALL = DecodeSettings(fps=None)
 
@@ -270,3 +271,10 @@ def test_mutated_records_give_frames_typed_errors_or_losses(seed: int) -> None:
     assert outcome["UNEXPECTED"] == 0
     assert outcome["records with frames"] > 20
     assert outcome["refused: corrupt"] > 20
+
+
+@pytest.mark.parametrize("content_type", ["video/h264", "video/h265"])
+@pytest.mark.parametrize("value", [b"", b"\xff" * 40, b"\x00\x00\x01"])
+def test_bytes_without_a_unit_hold_no_access_unit(content_type: str, value: bytes) -> None:
+    """A damaged key frame of a segment may hold no start code at all."""
+    assert split_units(value, content_type) == []
