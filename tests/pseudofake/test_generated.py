@@ -102,6 +102,14 @@ def test_drawing_families_are_for_banks_with_a_generator(bank: FaceBank) -> None
         assert "train-generator" in caught.value.hint
 
 
+def test_a_donors_picture_is_never_pasted_as_a_square() -> None:
+    rng = np.random.default_rng(0)
+    foreign = {shape for _ in range(100) for shape in paste.swap_shapes(rng, foreign=True)}
+    own = {shape for _ in range(100) for shape in paste.swap_shapes(rng, foreign=False)}
+    assert own - foreign == {"square"}
+    assert {"mouth", "face"} <= foreign
+
+
 def test_history_moves_nothing(bank: FaceBank) -> None:
     """Only texture changes: what is left after a blur stays where it was."""
     import cv2

@@ -93,6 +93,18 @@ def test_people_are_drawn_evenly_and_clips_as_often_as_asked() -> None:
     assert len(only_photos) == 30
 
 
+def test_sharp_photos_come_up_as_often_as_asked() -> None:
+    """90 people with small photos, 10 with large ones."""
+    people = np.arange(100, dtype=np.int32)
+    eyes_px = np.where(people < 90, 30.0, 90.0).astype(np.float32)
+    no_clips = np.zeros(100, bool)
+    for share, expected in ((0.0, 0.1), (0.5, 0.55)):
+        rows = Draw.of(people, no_clips, 0.25, eyes_px, share).rows(4000, np.random.default_rng(0))
+        assert (rows >= 90).mean() == pytest.approx(expected, abs=0.04)
+    small = Draw.of(people[:90], no_clips[:90], 0.25, eyes_px[:90], 0.5).rows(30, np.random.default_rng(0))
+    assert len(small) == 30  # where no photo is sharp, all do
+
+
 def test_the_loss_falls_when_fakes_score_higher() -> None:
     good, bad = torch.tensor([-2.0, -2, 2, 2]), torch.tensor([2.0, 2, -2, -2])
     assert pair_loss(good, 0.0, 0.5) < pair_loss(bad, 0.0, 0.5)
