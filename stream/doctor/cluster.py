@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Nobody waits half a minute for a wrong address to be told.
 _CONNECT_S = 10.0
+#: A cluster that was never asked for a transaction first makes a topic for them.
+_ANSWER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def cluster_checks(kafka: KafkaOptions, inputs: Sequence[str], topics: Topics, g
     try:
         from stream.broker.kafka import KafkaBroker
 
-        settings = kafka.settings(connect_timeout_s=_CONNECT_S, loss_timeout_s=_CONNECT_S)
+        settings = kafka.settings(connect_timeout_s=_CONNECT_S, loss_timeout_s=_ANSWER_S)
         with closing(KafkaBroker(settings)) as broker:
             yield _cluster(settings)
             broker.producer(f"{group}.doctor").close(_CONNECT_S)
