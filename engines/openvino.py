@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 MAX_XML_BYTES = 1 << 26
 MAX_WEIGHTS_BYTES = 1 << 30
 
-#: Runs at once, where the threads of each are given.
+#: Runs at once, where the threads of each are given and there are cores for all.
 STREAMS = 2
 
 _EXACT = "take the exact engine: --engine onnx"
@@ -42,8 +43,8 @@ class OpenVinoEngine:
         path: the ONNX file (fp32, bf16), or the ``.xml`` of an int8 network, whose ``.bin`` lies beside it; inputs and
             outputs as in `engines.contract`.
         precision: what it computes in: FP32, BF16 or INT8; INT8 leaves in float32 what was not quantised.
-        threads: threads inside one run, so that two batches in flight take twice as many; 0 gives every core to one
-            run at a time.
+        threads: threads inside one run; two batches in flight take twice as many where there are as many cores. 0 gives
+            every core to one run at a time.
         max_batch: longer batches are split, which bounds the memory of a run.
 
     Several threads may call ``infer`` at once.
@@ -255,11 +256,12 @@ def compile_network(model: ov.Model, name: str, precision: Precision, threads: i
     import openvino as ov
 
     asked = ov.Type.bf16 if precision is Precision.BF16 else ov.Type.f32
+    # A stream is one run at a time, on its own share of the threads: more of both than cores would halve each run.
+    streams = STREAMS if 0 < threads * STREAMS <= (os.cpu_count() or 1) else 1
     options = {
         "INFERENCE_PRECISION_HINT": asked,
-        "INFERENCE_NUM_THREADS": threads * STREAMS,
-        # A stream is one run at a time, on its own share of the threads.
-        "NUM_STREAMS": STREAMS if threads else 1,
+        "INFERENCE_NUM_THREADS": threads * streams,
+        "NUM_STREAMS": streams,
         # Two workers on one machine would both be pinned to its first cores.
         "ENABLE_CPU_PINNING": False,
     }
