@@ -81,6 +81,7 @@ def worked_off(
     decode, gears = DecodeSettings(fps=fps, scrutinise_fps=fps), GearSettings(base=gear)
     worker = Worker(broker, models, settings, name="bench", decode=decode, live=live, gears=gears)
     total = len(source.records) * streams * loops
+    started = 0, Moment.now()
     began: tuple[int, Moment] | None = None
     ended: list[tuple[int, Moment]] = []
 
@@ -97,6 +98,8 @@ def worked_off(
     worker.run(lambda: is_over() or time.monotonic() > limit)
     if began is None or not ended:
         raise TimeoutError("the worker did not finish within an hour")
+    if began[0] == ended[0][0]:  # so little footage that all of it was over at once: the warming up counts, too
+        began = started
     statuses = {name.partition(":")[2]: n for name, n in worker.counts.items() if name.startswith("frames:")}
     return Saturated(streams, ended[0][0] - began[0], ended[0][1].since(began[1]), statuses)
 

@@ -24,7 +24,9 @@ def bench(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
     with pytest.raises(SystemExit) as left:
         main(["bench", *map(str, arguments)])
     assert isinstance(left.value.code, int)
-    return left.value.code, capsys.readouterr().out
+    said = capsys.readouterr()
+    print(said.err)  # what a failed run says, in the report of a failed test
+    return left.value.code, said.out
 
 
 def test_every_frame_of_every_stream_is_measured(
