@@ -1,0 +1,1 @@
+"""What a worker tells Prometheus. The catalogue of names: ``docs/metrics.md``."""
