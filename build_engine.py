@@ -19,12 +19,14 @@ from rich.table import Table
 
 from difffake.bundle import default_bundle_path
 from difffake.compiling.build import BuildOptions, BuiltEngine, build_tensorrt, choose_flavour
-from difffake.compiling.pictures import Pictures, collect_pictures
+from difffake.compiling.pictures import Pictures, collect_pictures, labelled_faces
 from difffake.compiling.source import Source, open_source
 from difffake.demo.clips import fetch_clips
 from difffake.errors import DiffFakeError
+from difffake.evaluation.layouts import Layout
 from difffake.faces import CROP_SIDE_PX
-from engines.contract import Precision
+from difffake.parity import ParityFaces
+from engines.contract import U8, Precision
 from engines.manifest import Comparison, EngineManifest
 from engines.profile import BatchProfile, PictureProfile
 from engines.tensorrt_api import HostInfo, host_info
@@ -112,8 +114,16 @@ def build(
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="For OpenVINO: a crop store (`difffake crops`) to calibrate and judge the extractor on."),
+        typer.Option(
+            help="For OpenVINO: a crop store (`difffake crops`) to calibrate the extractor on, and to judge it unless "
+            "--judge is given."
+        ),
     ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(help="For OpenVINO: a data set of real and manipulated video to judge on, as of `evaluate`."),
+    ] = None,
+    judge_layout: Annotated[Layout, typer.Option(help="How --judge is laid out.")] = Layout.FOLDERS,
     max_faces: Annotated[int, typer.Option(min=_MIN_FACES, help="Most faces compared.")] = 256,
     device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the comparison; 0 takes every core.")] = 0,
@@ -145,7 +155,8 @@ def build(
         if checkpoint is not None and bundle is None:
             raise typer.BadParameter("a checkpoint has no folder of its own: say where with --out DIR")
         out = (bundle or default_bundle_path()) / "engines"
-    request = _Request(source, kind, BuildOptions(settings, out, device, threads), faces, store, max_faces)
+    labelled = (judge_layout, judge) if judge is not None else None
+    request = _Request(source, kind, BuildOptions(settings, out, device, threads), faces, store, labelled, max_faces)
     with progress_bar() as bar:
         task = bar.add_task("collecting faces", total=1.0)
 
@@ -165,6 +176,7 @@ class _Request:
     options: BuildOptions
     faces: list[Path] | None
     store: Path | None
+    judge: tuple[Layout, Path] | None
     max_faces: int
 
     def pictures(self) -> Pictures:
@@ -202,7 +214,9 @@ def _tensorrt(request: _Request, host: HostInfo, show: _Show) -> BuiltEngine:
 def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
     from difffake.compiling.openvino import build_openvino
 
-    source, calibration = request.source, None
+    source = request.source
+    calibration: U8 | None = None
+    faces: ParityFaces | None = None
     if source.network == "detector":
         raise typer.BadParameter("the detector is not built for OpenVINO here: it runs its ONNX file")
     if request.store is not None and source.network == "extractor":
@@ -210,8 +224,19 @@ def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
         from difffake.training.store import CropStore
 
         crops = CropStore.load(request.store)
-        faces, calibration = parity_faces(crops), calibration_faces(crops)
-    else:
+        show("drawing the faces of the crop store")
+        calibration = calibration_faces(crops)
+        faces = None if request.judge else parity_faces(crops)
+    if request.judge is not None:
+        show("looking for the faces to judge on")
+        extractor, identity = labelled_faces(
+            *request.judge,
+            side_px=source.shape.side_px if source.network == "extractor" else CROP_SIDE_PX,
+            eye_distance=source.eye_distance,
+            threads=request.options.threads,
+        )
+        faces = extractor if source.network == "extractor" else identity
+    elif faces is None:
         pictures = request.pictures()
         faces = pictures.faces if source.network == "extractor" else pictures.identity
     options = request.options

@@ -1,10 +1,12 @@
 """Faces a second on the CPU: torch eager, ONNX Runtime, OpenVINO in fp32, bf16 and int8; and whether the scores stay.
 
-    python benchmarks/engine_speed.py --out benchmarks/results/engine_speed [--store CROPS]
+    python benchmarks/engine_speed.py --out benchmarks/results/engine_speed --store CROPS \\
+      --judge DIR --judge-layout LAYOUT
 
 Turns alternate; every figure is the median over rounds, every ratio the median of ratios within a round. `--store` is a
 crop store (`difffake crops`): the shipped model's engines are then held to the parity gate, on people kept out of its
-training. Without one the faces are those of the demonstration's clips, and only embeddings are compared.
+training, or on those of `--judge`, a data set of real and manipulated video. Without a store the faces are those of the
+demonstration's clips, and only embeddings are compared.
 
 The shipped model runs from its bundle (torch: the same architecture, untrained, timed only). Other backbones are
 untrained, with batch norms settled on the same faces: their speed is real, their int8 is quantised like any other, but
@@ -35,9 +37,10 @@ import torch
 from torch import nn
 
 from difffake.bundle import Bundle
-from difffake.compiling.pictures import collect_pictures
+from difffake.compiling.pictures import collect_pictures, labelled_faces
 from difffake.demo.clips import fetch_clips
 from difffake.errors import EngineHostError
+from difffake.evaluation.layouts import Layout
 from difffake.extractor import Extractor, build_extractor, export_onnx
 from difffake.faces import EYE_DISTANCE
 from difffake.parity import ParityFaces, compare_embeddings
@@ -257,15 +260,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a shared machine")
     parser.add_argument("--store", type=Path, help="a crop store, for calibration and the parity gate")
+    parser.add_argument("--judge", type=Path, help="real and manipulated video, as for `difffake evaluate`")
+    parser.add_argument("--judge-layout", type=Layout, choices=list(Layout), default=Layout.FOLDERS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.store is not None:
         store = CropStore.load(options.store)
-        judged, calibration = parity_faces(store), calibration_faces(store)
+        calibration = calibration_faces(store)
+        if options.judge is not None:
+            judged, _ = labelled_faces(
+                options.judge_layout, options.judge, eye_distance=EYE_DISTANCE, threads=options.threads
+            )
+            people, fakes = f"{options.judge.name}, with which nothing was chosen", "manipulated ones"
+        else:
+            judged, people, fakes = parity_faces(store), "people kept out of training", "pseudo-fakes of them"
         judged_on = (
-            f"{int((judged.family == 0).sum())} real faces of people kept out of training and "
-            f"{int((judged.family > 0).sum())} pseudo-fakes of them, {len(np.unique(judged.clip))} clips and photos; "
-            f"int8 calibrated on {len(calibration)} faces of others"
+            f"{int((judged.family == 0).sum())} real faces of {people}, and "
+            f"{int((judged.family > 0).sum())} {fakes}, {len(np.unique(judged.clip))} clips and photos; "
+            f"layers chosen and int8 calibrated on {len(calibration)} faces of others"
         )
     else:
         clips = [path for name, path in fetch_clips(CLIPS).items() if name != "no_face"]

@@ -91,11 +91,11 @@ GATES: dict[Precision, Gate] = {
     ),
     Precision.BF16: Gate(
         cosine_min=0.95, spearman=0.99, p_shift_p95=None, p_shift_p95_tail=0.02, bias_sd=0.05, alarm_move=0.25,
-        auc_loss=0.005, min_faces=200, needs_scores=True,
+        auc_loss=0.005, min_faces=400, needs_scores=True,
     ),
     Precision.INT8: Gate(
         cosine_min=0.95, spearman=0.99, p_shift_p95=None, p_shift_p95_tail=0.02, bias_sd=0.05, alarm_move=0.25,
-        auc_loss=0.005, min_faces=200, needs_scores=True,
+        auc_loss=0.005, min_faces=400, needs_scores=True,
     ),
 }  # fmt: skip
 

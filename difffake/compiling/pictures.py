@@ -1,8 +1,8 @@
-"""Real faces to judge a compiled network on: taken from clips and pictures as a scan takes them."""
+"""Faces to judge a compiled network on: taken from clips and pictures as a scan takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from difffake.errors import DataError, DiffFakeError
+from difffake.evaluation.features import Sampling, frames_of
+from difffake.evaluation.layouts import Layout, list_items
 from difffake.faces import CROP_SIDE_PX, CenterFace, Reason, align, assess
 from difffake.identity import align_identity
 from difffake.parity import ParityFaces
-from difffake.video import open_video
+from difffake.video import Frame, open_video
 
 U8 = npt.NDArray[np.uint8]
 
@@ -113,6 +115,53 @@ def collect_pictures(
     )
 
 
+def labelled_faces(
+    layout: Layout,
+    root: Path,
+    *,
+    side_px: int = CROP_SIDE_PX,
+    eye_distance: float,
+    fps: float = 4.0,
+    max_frames: int = 60,
+    threads: int = 0,
+) -> tuple[ParityFaces, ParityFaces]:
+    """Faces of a data set of real and manipulated footage, for the extractor and for the identity network.
+
+    Real and manipulated footage that belongs together is one clip: its anchor is taken from the real frames.
+
+    Args:
+        layout, root: as for `difffake.evaluation.layouts.list_items`.
+        side_px, eye_distance: as the extractor wants its faces.
+        fps: frames looked at per second.
+        max_frames: looked at of each video, from its beginning.
+        threads: of the face detector; 0 takes every core.
+
+    Raises:
+        DataError: no such data set there, or no face in it that can be scored.
+        DiffFakeError: a video that cannot be read.
+    """
+    sampling, detector = Sampling(fps=fps, max_frames=max_frames), CenterFace(threads=threads)
+    numbers: dict[str, int] = {}
+    faces: list[U8] = []
+    identity: list[U8] = []
+    clip: list[int] = []
+    time_s: list[float] = []
+    family: list[int] = []
+    for item in list_items(layout, root).items:
+        number = numbers.setdefault(item.pair or item.video, len(numbers))
+        frames = frames_of(item.path, sampling, item.region)
+        for frame, crop, landmarks_px in _largest(frames, detector, side_px, eye_distance):
+            faces.append(crop)
+            identity.append(align_identity(frame.image, landmarks_px)[0])
+            clip.append(number)
+            time_s.append(frame.pts_s)
+            family.append(item.label)
+    if not faces:
+        raise DataError(f"no face that can be scored in {root}", hint="give footage with faces of 80 px and more")
+    rest = np.array(clip, np.int64), np.array(time_s, np.float64), np.array(family, np.int64)
+    return ParityFaces(_planes(faces), *rest), ParityFaces(_planes(identity), *rest)
+
+
 def _files(sources: Sequence[Path]) -> Iterator[Path]:
     for source in sources:
         if source.is_dir():
@@ -135,23 +184,29 @@ def _take(
 ) -> None:
     """Add at most ``share`` faces of a file, as clip ``number``."""
     with open_video(file, fps=fps) as video:
-        frames = iter(video)
-        while share > 0 and (batch := list(islice(frames, _DETECT_BATCH))):
-            for frame, faces in zip(batch, detector.detect([f.image for f in batch]), strict=True):
-                if share <= 0 or not len(faces):
-                    continue
-                size = faces.boxes_px[:, 2:] - faces.boxes_px[:, :2]
-                largest = faces[int(size.prod(axis=1).argmax())]
-                crops, _ = align(frame.image, largest.landmarks_px, side_px=side_px, eye_distance=eye_distance)
-                height, width = frame.image.shape[:2]
-                if assess((height, width), largest, crops, eye_distance=eye_distance).reason[0] is not Reason.OK:
-                    continue
-                found.faces.append(crops[0])
-                found.identity.append(align_identity(frame.image, largest.landmarks_px)[0])
-                found.clip.append(number)
-                found.time_s.append(frame.pts_s)
-                found.frames.append(frame.image)
-                share -= 1
+        for frame, crop, landmarks_px in islice(_largest(video, detector, side_px, eye_distance), share):
+            found.faces.append(crop)
+            found.identity.append(align_identity(frame.image, landmarks_px)[0])
+            found.clip.append(number)
+            found.time_s.append(frame.pts_s)
+            found.frames.append(frame.image)
+
+
+def _largest(
+    frames: Iterable[Frame], detector: CenterFace, side_px: int, eye_distance: float
+) -> Iterator[tuple[Frame, U8, npt.NDArray[np.float32]]]:
+    """The frames whose largest face can be scored, with that face: ``(side, side, 3)`` and landmarks ``(1, 5, 2)``."""
+    ahead = iter(frames)
+    while batch := list(islice(ahead, _DETECT_BATCH)):
+        for frame, faces in zip(batch, detector.detect([f.image for f in batch]), strict=True):
+            if not len(faces):
+                continue
+            size = faces.boxes_px[:, 2:] - faces.boxes_px[:, :2]
+            largest = faces[int(size.prod(axis=1).argmax())]
+            crops, _ = align(frame.image, largest.landmarks_px, side_px=side_px, eye_distance=eye_distance)
+            height, width = frame.image.shape[:2]
+            if assess((height, width), largest, crops, eye_distance=eye_distance).reason[0] is Reason.OK:
+                yield frame, crops[0], largest.landmarks_px
 
 
 def _planes(crops: list[U8]) -> U8:

@@ -145,7 +145,7 @@ class FeatureStore:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _compute(self, item: Item, digest: str) -> Features:
-        looked_at = _Counted(_frames(self._source(item, digest), self._sampling, item.region))
+        looked_at = _Counted(frames_of(self._source(item, digest), self._sampling, item.region))
         seen = self._observer.observe(looked_at)
         everything = Features(
             **{name: np.asarray(getattr(seen, name), kind) for name, kind in ROWS.items()},
@@ -181,7 +181,8 @@ class _Counted:
             yield frame
 
 
-def _frames(path: Path, sampling: Sampling, region: Region | None) -> Iterator[Frame]:
+def frames_of(path: Path, sampling: Sampling, region: Region | None) -> Iterator[Frame]:
+    """The frames of a video, or of a half of it, that are looked at; ``sampling.recompression`` was done before."""
     with open_video(path, fps=sampling.fps) as video:
         for count, frame in enumerate(video, 1):
             yield frame if region is None else replace(frame, image=half(frame.image, region))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ from tiny import write_tiny_bundle
 from difffake.bundle import Bundle, default_bundle_path
 from difffake.compiling.build import BuildOptions, build_tensorrt, choose_flavour
 from difffake.compiling.detector import compare_detectors
-from difffake.compiling.pictures import Pictures, collect_pictures
+from difffake.compiling.pictures import Pictures, collect_pictures, labelled_faces
 from difffake.compiling.source import open_source
 from difffake.errors import BundleError, DataError, EngineHostError, ParityError
+from difffake.evaluation.layouts import Layout
 from difffake.faces import EYE_DISTANCE
 from difffake.faces.centerface import WEIGHTS
 from engines.half import to_rounded
@@ -152,6 +154,19 @@ def test_pictures_are_faces_of_clips_in_order(few_faces: Path, clips: dict[str, 
     assert pictures.frames[0].shape == (360, 640, 3)
     with pytest.raises(DataError, match=r"only 5 faces .* and 6 are needed"):
         collect_pictures([few_faces], eye_distance=EYE_DISTANCE, min_faces=6, max_faces=5, threads=1)
+
+
+def test_labelled_video_is_a_clip_of_both_kinds(clips: dict[str, Path], tmp_path: Path) -> None:
+    for kind, name in (("real", "man"), ("fake", "woman")):
+        (tmp_path / kind).mkdir()
+        shutil.copy(clips[name], tmp_path / kind / "one.mp4")
+    faces, identity = labelled_faces(Layout.FOLDERS, tmp_path, eye_distance=EYE_DISTANCE, max_frames=4, threads=1)
+    assert faces.faces.shape == (8, 3, 224, 224)
+    assert identity.faces.shape == (8, 3, 150, 150)
+    assert faces.family.tolist() == identity.family.tolist() == [0] * 4 + [1] * 4
+    assert faces.time_s == pytest.approx([0, 0.25, 0.5, 0.75] * 2, abs=0.05)
+    with pytest.raises(DataError, match="not a folder"):
+        labelled_faces(Layout.FOLDERS, tmp_path / "none", eye_distance=EYE_DISTANCE)
 
 
 def test_files_without_a_face_are_refused(tmp_path: Path) -> None:

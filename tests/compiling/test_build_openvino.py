@@ -62,7 +62,7 @@ def test_a_proof_is_written_and_the_engine_runs_by_it(source: Source, tmp_path: 
 
 @needs_bf16
 def test_nothing_is_written_without_enough_faces(source: Source, tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match="at least 200"):
+    with pytest.raises(ParityError, match="at least 400"):
         build_openvino(source, Precision.BF16, tmp_path / "engines", clips(4), threads=1)
     assert not (tmp_path / "engines").exists()
 
