@@ -7,16 +7,18 @@
 ``density.safetensors``    the Gaussian mixtures, by name
 ``calibration.safetensors``  score -> p-value under held-out real footage, by score
 ``projection.safetensors`` optional: a linear map of the embedding before differences and density
+``head.safetensors``       optional: linear readings of the embedding that labelled fakes have taught, by name
 =========================  =============================================================================
 
 Only formats that cannot carry code: JSON, ONNX and safetensors. Every size is bounded before a byte is read.
+Format 3 added heads; bundles of format 2 are read as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -32,13 +34,16 @@ from difffake.calibration import Calibration
 from difffake.density import GaussianMixture
 from difffake.differential import Combination
 from difffake.errors import BundleError, DiffFakeError
+from difffake.head import LinearHead
 
-FORMAT = 2
+FORMAT = 3
+_READABLE = (2, FORMAT)
 EXTRACTOR = "extractor.onnx"
 IDENTITY = "identity.onnx"
 DENSITY = "density.safetensors"
 CALIBRATION = "calibration.safetensors"
 PROJECTION = "projection.safetensors"
+HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
 
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -52,17 +57,19 @@ class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """How one named score is computed.
 
     ``kind``: ``logit`` (f's own), ``density`` (minus log density of the embedding), ``differential`` (minus mean log
-    density of its differences to the anchor), ``distance`` (mean Euclidean distance to the anchor).
+    density of its differences to the anchor), ``distance`` (mean Euclidean distance to the anchor), ``supervised`` (a
+    linear head on the embedding).
     ``anchor``: ``none``, ``self`` (frames of the same clip) or ``given`` (frames known to be the genuine person).
     ``embedding``: whose embedding it is: the extractor's (``artifact``) or the identity network's (``identity``).
-    ``density``: which mixture of the bundle; ``minus_anchor_mean``: subtract the anchor's own mean score.
+    ``density``, ``head``: which mixture or head of the bundle; ``minus_anchor_mean``: subtract the anchor's mean score.
     """
 
     evidence: Literal["artifact", "anchor", "identity"]
-    kind: Literal["logit", "density", "differential", "distance"]
+    kind: Literal["logit", "density", "differential", "distance", "supervised"]
     anchor: Literal["none", "self", "given"] = "none"
     embedding: Literal["artifact", "identity"] = "artifact"
     density: str | None = None
+    head: str | None = None
     combination: Combination = Combination.SIGNED
     l2: bool = False
     minus_anchor_mean: bool = False
@@ -125,6 +132,7 @@ class Bundle:
     densities: dict[str, GaussianMixture]
     calibrations: dict[str, Calibration]
     projection: Projection | None = None
+    heads: dict[str, LinearHead] = field(default_factory=dict)
 
     @property
     def engine_path(self) -> Path:
@@ -160,13 +168,17 @@ class Bundle:
                 name: Calibration.from_arrays(arrays)
                 for name, arrays in _split(_tensors(contents, CALIBRATION)).items()
             }
+            heads = {
+                name: LinearHead.from_arrays(arrays)
+                for name, arrays in (_split(_tensors(contents, HEAD)) if HEAD in contents else {}).items()
+            }
         except DiffFakeError as error:
             raise BundleError(f"bundle {path.name}: {error}", hint=_REINSTALL) from error
         projection = None
         if PROJECTION in contents:
             arrays = _tensors(contents, PROJECTION)
             projection = _checked_projection(arrays, manifest.dim)
-        bundle = cls(path, manifest, densities, calibrations, projection)
+        bundle = cls(path, manifest, densities, calibrations, projection, heads)
         bundle._check()
         return bundle
 
@@ -185,6 +197,8 @@ class Bundle:
         for name, spec in manifest.scores.items():
             if not dims[spec.embedding]:
                 raise BundleError(f"bundle {self.path.name}: score {name} needs {IDENTITY}", hint=_REINSTALL)
+            if spec.kind == "supervised":
+                self._check_head(name, spec, dims["artifact"])
             if spec.kind not in ("density", "differential"):
                 continue
             if spec.density not in self.densities:
@@ -205,6 +219,18 @@ class Bundle:
                     hint=_REINSTALL,
                 )
 
+    def _check_head(self, name: str, spec: ScoreSpec, dim: int) -> None:
+        head = self.heads.get(str(spec.head))
+        if head is None:
+            raise BundleError(f"bundle {self.path.name}: score {name} needs the head {spec.head}", hint=_REINSTALL)
+        # Only what a head can do: read faces alone or against the mean of a given anchor.
+        if spec.embedding != "artifact" or head.weights.shape != (dim,) or spec.anchor == "self":
+            raise BundleError(
+                f"bundle {self.path.name}: head {spec.head} of {head.weights.shape[0]} dimensions cannot give the "
+                f"score {name} of embeddings of {dim}",
+                hint=_REINSTALL,
+            )
+
 
 def default_bundle_path() -> Path:
     """Where the shipped bundle lies: a folder inside the installed package."""
@@ -219,6 +245,7 @@ def save_bundle(
     densities: Mapping[str, GaussianMixture],
     calibrations: Mapping[str, Calibration],
     projection: Projection | None = None,
+    heads: Mapping[str, LinearHead] | None = None,
     **fields: Any,
 ) -> Bundle:
     """Write a bundle into the folder ``path`` and read it back through all checks.
@@ -234,6 +261,8 @@ def save_bundle(
         contents[IDENTITY] = identity
     if projection is not None:
         contents[PROJECTION] = save_tensors({"mean": projection.mean, "matrix": projection.matrix})
+    if heads:
+        contents[HEAD] = save_tensors(_join({name: head.to_arrays() for name, head in heads.items()}))
     files = {
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
         for name, data in contents.items()
@@ -258,16 +287,16 @@ def _read_manifest(path: Path) -> Manifest:
     data = file.read_bytes()
     try:
         version = msgspec.json.decode(data, type=dict[str, Any]).get("format")
-        if version != FORMAT:
+        if version not in _READABLE:
             raise BundleError(
-                f"bundle {path.name} has format {version}, this version reads {FORMAT}",
+                f"bundle {path.name} has format {version}, this version reads {' and '.join(map(str, _READABLE))}",
                 hint="upgrade difffake, or take a bundle made for this version",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"bundle {path.name}: {MANIFEST} is damaged: {error}", hint=_REINSTALL) from error
     required = {EXTRACTOR, DENSITY, CALIBRATION}
-    known = required | {PROJECTION, IDENTITY}
+    known = required | {PROJECTION, IDENTITY, HEAD}
     if not required <= set(manifest.files) <= known:
         raise BundleError(
             f"bundle {path.name} lists the files {sorted(manifest.files)}, not {sorted(required)}",

@@ -120,10 +120,12 @@ class Scorer:
     def _alone(self, spec: ScoreSpec, features: F32, logit: F32) -> F64:
         if spec.kind == "logit":
             return logit.astype(np.float64)
+        if spec.kind == "supervised":
+            return self._bundle.heads[str(spec.head)](features)
         return -self._bundle.densities[str(spec.density)].log_density(features).astype(np.float64)
 
     def _against(self, spec: ScoreSpec, features: F32, logit: F32, pool: F32, pool_logit: F32) -> F64:
-        if spec.kind in ("logit", "density"):
+        if spec.kind in ("logit", "density", "supervised"):
             own = self._alone(spec, features, logit)
             return own - self._alone(spec, pool, pool_logit).mean() if spec.minus_anchor_mean else own
         return self._differ(spec, features, pool)

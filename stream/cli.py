@@ -20,6 +20,8 @@ import typer
 import difffake
 from difffake.errors import DiffFakeError
 from stream import (
+    commands_adapt,
+    commands_alerts,
     commands_bench,
     commands_demo,
     commands_doctor,
@@ -55,11 +57,13 @@ app.command("unfreeze")(commands_operate.unfreeze)
 app.command("reset")(commands_operate.reset)
 app.command("forget")(commands_operate.forget)
 app.command("gear")(commands_operate.gear)
+app.add_typer(commands_alerts.app, name="alerts")
 app.command("demo")(commands_demo.demo)
 app.command("doctor")(commands_doctor.doctor)
 app.command("bench")(commands_bench.bench)
 app.command("evaluate")(commands_evaluate.evaluate_command)
 app.command("compare")(commands_evaluate.compare_command)
+app.command("adapt")(commands_adapt.adapt_command)
 app.command("crops")(commands_train.crops)
 app.command("train-generator")(commands_train.train_generator)
 app.command("train")(commands_train.train)

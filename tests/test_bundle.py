@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tiny import DIM, SCORES, write_tiny_bundle
 
-from difffake.bundle import Bundle, Projection, save_bundle
+from difffake.bundle import Bundle, Projection, ScoreSpec, save_bundle
 from difffake.errors import BundleError
+from difffake.head import LinearHead
+from difffake.scoring import Scorer
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 3}, "format 3"),
+        ({"format": 4}, "format 4"),
         ({"surprise": 1}, "damaged"),
         ({"dim": "many"}, "damaged"),
         ({"dim": DIM + 1}, "dimensions"),
@@ -111,3 +113,71 @@ def test_a_projection_travels_with_the_bundle(tiny_bundle: Bundle, tmp_path: Pat
     assert bundle.projection is not None
     x = rng.normal(size=(3, DIM)).astype("f4")
     np.testing.assert_array_equal(bundle.projection(x), projection(x))
+
+
+def with_head(bundle: Bundle, out: Path, taught_head: LinearHead, **spec: object) -> Bundle:
+    fields = {
+        name: getattr(bundle.manifest, name)
+        for name in bundle.manifest.__struct_fields__
+        if name not in ("format", "files", "scores", "evidence")
+    }
+    taught = ScoreSpec(**({"evidence": "artifact", "kind": "supervised", "head": "artifact"} | spec))
+    return save_bundle(
+        out,
+        extractor=bundle.engine_path.read_bytes(),
+        densities=bundle.densities,
+        calibrations=bundle.calibrations | {"supervised": bundle.calibrations["logit"]},
+        heads={"artifact": taught_head},
+        scores=bundle.manifest.scores | {"supervised": taught},
+        evidence=bundle.manifest.evidence | {"artifact": "supervised"},
+        **fields,
+    )
+
+
+def test_a_head_travels_with_the_bundle_and_reads_faces(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    head = LinearHead(rng.normal(size=DIM), -0.5)
+    made = with_head(tiny_bundle, tmp_path / "taught", head)
+    again = Bundle.load(tmp_path / "taught")
+    assert made.model_id == again.model_id != tiny_bundle.model_id
+    x = rng.normal(size=(5, DIM)).astype("f4")
+    scores = Scorer(again).score(x, np.zeros(5, "f4"), np.arange(5.0))
+    np.testing.assert_array_equal(scores["supervised"], head(x))
+    np.testing.assert_allclose(scores["supervised"], x.astype(float) @ head.weights - 0.5)
+
+
+def test_bundles_from_before_there_were_heads_load(tiny_bundle: Bundle, folder: Path) -> None:
+    scores = json.loads((folder / "manifest.json").read_text())["scores"]
+    for spec in scores.values():
+        del spec["head"]
+    edit_manifest(folder, format=2, scores=scores)
+    old = Bundle.load(folder)
+    assert old.heads == {}
+    assert old.model_id == tiny_bundle.model_id
+
+
+@pytest.mark.parametrize(
+    ("weights", "spec"),
+    [
+        (np.ones(DIM + 1), {}),
+        (np.ones(DIM), {"head": "another"}),
+        (np.ones(DIM), {"head": None}),
+        (np.ones(DIM), {"anchor": "self"}),
+        (np.ones(DIM), {"embedding": "identity"}),
+    ],
+)
+def test_a_head_that_cannot_give_its_score_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, weights: np.ndarray, spec: dict[str, object]
+) -> None:
+    with pytest.raises(BundleError):
+        with_head(tiny_bundle, tmp_path / "taught", LinearHead(weights, 0.0), **spec)
+
+
+def test_a_damaged_head_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with_head(tiny_bundle, tmp_path / "taught", LinearHead(np.ones(DIM), 0.0))
+    file = tmp_path / "taught" / "head.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match=r"head\.safetensors is damaged"):
+        Bundle.load(tmp_path / "taught")

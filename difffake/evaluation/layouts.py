@@ -320,13 +320,20 @@ def _side_by_side(reader: _Reader) -> None:
 
 
 def _folders(reader: _Reader) -> None:
-    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
     for folder, label in (("real", REAL), ("fake", FAKE)):
         top = reader.root / folder
-        if not top.is_dir():
-            continue
-        for path in sorted(p for p in _bounded(top.rglob("*")) if _is(p, suffixes)):
-            inner = path.relative_to(top)
-            key = inner.with_suffix("").as_posix()
-            person = inner.parts[0] if len(inner.parts) > 1 else key
-            reader.add(Item(path, label, person, f"{folder}/{inner.as_posix()}", pair=key))
+        if top.is_dir():
+            for item in folder_items(top, label, folder):
+                reader.add(item)
+
+
+def folder_items(top: Path, label: int, name: str) -> Iterator[Item]:
+    """Videos and pictures of a folder, or of one folder a person; ids begin with ``name``.
+
+    A file's ``pair`` is its path below ``top`` without the extension: the same in ``real/`` and in ``fake/``.
+    """
+    for path in sorted(p for p in _bounded(top.rglob("*")) if _is(p, VIDEO_SUFFIXES | IMAGE_SUFFIXES)):
+        inner = path.relative_to(top)
+        key = inner.with_suffix("").as_posix()
+        person = inner.parts[0] if len(inner.parts) > 1 else key
+        yield Item(path, label, person, f"{name}/{inner.as_posix()}", pair=key)

@@ -193,6 +193,7 @@ def add_identity(
         densities={n: d for n, d in bundle.densities.items() if n in kept} | fitted.densities,
         calibrations={n: c for n, c in bundle.calibrations.items() if n in others} | fitted.calibrations,
         projection=bundle.projection,
+        heads=bundle.heads,
         **fields,
     )
 

@@ -1,0 +1,149 @@
+"""What `difffake adapt` is asked, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from difffake.adapt.cross import Recipe
+from difffake.adapt.probe import FileProbe
+from difffake.bundle import Bundle
+from difffake.errors import DataError
+from difffake.evaluation.bootstrap import Difference, Performance
+from difffake.evaluation.layouts import Layout
+from difffake.evaluation.protocol import Level
+from difffake.evaluation.recompress import MAX_CRF
+
+#: Below these a head would be a portrait of its few clips.
+MIN_VIDEOS = 10
+MIN_PEOPLE = 8
+#: What a head may lose, in AUC, where the footage was encoded again, and on pseudo-fakes of families not seen.
+MAX_LOSS_ENCODED = 0.02
+MAX_LOSS_UNSEEN = 0.03
+
+
+class Use(StrEnum):
+    """Whether the head becomes the bundle's reading of `artifact`."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptSettings:
+    """Labelled footage and how to learn from it.
+
+    Args:
+        real, fake: folders of real videos and of fakes, see `difffake.adapt.listing.list_labelled`.
+        data: data sets by layout.
+        series: keep videos together, and take for one source, whose names differ in a last number alone.
+        crfs: besides as recorded, everything is also learnt and judged re-encoded at these CRFs, real and fake alike.
+        use: `Use.AUTO` lets the figures decide, see `Transfer.helps`.
+        description: of the data, for the manifest.
+    """
+
+    cache: Path
+    real: tuple[Path, ...] = ()
+    fake: tuple[Path, ...] = ()
+    data: tuple[tuple[Layout, Path], ...] = ()
+    series: bool = False
+    crfs: tuple[int, ...] = (23, 35)
+    fps: float = 4.0
+    max_frames: int = 400
+    recipe: Recipe = field(default_factory=Recipe)
+    use: Use = Use.AUTO
+    description: str = "not stated"
+    draws: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.data and not (self.real and self.fake):
+            raise DataError("nothing to adapt to", hint="give --real DIR and --fake DIR, or --data LAYOUT=DIR")
+        for crf in self.crfs:
+            if not 0 <= crf <= MAX_CRF:
+                raise DataError(f"a CRF of {crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
+        if not 0 <= self.recipe.pseudo_share < 1:
+            raise DataError(f"a share of {self.recipe.pseudo_share} for pseudo-fakes", hint="choose 0 to below 1")
+        if not 0.01 <= self.fps <= 1000 or not 1 <= self.max_frames <= 1_000_000:
+            raise DataError(f"{self.fps} frames a second, {self.max_frames} of a video", hint="choose more, or fewer")
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Does the head help against what it has not seen? All AUCs of left-out groups; ``baseline`` is the reading so far.
+
+    Args:
+        sources: ``[source] -> (head, baseline)``: video AUC on fakes of a source of which no fake was in the fit.
+        over_baseline: ``[variant][level]``, paired.
+        across: whether heads were judged on sources that they had not seen.
+        false_windows: share of genuine windows of 5 s below p = .05, people weighing the same.
+    """
+
+    baseline: str
+    over_baseline: dict[str, dict[Level, Difference]]
+    sources: dict[str, tuple[float, float]]
+    unseen_families: dict[str, tuple[float, float]]
+    across: bool
+    false_windows: float
+
+    @property
+    def reasons_against(self) -> list[str]:
+        """Why the head should not become the reading of `artifact`; empty where it should."""
+        found = []
+        if not self.across:
+            found.append("whether it helps on fakes of other tools cannot be told from fakes of one")
+        recorded, *encoded = self.over_baseline.items()
+        gain = recorded[1][Level.VIDEO].difference
+        if gain.interval is None or gain.interval[0] <= 0:
+            found.append(f"its gain over {self.baseline} on unseen groups, {gain.value:+.3f}, is not certain")
+        for name, levels in encoded:
+            if not levels[Level.VIDEO].difference.value >= -MAX_LOSS_ENCODED:
+                found.append(f"at {name} it is {levels[Level.VIDEO].difference.value:+.3f} against {self.baseline}")
+        for what, pairs, allowed in (
+            ("fakes of sources", self.sources, 0.0),
+            ("pseudo-fakes of families", self.unseen_families, MAX_LOSS_UNSEEN),
+        ):
+            change = _mean_change(pairs)
+            if change is not None and not change >= -allowed:
+                found.append(f"on {what} that it has not seen it is {change:+.3f} against {self.baseline}")
+        if self.false_windows > 0.10:
+            found.append(f"{self.false_windows:.0%} of genuine windows of people it has not seen lie below p = .05")
+        return found
+
+    @property
+    def helps(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons_against
+
+
+def _mean_change(pairs: dict[str, tuple[float, float]]) -> float | None:
+    changes = [head - baseline for head, baseline in pairs.values()]
+    return sum(changes) / len(changes) if changes else None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptReport:
+    """A bundle with a head, and what can be expected of it.
+
+    Args:
+        figures: ``[variant][score][level]``: all by heads that have not seen the group that they judge.
+        pseudo_fakes: ``[score][family]``: AUC over frames.
+        chosen: head -> the recipe of the one that is kept; ``chosen_in_folds``: the recipes of the folds.
+        left_out: video -> why it could not be used.
+    """
+
+    bundle: Bundle
+    settings: AdaptSettings
+    counts: dict[str, int]
+    groups: int
+    figures: dict[str, dict[str, dict[Level, Performance]]]
+    over_baseline: dict[str, dict[str, dict[Level, Difference]]]
+    pseudo_fakes: dict[str, dict[str, float]]
+    transfer: Transfer
+    probe: FileProbe
+    chosen: dict[str, str]
+    chosen_in_folds: dict[str, tuple[str, ...]]
+    stands: bool
+    left_out: dict[str, str]
+    notes: tuple[str, ...]

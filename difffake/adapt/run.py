@@ -1,0 +1,294 @@
+"""``adapt``: labelled footage and a bundle -> the bundle with a supervised head, and what can be expected of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from difffake.adapt.clips import AS_RECORDED, FOOTAGE, LabelledClip, counts_of, rows_of
+from difffake.adapt.cross import CrossFit, Recipe, choose, cross_fit, divide, without_source
+from difffake.adapt.heads import Candidate, fit_heads
+from difffake.adapt.judging import (
+    ARTIFACT,
+    DIFFERENCE,
+    SPECS,
+    SUPERVISED,
+    Judged,
+    anchored_clips,
+    anchors_of,
+    differences,
+    footage_figures,
+    judge,
+    pseudo_figures,
+    real_scores,
+)
+from difffake.adapt.listing import Labelled, list_labelled
+from difffake.adapt.outcome import MIN_PEOPLE, MIN_VIDEOS, AdaptReport, AdaptSettings, Transfer, Use
+from difffake.adapt.probe import probe_files
+from difffake.adapt.report import record
+from difffake.bundle import IDENTITY, Bundle, save_bundle
+from difffake.calibration import Calibration
+from difffake.errors import DataError, DiffFakeError
+from difffake.evaluation.bootstrap import Resampling
+from difffake.evaluation.features import FeatureStore, Sampling
+from difffake.evaluation.metrics import auc
+from difffake.evaluation.protocol import Level, main_subject
+from difffake.evaluation.recompress import Recompression
+from difffake.evaluation.run import BundledDetector, features_id
+from difffake.head import LinearHead
+
+F64 = NDArray[np.float64]
+#: Called with a word for what is done and the share done.
+Progress = Callable[[str, float], None]
+_DIGEST_CHARACTERS = 16
+
+
+def adapt(
+    settings: AdaptSettings,
+    detector: BundledDetector,
+    out: Path,
+    pseudo_fakes: Sequence[LabelledClip] = (),
+    progress: Progress | None = None,
+) -> AdaptReport:
+    """Fit a head on the detector's embeddings of labelled footage, judge it by cross-validation and write a bundle.
+
+    Args:
+        settings: the footage, and how to learn from it.
+        detector: its bundle is the one that is adapted; what it had of heads is replaced.
+        out: the bundle to write.
+        pseudo_fakes: more to learn from, see `difffake.adapt.pseudo.pseudo_clips`.
+        progress: called while this goes on.
+
+    Raises:
+        DataError: too few videos or people on a side, or folders that cannot be read.
+    """
+    tell = progress or (lambda _what, _share: None)
+    videos, notes = list_labelled(settings.real, settings.fake, settings.data, series=settings.series)
+    footage, left_out = _collect(settings, videos, detector, tell)
+    _require_enough(counts_of(footage))
+    recipe = settings.recipe if pseudo_fakes else replace(settings.recipe, pseudo_share=0.0)
+    clips = [*footage, *pseudo_fakes]
+    anchors = anchors_of(clips)
+    against = anchored_clips(clips, anchors)
+    fits: dict[str, CrossFit] = {}
+    heads: dict[str, LinearHead] = {}
+    chosen: dict[str, Candidate] = {}
+    fits[ARTIFACT] = cross_fit(clips, recipe, lambda share: tell("cross-validation", share))
+    heads[ARTIFACT], chosen[ARTIFACT] = _fit_on_all(clips, recipe)
+    if _can_be_divided(against):
+        fits[DIFFERENCE] = cross_fit(against, recipe, lambda share: tell("against anchors", share))
+        heads[DIFFERENCE], chosen[DIFFERENCE] = _fit_on_all(against, recipe)
+    old = _without_heads(detector.bundle)
+    judged = judge(old, clips, anchors, fits)
+    resampling = Resampling(settings.draws)
+    candidate = chosen[ARTIFACT]
+    transfer = _transfer(old, clips, judged, candidate, recipe, resampling, tell)
+    calibrations = _calibrations(judged)
+    stands = settings.use is Use.ALWAYS or (settings.use is Use.AUTO and transfer.helps)
+    report = AdaptReport(
+        bundle=old,
+        settings=settings,
+        counts=counts_of(footage),
+        groups=len({clip.group for clip in footage}),
+        figures=footage_figures(judged, resampling),
+        over_baseline={
+            name: differences(judged, name, "logit", resampling) for name in judged.names if name != "logit"
+        },
+        pseudo_fakes=pseudo_figures(judged),
+        transfer=transfer,
+        probe=probe_files(videos, resampling),
+        chosen={name: str(c) for name, c in chosen.items()},
+        chosen_in_folds={name: tuple(map(str, fit.chosen)) for name, fit in fits.items()},
+        stands=stands,
+        left_out=left_out,
+        notes=tuple(notes),
+    )
+    bundle = _write(old, out, heads, calibrations, report, _digests(videos))
+    return replace(report, bundle=bundle)
+
+
+def _collect(
+    settings: AdaptSettings, videos: Sequence[Labelled], detector: BundledDetector, tell: Progress
+) -> tuple[list[LabelledClip], dict[str, str]]:
+    clips: list[LabelledClip] = []
+    left_out: dict[str, str] = {}
+    encodes = [None, *(Recompression(crf=crf) for crf in settings.crfs)]
+    for done, encode in enumerate(encodes):
+        sampling = Sampling(settings.fps, settings.max_frames, encode)
+        store = FeatureStore(settings.cache, detector, features_id(detector), sampling)
+        variant = AS_RECORDED if encode is None else f"CRF {encode.crf}"
+        for i, one in enumerate(videos):
+            tell(f"looking, {variant}", (done * len(videos) + i) / (len(encodes) * len(videos)))
+            try:
+                features = main_subject(store.features(one.item))
+            except DiffFakeError as error:
+                left_out[f"{one.item.video}, {variant}"] = f"unreadable ({type(error).__name__})"
+                continue
+            if not len(features):
+                left_out[f"{one.item.video}, {variant}"] = "no face that can be scored"
+                continue
+            clips.append(LabelledClip(one.item, one.group, one.source, variant, FOOTAGE, features))
+    return clips, left_out
+
+
+def _require_enough(counts: dict[str, int]) -> None:
+    few = [
+        f"{counts[f'{side}_{what}']} {side} {what}"
+        for side in ("real", "fake")
+        for what, least in (("videos", MIN_VIDEOS), ("people", MIN_PEOPLE))
+        if counts[f"{side}_{what}"] < least
+    ]
+    if few:
+        raise DataError(
+            f"too little to learn from: {', '.join(few)} with a face",
+            hint=f"give at least {MIN_VIDEOS} videos of {MIN_PEOPLE} people on either side",
+        )
+
+
+def _can_be_divided(clips: Sequence[LabelledClip]) -> bool:
+    groups = [{c.group for c in clips if c.is_fake is label and len(c.features)} for label in (False, True)]
+    return min(map(len, groups)) >= MIN_PEOPLE
+
+
+def _fit_on_all(clips: Sequence[LabelledClip], recipe: Recipe) -> tuple[LinearHead, Candidate]:
+    candidate, _ = choose(clips, recipe, recipe.seed)
+    (head,) = fit_heads(rows_of(clips, recipe.frames_per_clip, recipe.pseudo_share), [candidate])
+    return head, candidate
+
+
+def _transfer(
+    bundle: Bundle,
+    clips: Sequence[LabelledClip],
+    judged: Judged,
+    candidate: Candidate,
+    recipe: Recipe,
+    resampling: Resampling,
+    tell: Progress,
+) -> Transfer:
+    baseline = bundle.manifest.evidence.get("artifact", "logit")
+    _, _, by_video = judged.rows(Level.VIDEO)
+    sources: dict[str, dict[str, tuple[float, float]]] = {}
+    found = sorted({(clip.domain, clip.source) for clip in clips if clip.is_fake})
+    groups_of = {one: {c.group for c in clips if c.is_fake and (c.domain, c.source) == one} for one in found}
+    fold_of = divide([clip.group for clip in clips], recipe.inner_folds, recipe.seed)
+    for done, (domain, source) in enumerate(found):
+        tell("fakes not seen", done / len(found))
+        alone = domain == FOOTAGE and sum(1 for d, _ in found if d == FOOTAGE) < 2
+        # A source that is a group is left out by the cross-validation as it is.
+        if alone or len(groups_of[domain, source]) < 2:
+            continue
+        scores = without_source(clips, source, candidate, recipe, fold_of)
+        known = np.isfinite(scores)
+        labels = np.array([int(clip.is_fake) for clip in clips])[known]
+        if len(np.unique(labels)) == 2:
+            pair = auc(labels, scores[known]), auc(labels, by_video[baseline][known])
+            sources.setdefault(domain, {})[source] = pair
+    footage = sources.pop(FOOTAGE, {})
+    return Transfer(
+        baseline=baseline,
+        over_baseline=differences(judged, SUPERVISED, baseline, resampling),
+        sources=footage,
+        unseen_families=next(iter(sources.values()), {}),
+        across=len({c.source for c in clips if c.is_fake and c.domain == FOOTAGE}) > 1,
+        false_windows=_false_windows(judged),
+    )
+
+
+def _false_windows(judged: Judged) -> float:
+    """Share of genuine 5 s windows of the footage below p = .05, by a calibration on half of the people, not theirs."""
+    values, people = real_scores(judged, SUPERVISED)
+    names = np.unique(people)
+    part = np.random.default_rng(0).permutation(len(names)) % 2
+    label, person, scores = judged.of(FOOTAGE).rows(Level.WINDOW_5S)
+    genuine = (label == 0) & np.isfinite(scores[SUPERVISED])
+    below = np.full(len(label), np.nan)
+    for half in (0, 1):
+        own = np.isin(people, names[part == half])
+        calibration = Calibration.fit(values[~own], people[~own])
+        rows = genuine & np.isin(person, names[part == half])
+        below[rows] = calibration.p_value(scores[SUPERVISED][rows]) < 0.05
+    shares = [below[genuine & (person == one)].mean() for one in np.unique(person[genuine])]
+    return float(np.mean(shares))
+
+
+def _calibrations(judged: Judged) -> dict[str, Calibration]:
+    found = {}
+    for name in SPECS:
+        if name in judged.names:
+            values, people = real_scores(judged, name)
+            if len(set(people.tolist())) >= MIN_PEOPLE:
+                found[name] = Calibration.fit(values, people)
+    return found
+
+
+def _without_heads(bundle: Bundle) -> Bundle:
+    """The bundle as it was before it was adapted, if it was."""
+    manifest = bundle.manifest
+    supervised = {name for name, spec in manifest.scores.items() if spec.kind == "supervised"}
+    training = {key: value for key, value in manifest.training.items() if key != "adapted"}
+    before = manifest.training.get("adapted", {}).get("evidence_before", {})
+    return replace(
+        bundle,
+        heads={},
+        calibrations={name: c for name, c in bundle.calibrations.items() if name not in supervised},
+        manifest=msgspec.structs.replace(
+            manifest,
+            scores={name: spec for name, spec in manifest.scores.items() if name not in supervised},
+            evidence=manifest.evidence | before,
+            training=training,
+        ),
+    )
+
+
+def _write(
+    old: Bundle,
+    out: Path,
+    heads: dict[str, LinearHead],
+    calibrations: dict[str, Calibration],
+    report: AdaptReport,
+    digests: list[str],
+) -> Bundle:
+    manifest = old.manifest
+    scores = {name: spec for name, spec in SPECS.items() if spec.head in heads and name in calibrations}
+    evidence = dict(manifest.evidence)
+    if report.stands:
+        evidence["artifact"] = SUPERVISED
+    fields: dict[str, Any] = msgspec.structs.asdict(manifest)
+    for name in ("format", "files"):
+        del fields[name]
+    fields |= {
+        "scores": manifest.scores | scores,
+        "evidence": evidence,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "training": manifest.training
+        | {"adapted": {**record(report), "evidence_before": manifest.evidence, "files": digests}},
+    }
+    identity = old.path / IDENTITY if IDENTITY in manifest.files else None
+    return save_bundle(
+        out,
+        extractor=old.engine_path.read_bytes(),
+        identity=None if identity is None else identity.read_bytes(),
+        densities=old.densities,
+        calibrations=old.calibrations | calibrations,
+        projection=old.projection,
+        heads={name: head for name, head in heads.items() if any(s.head == name for s in scores.values())},
+        **fields,
+    )
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256: enough to know it again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_CHARACTERS]
+
+
+def _digests(videos: Sequence[Labelled]) -> list[str]:
+    return [file_digest(path) for path in sorted({one.item.path for one in videos})]

@@ -1,0 +1,154 @@
+"""``difffake adapt``: real videos and fakes of the user's own -> a bundle that reads faces with what they teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import TimeRemainingColumn
+from rich.table import Table
+
+from difffake.adapt import AdaptReport, AdaptSettings, Use, adapt, write
+from difffake.adapt.clips import LabelledClip
+from difffake.adapt.cross import Recipe
+from difffake.detector import Detector
+from difffake.errors import DataError, MissingExtraError
+from difffake.evaluation import Layout, Level
+from difffake.settings import ScanSettings
+from engines.contract import Engine
+from stream.console import print_error, printable, progress_bar
+
+_CACHE = Path(".cache/evaluation")
+
+
+def adapt_command(
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to write.")],
+    real: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Real videos, or one folder a person; may be repeated.")
+    ] = None,
+    fake: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Fakes, the same way; a folder for each tool is best.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="LAYOUT=DIR", help="A data set, in a layout of `difffake evaluate`.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The bundle to adapt; the shipped one by default.")] = None,
+    use: Annotated[
+        Use,
+        typer.Option(
+            help="Whether the head becomes the reading of artifact; auto: if it helps on what it has not seen."
+        ),
+    ] = Use.AUTO,
+    series: Annotated[
+        bool, typer.Option("--series", help="Keep videos together whose names differ in a last number alone.")
+    ] = False,
+    crf: Annotated[
+        list[int] | None, typer.Option(help="Learn and judge re-encoded videos too, at this CRF; default 23 and 35.")
+    ] = None,
+    as_recorded: Annotated[bool, typer.Option("--as-recorded", help="Encode nothing again.")] = False,
+    pseudo_fakes: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="A crop store: learn from its pseudo-fakes too (extra train).")
+    ] = None,
+    pseudo_share: Annotated[float, typer.Option(help="The weight of pseudo-fakes, 0 to below 1.")] = 0.5,
+    clip_shares: Annotated[
+        tuple[float, float, float],
+        typer.Option(metavar="TRAIN VALIDATE FIT", help="As the extractor was trained with."),
+    ] = (0.5, 0.05, 0.45),
+    description: Annotated[
+        str, typer.Option("--data-terms", help="The data and its terms, for the manifest.")
+    ] = "not stated",
+    fps: Annotated[float, typer.Option(help="Frames looked at per second of video.")] = 4.0,
+    max_frames: Annotated[int, typer.Option(help="Frames looked at per video.")] = 400,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps embeddings between runs.")] = _CACHE,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as Markdown.")] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of folds and pseudo-fakes.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+) -> None:
+    """Fit a small supervised head on labelled footage, judge it on people not seen, and write the bundle."""
+    settings = AdaptSettings(
+        cache=cache,
+        real=tuple(real or ()),
+        fake=tuple(fake or ()),
+        data=tuple(_data(one) for one in data or ()),
+        series=series,
+        crfs=() if as_recorded else tuple(dict.fromkeys(crf or (23, 35))),
+        fps=fps,
+        max_frames=max_frames,
+        recipe=Recipe(pseudo_share=pseudo_share, seed=seed),
+        use=use,
+        description=description,
+        draws=draws,
+    )
+    with (
+        Detector.load(bundle, ScanSettings(threads=threads)) as detector,
+        progress_bar(TimeRemainingColumn()) as bar,
+    ):
+        task = bar.add_task("pseudo-fakes", total=1.0)
+
+        def show(what: str, share: float) -> None:
+            bar.update(task, completed=share, description=what)
+
+        more: list[LabelledClip] = []
+        if pseudo_fakes is not None:
+            with _engine(detector, threads) as engine:
+                more = _pseudo(pseudo_fakes, engine, clip_shares, seed, lambda share: show("pseudo-fakes", share))
+        report = adapt(settings, detector, out, more, show)
+    write(report, markdown=markdown, json=json)
+    _show(report, out)
+
+
+def _data(text: str) -> tuple[Layout, Path]:
+    name, _, folder = text.partition("=")
+    if name not in set(Layout) or not folder:
+        raise typer.BadParameter(f"{printable(text)!r}: LAYOUT=DIR, with one of {', '.join(Layout)}")
+    return Layout(name), Path(folder)
+
+
+def _engine(detector: Detector, threads: int) -> Engine:
+    from engines.onnx import OnnxEngine
+
+    return OnnxEngine(detector.bundle.engine_path, threads=threads)
+
+
+def _pseudo(
+    store: Path, engine: Engine, clip_shares: tuple[float, float, float], seed: int, progress: Callable[[float], None]
+) -> list[LabelledClip]:
+    try:
+        from difffake.adapt.pseudo import pseudo_clips
+        from difffake.training.store import CropStore
+    except ImportError as error:
+        raise MissingExtraError(
+            f"pseudo-fakes need a package that is not installed: {error.name}", hint="pip install 'difffake[train]'"
+        ) from error
+    return pseudo_clips(CropStore.load(store), engine, clip_shares=clip_shares, seed=seed, progress=progress)
+
+
+def _show(report: AdaptReport, out: Path) -> None:
+    table = Table(
+        "footage", "score", "evidence", "frame", "5 s", "video", "TPR at 5 % FPR", title="AUC, groups not seen"
+    )
+    for variant, scores in report.figures.items():
+        for name, levels in scores.items():
+            cells = [f"{levels[level].auc.value:.3f}" for level in (Level.FRAME, Level.WINDOW_5S, Level.VIDEO)]
+            rate = f"{levels[Level.VIDEO].tpr_at_fpr[0.05].value:.2f}"
+            table.add_row(variant, name, report.bundle.manifest.scores[name].evidence, *cells, rate)
+    Console().print(table)
+    if report.probe.is_telling:
+        print_error(
+            DataError(
+                f"the files alone tell fakes from real videos (AUC {report.probe.auc.value:.2f}): the head may have "
+                "learned a codec",
+                hint="take fakes and real videos of the same sources, sizes and encoders",
+            )
+        )
+    for reason in report.transfer.reasons_against:
+        typer.echo(f"against the head: {reason}")
+    for video, reason in report.left_out.items():
+        print_error(DataError(f"left out: {video}: {reason}", hint="the others are used"))
+    evidence = report.bundle.manifest.evidence["artifact"]
+    typer.echo(f"{report.bundle.model_id} in {printable(str(out))}; artifact is read by {evidence}")
