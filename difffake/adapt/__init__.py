@@ -7,6 +7,6 @@
 
 from difffake.adapt.outcome import AdaptReport, AdaptSettings, Transfer, Use
 from difffake.adapt.report import to_json, to_markdown, write
-from difffake.adapt.run import adapt, file_digest
+from difffake.adapt.run import adapt
 
-__all__ = ["AdaptReport", "AdaptSettings", "Transfer", "Use", "adapt", "file_digest", "to_json", "to_markdown", "write"]
+__all__ = ["AdaptReport", "AdaptSettings", "Transfer", "Use", "adapt", "to_json", "to_markdown", "write"]

@@ -56,7 +56,7 @@ def fit_heads(rows: Rows, candidates: Sequence[Candidate]) -> list[LinearHead]:
     # A dimension that hardly moves would be blown up to the size of the others.
     spread = np.maximum(spread, 0.1 * np.median(spread) + 1e-12)
     z = (x - mean) / spread
-    makers: dict[str, type[_Lda] | type[_Logistic]] = {"lda": _Lda, "logistic": _Logistic}
+    makers: dict[str, type[_Lda | _Logistic]] = {"lda": _Lda, "logistic": _Logistic}
     made = {method: makers[method](z, rows) for method in dict.fromkeys(c.method for c in candidates)}
     return [_scaled(made[c.method].weights(c) / spread, rows, x) for c in candidates]
 

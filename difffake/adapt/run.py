@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,12 +42,12 @@ from difffake.evaluation.metrics import auc
 from difffake.evaluation.protocol import Level, main_subject
 from difffake.evaluation.recompress import Recompression
 from difffake.evaluation.run import BundledDetector, features_id
+from difffake.evaluation.seen import file_digest
 from difffake.head import LinearHead
 
 F64 = NDArray[np.float64]
 #: Called with a word for what is done and the share done.
 Progress = Callable[[str, float], None]
-_DIGEST_CHARACTERS = 16
 
 
 def adapt(
@@ -203,19 +202,15 @@ def _transfer(
 
 
 def _false_windows(judged: Judged) -> float:
-    """Share of genuine 5 s windows of the footage below p = .05, by a calibration on half of the people, not theirs."""
+    """Share of genuine 5 s windows of the footage below p = .05, by a calibration without their person."""
     values, people = real_scores(judged, SUPERVISED)
-    names = np.unique(people)
-    part = np.random.default_rng(0).permutation(len(names)) % 2
     label, person, scores = judged.of(FOOTAGE).rows(Level.WINDOW_5S)
     genuine = (label == 0) & np.isfinite(scores[SUPERVISED])
-    below = np.full(len(label), np.nan)
-    for half in (0, 1):
-        own = np.isin(people, names[part == half])
-        calibration = Calibration.fit(values[~own], people[~own])
-        rows = genuine & np.isin(person, names[part == half])
-        below[rows] = calibration.p_value(scores[SUPERVISED][rows]) < 0.05
-    shares = [below[genuine & (person == one)].mean() for one in np.unique(person[genuine])]
+    shares = []
+    for one in np.unique(person[genuine]):
+        others = people != one
+        p = Calibration.fit(values[others], people[others]).p_value(scores[SUPERVISED][genuine & (person == one)])
+        shares.append((p < 0.05).mean())
     return float(np.mean(shares))
 
 
@@ -282,12 +277,6 @@ def _write(
         heads={name: head for name, head in heads.items() if any(s.head == name for s in scores.values())},
         **fields,
     )
-
-
-def file_digest(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256: enough to know it again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_CHARACTERS]
 
 
 def _digests(videos: Sequence[Labelled]) -> list[str]:

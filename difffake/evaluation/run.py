@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from difffake.evaluation.protocol import (
     pool,
     score_clip,
 )
+from difffake.evaluation.seen import seen_in_adaptation
 from difffake.networks import ModelName
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
@@ -74,7 +75,18 @@ def evaluate(
     stores = _Stores.of(settings, detector)
     collected = _collect(settings, listing, stores, scorer, progress)
     _require_both(settings, collected)
-    return _judge(settings, listing, scorer, names, detector.model_id, collected)
+    report = _judge(settings, listing, scorer, names, detector.model_id, collected)
+    return replace(report, notes=(*report.notes, *_seen(detector.bundle, collected.items)))
+
+
+def _seen(bundle: Bundle, items: Sequence[Item]) -> Iterator[str]:
+    seen = seen_in_adaptation(bundle, (item.path for item in items))
+    names = [name for name, spec in bundle.manifest.scores.items() if spec.kind == "supervised"]
+    if seen and names:
+        yield (
+            f"{len(seen)} of these files taught the bundle ({', '.join(names)}): their figures are no test of it. "
+            "`difffake adapt` gives those of cross-validation."
+        )
 
 
 def features_id(detector: BundledDetector) -> str:

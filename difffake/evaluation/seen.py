@@ -1,0 +1,28 @@
+"""Which files a bundle's head has been fitted on: figures on these are no test of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from difffake.bundle import Bundle
+
+#: Hex digits of a SHA-256 that are kept: enough to know a file again.
+_CHARACTERS = 16
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256. Raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_CHARACTERS]
+
+
+def seen_in_adaptation(bundle: Bundle, paths: Iterable[Path]) -> list[Path]:
+    """Those of the files that ``difffake adapt`` took for this bundle, whatever they are called now."""
+    adapted = bundle.manifest.training.get("adapted")
+    listed = adapted.get("files") if isinstance(adapted, dict) else None
+    if not bundle.heads or not isinstance(listed, list):
+        return []
+    known = {one for one in listed if isinstance(one, str)}
+    return [path for path in sorted(set(paths)) if path.is_file() and file_digest(path) in known]
