@@ -86,6 +86,23 @@ class ModelName:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineUse:
+    """What runs one of the networks.
+
+    Attributes:
+        network: ``extractor``, ``identity`` or ``detector``.
+        engine: as a model id names it.
+        asked: what was asked for.
+        fallback: why a better engine that was asked for and lies ready does not run; empty where it does.
+    """
+
+    network: str
+    engine: str
+    asked: str
+    fallback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Networks:
     """Open engines of a bundle; whoever opened them closes them.
 
@@ -93,11 +110,13 @@ class Networks:
         extractor: gives embeddings and logits.
         identity: gives identity embeddings; None where the bundle has no such network.
         model_id: names the bundle and these engines.
+        uses: what runs each network, the detector included.
     """
 
     extractor: Engine
     identity: Engine | None
     model_id: str
+    uses: tuple[EngineUse, ...] = ()
 
     def close(self) -> None:
         """Release both."""
@@ -125,7 +144,12 @@ def open_networks(bundle: Bundle, choice: EngineChoice | None = None, *, threads
         raise
     label = EngineKind.ONNX.value if identity is None else identity.label
     name = ModelName(bundle.model_id, extractor.label, label, choice.detector.value)
-    return Networks(extractor.engine, None if identity is None else identity.engine, str(name))
+    uses = [EngineUse(EXTRACTOR, extractor.label, choice.kind.value, extractor.fallback)]
+    if identity is not None:
+        asked = choice.kind if choice.identity is None else choice.identity
+        uses.append(EngineUse(IDENTITY, identity.label, asked.value, identity.fallback))
+    uses.append(EngineUse(DETECTOR, choice.detector.value, choice.detector.value))
+    return Networks(extractor.engine, None if identity is None else identity.engine, str(name), tuple(uses))
 
 
 def _identity(network: Path | None, folder: Path, choice: EngineChoice, threads: int) -> Opened | None:

@@ -123,10 +123,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An engine that runs, and its `Candidate.label`."""
+    """An engine that runs, and its `Candidate.label`.
+
+    ``fallback``: why a better one that somebody compiled does not run; empty where it does, or there is none.
+    """
 
     engine: Engine
     label: str
+    fallback: str = ""
 
 
 def candidates(network: Path, folder: Path | None = None, kind: EngineKind = EngineKind.AUTO) -> list[Candidate]:
@@ -175,7 +179,8 @@ def open_engine(
             continue
         for other, problem in passed:
             _tell(other.kind, str(problem), problem.hint, other.is_there)
-        return Opened(engine, candidate.label)
+        why = next((f"{other.kind}: {problem}" for other, problem in passed if other.is_there), "")
+        return Opened(engine, candidate.label, why)
     # The one that somebody compiled is the one that was meant.
     raise max(passed, key=lambda one: one[0].is_there)[1]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -68,6 +68,7 @@ class Batcher(Generic[T]):
         coming: how many frames may still come soon; at 0 nobody waits for company. Called with no lock held by the
             caller of `put`, but inside `take`: it must not call the batcher.
         clock: seconds, rising.
+        told: called with the room in every batch, and how long each of its frames waited, s; like ``coming``.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class Batcher(Generic[T]):
         *,
         coming: Callable[[], int] = lambda: 1,
         clock: Callable[[], float] = time.monotonic,
+        told: Callable[[int, Sequence[float]], None] | None = None,
     ) -> None:
         self._settings = settings or BatchSettings()
-        self._coming, self._clock = coming, clock
+        self._coming, self._clock, self._tell = coming, clock, told
         self._changed = threading.Condition()
         self._waiting: dict[Hashable, _Waiting[T]] = {}
         self._closed = False
@@ -163,6 +165,8 @@ class Batcher(Generic[T]):
         if self._waiting:
             self._changed.notify()  # another thread may take the rest
         waits = [now - waiting.since_s for _, waiting in picked]
+        if self._tell is not None:
+            self._tell(size, waits)
         was = self._counts
         self._counts = BatchCounts(
             was.batches + 1,

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -25,6 +26,7 @@ from stream.batcher import BatchCounts, Batcher, BatchSettings
 from stream.decode import Decoded, DecodedFrame, Gear, Payload, StreamDecoder
 from stream.intake import StreamKey
 from stream.live.models import Look, LookFrame
+from stream.stages import Stage, Timed, untimed
 
 
 class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,17 +126,28 @@ class Pipeline:
     Args:
         models: the networks.
         settings: see there.
+        timed: takes the time of decoding.
+        batched: see `stream.batcher.Batcher`.
     """
 
-    def __init__(self, models: Looker, settings: PipelineSettings | None = None) -> None:
-        self._models, self._settings = models, settings or PipelineSettings()
+    def __init__(
+        self,
+        models: Looker,
+        settings: PipelineSettings | None = None,
+        *,
+        timed: Timed = untimed,
+        batched: Callable[[int, Sequence[float]], None] | None = None,
+    ) -> None:
+        self._models, self._settings, self._timed = models, settings or PipelineSettings(), timed
         self._lock = threading.Lock()
         self._some_ready = threading.Condition(self._lock)
         self._ready: deque[Job] = deque()
         self._jobs: set[Job] = set()
         self._decoding = 0
         self._closed = False
-        self._batcher: Batcher[tuple[Job, DecodedFrame]] = Batcher(self._settings.batch, coming=lambda: self._decoding)
+        self._batcher: Batcher[tuple[Job, DecodedFrame]] = Batcher(
+            self._settings.batch, coming=lambda: self._decoding, told=batched
+        )
         self._decoders = ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode")
         self._networks = [
             threading.Thread(target=self._look, name=f"networks-{n}", daemon=True)
@@ -189,7 +202,7 @@ class Pipeline:
         self._batcher.change(batch)
 
     def close(self) -> None:
-        """Forget all jobs and wait for the threads."""
+        """Forget all jobs and wait for the threads: those in the middle of a picture finish it."""
         for job in list(self._jobs):
             self.cancel(job)
         self._batcher.close()
@@ -216,10 +229,12 @@ class Pipeline:
         goes_on = True
         while goes_on:
             frame, error = None, None
+            began_s = time.perf_counter()
             try:
                 frame = self._next_frame(job)
             except Exception as caught:  # whatever a decoder raises belongs to its record
                 error = caught
+            self._timed(Stage.DECODE, time.perf_counter() - began_s, int(frame is not None))
             with self._lock:
                 if frame is None:
                     job._ended, job.error = True, job.error or error

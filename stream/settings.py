@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from stream.metrics.settings import MetricsSettings
 from stream.pipeline import PipelineSettings
 
 
@@ -54,7 +55,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         live_streams: streams kept ready; others are kept as their state's bytes until their next record.
         enrolments_s: how often the enrolments topic is looked at.
         idle_s: a stream of access units that sends nothing for so long no longer holds the committed offset back.
-        close_s: the deadline of the last flush.
+        close_s: longest wait for the group when the worker leaves it of itself.
+        drain_timeout_s: after `Worker.stop` everything is over within so long: what is in progress is finished or given
+            back, committed, and the group left. Less than what a supervisor waits before it kills (Kubernetes: 30 s).
+        metrics: what is told of single streams.
         retries: failed commits in a row before the worker gives up.
         broken_records: records in a row that make the analysis fail before the worker gives up.
     """
@@ -78,6 +82,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     enrolments_s: float = 1.0
     idle_s: float = 60.0
     close_s: float = 15.0
+    drain_timeout_s: float = 25.0
+    metrics: MetricsSettings = MetricsSettings()
     retries: int = 5
     broken_records: int = 20
 

@@ -1,0 +1,75 @@
+"""How much of a stream's time was really looked at: what tells "clean" from "not looking".
+
+Every due frame stands for the stream time since the due frame before it. That time is covered where the frame was
+scored with a usable face, or has no face at all; it is not where an anchor is still missing, no face is fit for
+scoring, or nobody looked. A frame stands for `GAP_S` at the most: before that, nothing came that could be looked at.
+"""
+
+from __future__ import annotations
+
+import math
+
+from stream.messages import Status
+
+#: The longest time that one frame stands for, s.
+GAP_S = 5.0
+#: The same after a record of which nothing could be used: its frames would have been due.
+_AFTER_BURIED_S = 1.0
+#: Memory of the ratio, s of stream time.
+_MEMORY_S = 60.0
+
+COVERED = frozenset({Status.SCORED, Status.NO_FACE})
+_REASONS = {
+    Status.WARMING_UP: "warming_up",
+    Status.LOW_QUALITY: "low_quality",
+    Status.DECODE_ERROR: "decode_error",
+    Status.SHED: "shed",
+}
+REASONS = (*_REASONS.values(), "dead_letter", "gap")
+
+
+class Coverage:
+    """Of one stream, frame after frame.
+
+    Args:
+        last_ns: PTS of the last frame, where another worker stopped; None before the first.
+    """
+
+    __slots__ = ("_covered", "_is_buried", "_last_ns", "_weight")
+
+    def __init__(self, last_ns: int | None = None) -> None:
+        self._last_ns, self._is_buried = last_ns, False
+        self._covered = self._weight = 0.0
+
+    def bury(self) -> None:
+        """A record came of which nothing could be used."""
+        self._is_buried = True
+
+    def add(self, pts_ns: int, status: Status) -> list[tuple[str, float]]:
+        """The next due frame, in order of time: the stream time that passed, s, by why it is not covered; empty where
+        it is. Frames that come too late stand for no time."""
+        if status is Status.STALE:
+            return []
+        last_ns = pts_ns if self._last_ns is None else self._last_ns
+        self._last_ns = max(last_ns, pts_ns)
+        passed_s = (pts_ns - last_ns) / 1e9
+        if passed_s <= 0:
+            return []
+        stands_s = min(passed_s, _AFTER_BURIED_S if self._is_buried else GAP_S)
+        found = []
+        if passed_s > stands_s:
+            found.append(self._count("dead_letter" if self._is_buried else "gap", passed_s - stands_s))
+        self._is_buried = False
+        found.append(self._count("" if status in COVERED else _REASONS[status], stands_s))
+        return found
+
+    def _count(self, reason: str, seconds: float) -> tuple[str, float]:
+        kept = math.exp(-seconds / _MEMORY_S)
+        self._weight = self._weight * kept + (1 - kept)
+        self._covered = self._covered * kept + (0.0 if reason else 1 - kept)
+        return reason, seconds
+
+    @property
+    def ratio(self) -> float | None:
+        """Covered share of about the last minute; None before any time has passed."""
+        return self._covered / self._weight if self._weight else None

@@ -1,0 +1,67 @@
+"""Where input partitions end: asked beside the worker's loop, which must not wait for answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from stream.broker.contract import Broker, TopicPartition
+from stream.broker.errors import BrokerError
+from stream.metrics.instruments import Metrics
+
+log = structlog.get_logger()
+
+
+class EndOffsets:
+    """A thread that keeps `Metrics.ends` fresh for the partitions of the last snapshot; use as a context manager.
+
+    Args:
+        connect: makes a connection of this thread's own.
+        metrics: where ends go.
+        every_s: how often to ask.
+    """
+
+    def __init__(self, connect: Callable[[], Broker], metrics: Metrics, every_s: float = 5.0) -> None:
+        self._connect, self._metrics, self._every_s = connect, metrics, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._follow()
+            except BrokerError as error:
+                # What is known of ends grows old; the worker's own connection decides what happens.
+                log.warning("ends of partitions are not known", error=str(error))
+                self._metrics.ends = {}
+                self._stop.wait(self._every_s)
+
+    def _follow(self) -> None:
+        broker = self._connect()
+        try:
+            reader = broker.reader()
+            while not self._stop.is_set():
+                ends: dict[TopicPartition, int] = {}
+                for partition in self._metrics.snapshot.backlogs:
+                    if self._stop.is_set():
+                        break
+                    ends[partition] = reader.end_offset(partition)
+                self._metrics.ends = ends
+                self._stop.wait(self._every_s)
+            reader.close()
+        finally:
+            broker.close()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(2.0)  # a broker that does not answer holds nobody up: the thread is a daemon
