@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from stream.alerts import Alerts
 from stream.broker.contract import Reader, Record, TopicPartition
 from stream.decode import Gear
 from stream.gears import Gears
@@ -24,6 +25,7 @@ _GEARS = {
     Command.GEAR_SCRUTINISE: Gear.SCRUTINISE,
     Command.GEAR_DEFAULT: None,
 }
+_ALERTS = frozenset({Command.ALERT_BUDGET, Command.ALERT_MUTE, Command.ALERT_UNMUTE, Command.ALERT_ACKNOWLEDGE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Pending:
     person: str
     record: EnrolmentRecord | CommandRecord | None
 
-    def apply(self, stream: LiveStream, gears: Gears) -> list[str]:
+    def apply(self, stream: LiveStream, gears: Gears, alerts: Alerts) -> list[str]:
         """Do it to a stream; returns warnings."""
         if self.record is None:
             stream.withdraw(self.person)
@@ -42,6 +44,8 @@ class Pending:
         if isinstance(self.record, CommandRecord) and self.record.command in _GEARS:
             gears.set_base(_GEARS[self.record.command])
             return []
+        if isinstance(self.record, CommandRecord) and self.record.command in _ALERTS:
+            return alerts.apply(self.record)
         return stream.apply(self.record)
 
 

@@ -85,10 +85,10 @@ def forget(
     if not isinstance(who, str):
         raise typer.BadParameter("--enrolment needs --person NAME: whoever is enrolled has a name")
     by = operator(by)
-    _check_names(stream, who)
+    check_names(stream, who)
     with closing(kafka.broker()) as broker:
         withdraw_enrolment(broker, topic, stream=stream, person=who, by=by)
-    _print(f"{who} on {stream}: enrolment withdrawn")
+    print_line(f"{who} on {stream}: enrolment withdrawn")
 
 
 class GearChoice(StrEnum):
@@ -116,10 +116,10 @@ def gear(
     """Say how closely a stream is looked at while nothing is suspicious."""
     command = Command(f"gear-{choice.value}")
     by = operator(by)
-    _check_names(stream, None)
+    check_names(stream, None)
     with closing(kafka.broker()) as broker:
         record = send_command(broker, topic, command, stream=stream, person=None, by=by)
-    _print(f"{stream}: gear {choice.value}, sent as {record.id}")
+    print_line(f"{stream}: gear {choice.value}, sent as {record.id}")
 
 
 def operator(by: str | None) -> str:
@@ -138,14 +138,15 @@ def _command(
     command: Command, stream: str, person: str | None, by: str | None, topic: str, kafka: KafkaOptions
 ) -> None:
     who, by = parse_person(person), operator(by)
-    _check_names(stream, who)
+    check_names(stream, who)
     with closing(kafka.broker()) as broker:
         record = send_command(broker, topic, command, stream=stream, person=who, by=by)
     whom = "everybody" if who is None else f"person {who}" if isinstance(who, int) else who
-    _print(f"{command.value} {whom} on {stream}: sent as {record.id}")
+    print_line(f"{command.value} {whom} on {stream}: sent as {record.id}")
 
 
-def _check_names(stream: str, person: int | str | None) -> None:
+def check_names(stream: str, person: int | str | None) -> None:
+    """Refuse names beyond their bounds."""
     if not 0 < len(stream.encode(errors="replace")) <= _MAX_STREAM_BYTES:
         raise typer.BadParameter(f"--stream: give 1 to {_MAX_STREAM_BYTES} bytes")
     if isinstance(person, str) and not 0 < len(person) <= _MAX_NAME:
@@ -154,5 +155,6 @@ def _check_names(stream: str, person: int | str | None) -> None:
         raise typer.BadParameter("--person: no score has such a number")
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
+    """A line that may hold anything, safe for a terminal."""
     Console().print(Text(printable(line)), soft_wrap=True)

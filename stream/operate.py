@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 import unicodedata
 import uuid
+from typing import TypedDict
 
 from difffake.errors import AnchorError
 from stream.broker.contract import Broker, Headers, TopicSpec
 from stream.broker.errors import TopicNotFoundError
-from stream.messages import Command, CommandRecord, EnrolmentRecord, encode, enrolment_key
+from stream.messages import AlertRecord, Command, CommandRecord, EnrolmentRecord, EvidenceName, encode, enrolment_key
 
 #: Who withdrew an enrolment: its record is a tombstone and has no other place for that.
 BY_HEADER = "by"
@@ -58,11 +59,124 @@ def send_command(
         BrokerError: and its leaves.
         MessageError: names beyond their bounds.
     """
-    record = CommandRecord(
-        stream=stream, command=command, person=person, issued_ns=time.time_ns(), by=by, id=uuid.uuid4().hex
+    return _send_command(broker, topic, CommandRecord(stream=stream, command=command, person=person, **_issued(by)))
+
+
+def set_alert_budget(
+    broker: Broker, topic: str, *, stream: str, per_day: float | None, evidence: EvidenceName | None = None, by: str
+) -> CommandRecord:
+    """Set how many false alerts a stream may raise, and so the level at which its alerts open.
+
+    Args:
+        per_day: false alerts per stream-day, of all evidence together; None: as the workers are set.
+        evidence: whose level follows from it; None: all of them that have no budget of their own.
+
+    Raises:
+        TopicNotFoundError, BrokerError, MessageError: as `send_command`.
+    """
+    return _send_command(
+        broker,
+        topic,
+        CommandRecord(
+            stream=stream,
+            command=Command.ALERT_BUDGET,
+            person=None,
+            evidence=evidence,
+            value=per_day,
+            **_issued(by),
+        ),
     )
+
+
+def mute_alerts(
+    broker: Broker,
+    topic: str,
+    *,
+    stream: str,
+    person: int | str | None = None,
+    evidence: EvidenceName | None = None,
+    seconds: float | None = None,
+    by: str,
+) -> CommandRecord:
+    """Hear no alerts of a stream; open ones are closed.
+
+    Args:
+        person: an enrolled name or a number of the scores; None: everybody.
+        evidence: None: all of them.
+        seconds: of stream time from now on; None: until `unmute_alerts`.
+
+    Raises:
+        TopicNotFoundError, BrokerError, MessageError: as `send_command`.
+    """
+    return _send_command(
+        broker,
+        topic,
+        CommandRecord(
+            stream=stream,
+            command=Command.ALERT_MUTE,
+            person=person,
+            evidence=evidence,
+            value=seconds,
+            **_issued(by),
+        ),
+    )
+
+
+def unmute_alerts(
+    broker: Broker,
+    topic: str,
+    *,
+    stream: str,
+    person: int | str | None = None,
+    evidence: EvidenceName | None = None,
+    by: str,
+) -> CommandRecord:
+    """Take back a mute of just this person and evidence; of nobody and none in particular: every mute of the stream.
+
+    Raises:
+        TopicNotFoundError, BrokerError, MessageError: as `send_command`.
+    """
+    return _send_command(
+        broker,
+        topic,
+        CommandRecord(stream=stream, command=Command.ALERT_UNMUTE, person=person, evidence=evidence, **_issued(by)),
+    )
+
+
+def acknowledge_alert(broker: Broker, topic: str, alert: AlertRecord, *, by: str) -> CommandRecord:
+    """Say that an operator has seen an alert: it is told once more, with the name, and then only when it gets worse.
+
+    Raises:
+        TopicNotFoundError, BrokerError, MessageError: as `send_command`.
+    """
+    return _send_command(
+        broker,
+        topic,
+        CommandRecord(
+            stream=alert.stream,
+            command=Command.ALERT_ACKNOWLEDGE,
+            person=alert.person if alert.person >= 0 else None,
+            evidence=alert.evidence,
+            alert=alert.id,
+            **_issued(by),
+        ),
+    )
+
+
+class _Issued(TypedDict):
+    issued_ns: int
+    by: str
+    id: str
+
+
+def _issued(by: str) -> _Issued:
+    return {"issued_ns": time.time_ns(), "by": by, "id": uuid.uuid4().hex}
+
+
+def _send_command(broker: Broker, topic: str, record: CommandRecord) -> CommandRecord:
+    value = encode(record)
     _check(broker, topic)
-    _send(broker, topic, record.key, encode(record))
+    _send(broker, topic, record.key, value)
     return record
 
 

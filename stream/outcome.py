@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from difffake import __version__
+from stream.alerts import portraits
 from stream.broker.contract import Record
 from stream.checkpoint import Checkpoint
 from stream.decode import LossReason, Lost
-from stream.messages import FIRST_LOST_INDEX, AlertRecord, ScoreRecord, Source, Status, bounded, encode
+from stream.live import Look
+from stream.messages import FIRST_LOST_INDEX, AlertRecord, Face, ScoreRecord, Source, Status, bounded, encode
 from stream.partition import StreamState
 from stream.pipeline import Job, Sight
 from stream.settings import Topics
@@ -45,15 +47,16 @@ class Teller:
         """Let a stream take what was seen in frames of a record: this changes its state."""
         record = outcome.record
         outcome.frames += len(sights)
-        for score in stream.live.take(
+        scores = stream.live.take(
             [sight.pts_ns for sight in sights],
             [sight.look for sight in sights],
             [
                 Source(topic=record.topic, partition=record.partition, offset=sight.offset, index=sight.index)
                 for sight in sights
             ],
-        ):
-            self._add(stream, outcome, score)
+        )
+        for score, sight in zip(scores, sights, strict=True):
+            self._add(stream, outcome, score, sight.look)
 
     def finish(self, stream: StreamState, outcome: Outcome, job: Job) -> None:
         """Tell all of a record that is done."""
@@ -94,9 +97,12 @@ class Teller:
         self._counts[f"alerts:{alert.state.value}"] += 1
 
     @staticmethod
-    def _add(stream: StreamState, outcome: Outcome, score: ScoreRecord) -> None:
+    def _add(stream: StreamState, outcome: Outcome, score: ScoreRecord, look: Look | None = None) -> None:
+        def portray(face: Face) -> bytes | None:
+            return None if look is None else portraits.find(look.portraits, look.faces.boxes_px, face.box_px)
+
         outcome.outputs.append(score)
-        outcome.outputs.extend(stream.alerts.observe(score))
+        outcome.outputs.extend(stream.alerts.observe(score, portray))
         stream.gears.observe(score)
 
     def _lost(self, stream: StreamState, record: Record, lost: Lost, number: int) -> ScoreRecord:

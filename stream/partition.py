@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from difffake.errors import DiffFakeError
+from stream.alerts import Alerts, AlertSettings, Rarity
 from stream.broker.contract import Record, TopicPartition
 from stream.checkpoint import Restored
 from stream.decode import DecoderState, DecodeSettings, StreamDecoder
@@ -17,7 +18,6 @@ from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import StateRecord
 from stream.messages.codec import MessageError
-from stream.verdicts import Alerts, AlertSettings
 
 MAX_STREAM_ID_BYTES = 1024
 
@@ -122,6 +122,7 @@ class Partition:
         self.first_offset = position if restored.next_offset is None else restored.next_offset
         self.moved = False
         self._models, self._settings = models, settings
+        self._rarity = Rarity.of(models.bundle)
         self._stored = restored.streams
         self._streams: dict[str, StreamState] = {}
         #: Stored streams with an open alert, and since when nothing was heard of them here.
@@ -185,7 +186,7 @@ class Partition:
             LiveStream(name, self._models, self._settings.live),
             decoder,
             decoder.state(),
-            Alerts(self._settings.alerts),
+            Alerts(self._settings.alerts, self._rarity),
             Gears(self._settings.gears),
         )
 
@@ -201,7 +202,7 @@ class Partition:
             LiveStream.restore(name, self._models, self._settings.live, stored),
             self._decoder(decoder_state),
             decoder_state,
-            Alerts.from_state(evidence.alerts, self._settings.alerts),
+            Alerts.from_state(evidence.alerts, self._settings.alerts, self._rarity),
             Gears(self._settings.gears, evidence.gear),
             stored.next_offset,
             stored.commands_offset,

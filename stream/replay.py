@@ -198,7 +198,7 @@ def _apply(
 ) -> None:
     applied = [c for c in commands.since(name, first) if end is None or c.offset < end]
     for command in applied:
-        stream_notes = command.apply(stream.live, stream.gears)
+        stream_notes = command.apply(stream.live, stream.gears, stream.alerts)
         notes += [f"command: {warning}" for warning in stream_notes]
     if applied:
         notes.append(f"command: {len(applied)} enrolments and commands applied where the replay begins")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import structlog
 
 from difffake.errors import DeviceLostError
+from stream.alerts import AlertSettings
 from stream.batcher import BatchCounts
 from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
@@ -34,7 +35,6 @@ from stream.outcome import Outcome, Teller
 from stream.partition import Partition, StreamIdError, StreamSettings, StreamState, stream_id
 from stream.pipeline import Job, Pipeline
 from stream.settings import Overload, WorkerSettings
-from stream.verdicts import AlertSettings
 
 log = structlog.get_logger()
 
@@ -291,7 +291,7 @@ class Worker:
             if self._partitions.get(part.source) is not part:
                 raise _RewoundError
         for command in pending:
-            for warning in command.apply(stream.live, stream.gears):
+            for warning in command.apply(stream.live, stream.gears, stream.alerts):
                 log.warning("enrolment", stream=stream.name, warning=warning)
                 self.counts["enrolment_warnings"] += 1
             stream.commands_offset = command.offset + 1

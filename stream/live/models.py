@@ -4,7 +4,7 @@ were in the frame before it: never on the other frames of a batch."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from difffake.anchors.file import networks
 from difffake.bundle import Bundle
-from difffake.crops import NearPicture, channels_first, cut_out
+from difffake.crops import Crops, NearPicture, channels_first, cut_out
 from difffake.faces import Faces
 from difffake.faces.finder import FaceFinder, Finder, FinderState, Found
 from difffake.faces.quality import Quality
@@ -22,6 +22,7 @@ from difffake.networks import EngineChoice, open_networks
 from difffake.picture import Picture
 from difffake.scoring import Scorer
 from engines.contract import Engine
+from stream.alerts.portraits import shrunk
 from stream.live.settings import LiveSettings
 from stream.messages.state import MAX_STATE_BYTES
 
@@ -29,6 +30,7 @@ __all__ = ["FinderState", "LiveModels", "Look", "LookFrame"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+U8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +55,7 @@ class Look:
         artifact, artifact_p: ``(N,) float64``, the score of `artifact` evidence and its p-value.
         finder: to be passed with the stream's next frame.
         is_cut: another shot begins with this frame.
+        portraits: row of a face -> its aligned crop, made small; of those that are fit for the extractor.
     """
 
     faces: Faces
@@ -64,6 +67,7 @@ class Look:
     artifact_p: F64
     finder: FinderState
     is_cut: bool
+    portraits: dict[int, U8] = field(default_factory=dict)
 
 
 class LiveModels:
@@ -194,10 +198,16 @@ class LiveModels:
             rows = slice(start, start + len(of))
             start += len(of)
             artifact, p = self._judge(embedding[rows], logit[rows], its.quality.ok)
-            looks.append(
-                Look(of, its.quality, embedding[rows], logit[rows], identity[rows], artifact, p, was.state, was.is_cut)
-            )
+            portraits = self._portraits(its)
+            seen = embedding[rows], logit[rows], identity[rows]
+            looks.append(Look(of, its.quality, *seen, artifact, p, was.state, was.is_cut, portraits))
         return looks
+
+    def _portraits(self, crops: Crops) -> dict[int, U8]:
+        if not self._settings.portraits:
+            return {}
+        rows = np.flatnonzero(crops.quality.ok).tolist()
+        return {row: shrunk(crop) for row, crop in zip(rows, crops.faces, strict=True)}
 
     def _judge(self, embedding: F32, logit: F32, good: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
         """The `artifact` score of each face and its p-value, frame by frame: the others of a run change nothing."""

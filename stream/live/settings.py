@@ -14,7 +14,7 @@ from stream.messages.scores import MAX_FACES
 #: Bytes of a person in a registry of `PeopleSettings`, apart from its identity embeddings and who was seen with whom.
 _PERSON_BYTES = 64
 #: Settings that need not be positive numbers.
-_FREE = ("anchor", "guests", "threads", "whole_s")
+_FREE = ("anchor", "guests", "portraits", "threads", "whole_s")
 #: Members of an enrolled anchor; `difffake enroll` takes 8.
 MAX_ENROLLED_FRAMES = 16
 
@@ -37,6 +37,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             and a new face is found within about this time. 0: every frame.
         detect_batch: frames in one run of the networks.
         threads: threads of each network; 0 takes every core.
+        portraits: small pictures of the faces are kept until the frame's alerts are known, which may carry one.
     """
 
     window_s: float = 5.0
@@ -53,6 +54,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     whole_s: float = 1.0
     detect_batch: int = 8
     threads: int = 0
+    portraits: bool = True
 
     def __post_init__(self) -> None:
         numbers = {n: getattr(self, n) for n in self.__struct_fields__ if n not in _FREE}

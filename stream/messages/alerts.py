@@ -12,7 +12,7 @@ from difffake.results import Level
 from stream.messages.codec import EvidenceName, Message, Name, Nanoseconds, Probability, StreamId, Text
 from stream.messages.scores import UNKNOWN, Source
 
-MAX_THUMBNAIL_BYTES = 256 << 10
+MAX_THUMBNAIL_BYTES = 8 << 10
 
 
 class AlertState(StrEnum):
@@ -24,7 +24,9 @@ class AlertState(StrEnum):
 
 
 class AlertKind(StrEnum):
-    """What made an alert open."""
+    """What made an alert open: evidence that piled up with quiet stretches in between; a short burst of it; evidence
+    that lasted without a break; the face of a known person that became another's; somebody who is none of those
+    enrolled."""
 
     THRESHOLD = "threshold"
     SPIKE = "spike"
@@ -35,12 +37,13 @@ class AlertKind(StrEnum):
 
 class AlertEnd(StrEnum):
     """Why an alert was closed: the evidence calmed down; nothing was heard of it for long, while the stream went on;
-    the stream ended; or more was watched than there is room for."""
+    the stream ended; more was watched than there is room for; or an operator muted it."""
 
     CALM = "calm"
     GONE = "gone"
     STREAM_ENDED = "stream-ended"
     CROWDED = "crowded"
+    MUTED = "muted"
 
 
 class AlertRecord(Message, frozen=True, kw_only=True):
@@ -50,8 +53,7 @@ class AlertRecord(Message, frozen=True, kw_only=True):
         version: of this schema.
         id: the same in every record of this alert, and again the same if the input is read again.
         state: opened, updated or closed.
-        kind: what made it open. `identity-switch`: the face of a known person became another's; `stranger`: somebody
-            who is none of those enrolled.
+        kind: what made it open; `identity-switch` and `stranger` are those of identity evidence.
         evidence: the question that it answers.
         stream: the stream's id, which is also the record's key.
         person: who it is about, as in the scores; -1 where nobody can tell.
@@ -59,19 +61,23 @@ class AlertRecord(Message, frozen=True, kw_only=True):
         start_ns: PTS of the first frame that it rests on.
         end_ns: PTS of the last one; null until it is closed.
         end_reason: why it was closed; null until then.
-        p_value: the smallest so far, under real footage.
-        level: that p-value in words.
+        p_value: the smallest so far, under real footage: over the running window, or of a frame before that is full.
+        level: the worst so far, in words.
+        accumulated: decimal logarithm of the evidence since it began, the largest so far; see `docs/alerts.md`.
+        alert_level: decimal logarithm of the level that it passed, which follows from the budget.
+        budget_per_day: false alerts per stream-day, of all evidence together, that the operator allowed when it opened.
+        acknowledged_by: the operator who has seen it; null: nobody has.
         first: source of the first frame: where to begin reading to see it again.
         last: source of the last frame so far.
         sentence: what happened, for people.
-        thumbnail_jpeg: a face of it, base64; null where there is none.
+        thumbnail_jpeg: its most suspicious face so far, aligned, 112 px, base64; null where there is none.
         model_id: the model bundle that scored it.
         difffake: the version of the program.
     """
 
     NAME: ClassVar[str] = "alert"
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     id: Name
     state: AlertState
     kind: AlertKind
@@ -84,6 +90,10 @@ class AlertRecord(Message, frozen=True, kw_only=True):
     end_reason: AlertEnd | None
     p_value: Probability
     level: Level
+    accumulated: float
+    alert_level: float
+    budget_per_day: Annotated[float, msgspec.Meta(gt=0)]
+    acknowledged_by: Name | None
     first: Source
     last: Source
     sentence: Text

@@ -11,13 +11,14 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from stream.messages.codec import Message, MessageError, Name, Nanoseconds, StreamId, decode
+from stream.messages.codec import EvidenceName, Message, MessageError, Name, Nanoseconds, StreamId, decode
 
 MAX_ANCHOR_BYTES = 8 << 20
+_BEFORE_ALERTS = 2
 
 
 class Command(StrEnum):
-    """What an operator can do: to anchors, and to how closely a stream is looked at."""
+    """What an operator can do: to anchors, to how closely a stream is looked at, and to its alerts."""
 
     FREEZE = "freeze"
     UNFREEZE = "unfreeze"
@@ -27,6 +28,10 @@ class Command(StrEnum):
     GEAR_ANALYSE = "gear-analyse"
     GEAR_SCRUTINISE = "gear-scrutinise"
     GEAR_DEFAULT = "gear-default"
+    ALERT_BUDGET = "alert-budget"
+    ALERT_MUTE = "alert-mute"
+    ALERT_UNMUTE = "alert-unmute"
+    ALERT_ACKNOWLEDGE = "alert-acknowledge"
 
 
 class EnrolmentRecord(
@@ -62,14 +67,18 @@ class EnrolmentRecord(
 
 
 class CommandRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="command"):
-    """An operator's command about a stream: its anchors, or how closely it is looked at.
+    """An operator's command about a stream: its anchors, how closely it is looked at, or its alerts.
 
     Args:
         version: of this schema.
         stream: the stream's id.
         command: what to do.
         person: an enrolled name, or the number of a person in this stream's scores; null: everybody. Gears are the
-            stream's, not a person's.
+            stream's, not a person's, and so are budgets.
+        evidence: of a command about alerts: which; null: all of them, and for other commands.
+        value: `alert-budget`: false alerts per stream-day, null: as the workers are set; `alert-mute`: seconds of
+            stream time, null: until it is taken back; null for other commands.
+        alert: `alert-acknowledge`: the id of the alert; null for other commands.
         issued_ns: when, nanoseconds since the epoch.
         by: the operator.
         id: unique to this command.
@@ -78,24 +87,30 @@ class CommandRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     NAME: ClassVar[str] = "command"
     MAX_BYTES: ClassVar[int] = 64 << 10
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     stream: StreamId
     command: Command
     person: Annotated[int, msgspec.Meta(ge=0)] | Name | None
+    evidence: EvidenceName | None = None
+    value: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    alert: Name | None = None
     issued_ns: Nanoseconds
     by: Name
     id: Name
 
     @property
     def key(self) -> bytes:
-        """Of the Kafka record: ``stream/#command/person``, ``#3`` for a number, ``#all`` for everybody."""
+        """Of the Kafka record: ``stream/#command/person``, ``#3`` for a number, ``#all`` for everybody; about one
+        evidence alone ``stream/#command:evidence/person``."""
         who = "#all" if self.person is None else f"#{self.person}" if isinstance(self.person, int) else None
         name = who or _escaped(str(self.person))
-        return f"{_escaped(self.stream)}/#{self.command.value}/{name}".encode()
+        what = self.command.value if self.evidence is None else f"{self.command.value}:{self.evidence}"
+        return f"{_escaped(self.stream)}/#{what}/{name}".encode()
 
 
-class _Type(msgspec.Struct):
+class _Head(msgspec.Struct):
     type: Literal["enrolment", "command"]
+    version: int = 0
 
 
 def enrolment_key(stream: str, person: str) -> bytes:
@@ -104,16 +119,22 @@ def enrolment_key(stream: str, person: str) -> bytes:
 
 
 def decode_enrolment(value: bytes) -> EnrolmentRecord | CommandRecord:
-    """The record of the enrolments topic with this value.
+    """The record of the enrolments topic with this value. Commands of version 2 are read too: the topic keeps them for
+    years, and a freeze must outlive an upgrade.
 
     Raises:
         MessageError: as `decode`.
     """
     try:
-        kind = msgspec.json.decode(value[: EnrolmentRecord.MAX_BYTES + 1], type=_Type).type
+        head = msgspec.json.decode(value[: EnrolmentRecord.MAX_BYTES + 1], type=_Head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        kind = "enrolment"  # whose decoder says what is wrong
-    return decode(value, CommandRecord) if kind == "command" else decode(value, EnrolmentRecord)
+        head = _Head("enrolment")  # whose decoder says what is wrong
+    if head.type == "enrolment":
+        return decode(value, EnrolmentRecord)
+    if head.version == _BEFORE_ALERTS and len(value) <= CommandRecord.MAX_BYTES:
+        old: dict[str, object] = msgspec.json.decode(value)
+        value = msgspec.json.encode({**old, "version": 3})
+    return decode(value, CommandRecord)
 
 
 def _escaped(name: str) -> str:

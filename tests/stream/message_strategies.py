@@ -89,7 +89,7 @@ _ends = st.one_of(
 alerts = _ends.flatmap(
     lambda end: st.builds(
         AlertRecord,
-        version=st.just(2),
+        version=st.just(3),
         id=names,
         state=st.just(end[0]),
         kind=st.sampled_from(AlertKind),
@@ -102,6 +102,10 @@ alerts = _ends.flatmap(
         end_reason=st.none() if end[2] is None else st.sampled_from(AlertEnd),
         p_value=shares,
         level=st.sampled_from(Level),
+        accumulated=numbers,
+        alert_level=numbers,
+        budget_per_day=st.floats(1e-9, 1e6),
+        acknowledged_by=st.none() | names,
         first=sources,
         last=sources,
         sentence=texts,
@@ -142,10 +146,13 @@ enrolments = st.builds(
 )
 commands = st.builds(
     CommandRecord,
-    version=st.just(2),
+    version=st.just(3),
     stream=streams,
     command=st.sampled_from(Command),
     person=st.none() | names | st.integers(0, 1 << 40),
+    evidence=st.none() | st.sampled_from(EVIDENCES),
+    value=st.none() | st.floats(1e-9, 1e9),
+    alert=st.none() | names,
     issued_ns=times_ns,
     by=names,
     id=names,

@@ -90,6 +90,20 @@ def test_keys_of_enrolments_name_stream_and_person(stream: str, person: str) -> 
 
 def test_a_newer_version_stops_the_worker() -> None:
     told = Told()
-    newer = encode(command("a", Command.FREEZE)).replace(b'"version":2', b'"version":99')
+    newer = encode(command("a", Command.FREEZE)).replace(b'"version":3', b'"version":99')
     with pytest.raises(MessageError, match="newer"):
         told.send(command("a", Command.FREEZE).key, newer)
+
+
+def test_a_command_from_before_alerts_had_commands_still_holds() -> None:
+    told = Told()
+    new = encode(command("a", Command.FREEZE, 3))
+    old = new.replace(b'"version":3', b'"version":2')
+    for field in (b'"evidence":null,', b'"value":null,', b'"alert":null,'):
+        assert field in old
+        old = old.replace(field, b"")
+    told.send(command("a", Command.FREEZE, 3).key, old)
+    (entry,) = told.log.since("a", 0)
+    assert entry.record == command("a", Command.FREEZE, 3)
+    told.send(b"a/#freeze/#all", new.replace(b'"version":3', b'"version":1'))
+    assert told.log.refused == 1

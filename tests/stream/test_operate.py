@@ -7,12 +7,21 @@ from hypothesis import given
 from message_strategies import names, streams
 
 from difffake.errors import AnchorError
+from stream.alerts import Alerts
 from stream.broker.contract import Broker, TopicPartition, TopicSpec
 from stream.broker.errors import TopicNotFoundError
 from stream.broker.memory import MemoryBroker
 from stream.commands_log import CommandsLog
 from stream.messages import Command, CommandRecord, EnrolmentRecord, MessageError
-from stream.operate import parse_person, send_command, send_enrolment, withdraw_enrolment
+from stream.operate import (
+    mute_alerts,
+    parse_person,
+    send_command,
+    send_enrolment,
+    set_alert_budget,
+    unmute_alerts,
+    withdraw_enrolment,
+)
 
 TOPIC = "difffake.enrolments"
 
@@ -74,6 +83,28 @@ def test_commands_reach_the_worker_in_their_order(broker: Broker) -> None:
     assert all(isinstance(entry.record, CommandRecord) for entry in entries)
     times = [record.issued_ns for record in sent]
     assert times == sorted(times)
+
+
+def test_commands_about_alerts_reach_the_alerts_and_none_takes_the_place_of_another(broker: Broker) -> None:
+    said = {"stream": "s", "by": "me"}
+    sent = [
+        set_alert_budget(broker, TOPIC, per_day=1.0, **said),
+        set_alert_budget(broker, TOPIC, per_day=0.1, evidence="identity", **said),
+        mute_alerts(broker, TOPIC, person=3, seconds=60.0, **said),
+        mute_alerts(broker, TOPIC, person=3, evidence="artifact", **said),
+        mute_alerts(broker, TOPIC, person="Ada", evidence="artifact", **said),
+        unmute_alerts(broker, TOPIC, person=3, evidence="artifact", **said),
+    ]
+    entries = log_of(broker).since("s", 0)
+    assert [entry.record for entry in entries] == sent
+    whole, alerts = Alerts(), Alerts()
+    for record in sent:
+        assert whole.apply(record) == []
+    for entry in entries:
+        assert entry.apply(None, None, alerts) == []  # type: ignore[arg-type]
+    assert alerts.to_state() == whole.to_state() != Alerts().to_state()
+    set_alert_budget(broker, TOPIC, per_day=None, **said)
+    assert [e.record for e in log_of(broker).since("s", 0)][:-1] == sent[1:]
 
 
 def test_nothing_is_told_to_a_cluster_without_workers() -> None:

@@ -13,6 +13,7 @@ from stream_media import segment
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
+from stream.alerts import AlertSettings, Tuning
 from stream.broker.contract import Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, BrokerUnavailableError, StaleGroupError
 from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
@@ -40,7 +41,6 @@ from stream.messages import (
 from stream.messages.codec import MessageError
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
-from stream.verdicts import AlertSettings
 from stream.worker import Worker
 
 TOPIC, PARTITIONS = "video.in", 2
@@ -49,7 +49,10 @@ SETTINGS = WorkerSettings(
 )
 #: The clips are real, and short: what counts as strong here is next to everything, so that alerts open in them.
 LIVE = LiveSettings(threads=1, analysis_side_px=320, strong_p=0.98, suspicious_p=0.99)
-ALERTS = AlertSettings(open_s=0.3, update_s=0.3)
+_ANYTHING = Tuning(share=0.33, kappa=0.999, decorrelation_s=0.2)
+ALERTS = AlertSettings(
+    budget_per_day=86_400 / 0.2, block_s=0.2, artifact=_ANYTHING, anchor=_ANYTHING, identity=_ANYTHING, update_s=0.3
+)
 
 
 @pytest.fixture(scope="module")
