@@ -10,3 +10,4 @@ else
 fi
 "$bin/python" scripts/command_help.py docs/commands.md
 "$bin/python" scripts/schema.py docs/schema
+"$bin/python" scripts/metrics_page.py docs/metrics.md

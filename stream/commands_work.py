@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 import uuid
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import structlog
 import typer
 
 from difffake import hardware
-from difffake.errors import DiffFakeError
+from difffake.errors import DiffFakeError, EngineError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
 from engines.choose import EngineKind
@@ -22,12 +25,21 @@ from stream.batcher import BatchSettings
 from stream.decode import DecodeSettings, Gear
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, HwaccelOption, engine_choice
 from stream.gears import GearSettings
+from stream.health import Health
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
+from stream.metrics.ends import EndOffsets
+from stream.metrics.instruments import Metrics
+from stream.metrics.settings import MetricsSettings
 from stream.pipeline import PipelineSettings
 from stream.settings import Overload, Topics, WorkerSettings
 from stream.worker import Worker
 
+log = structlog.get_logger()
+
+HTTP_ENV, DRAIN_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT"
+#: What is left undone when everything should have been over for so long is left undone for good, s.
+_GRACE_S = 2.0
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
 _TRANSACTION_S = 15.0
 
@@ -74,6 +86,23 @@ def work(
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
     batch_deadline: Annotated[float, typer.Option(help="Longest wait of a frame for company in it, s.")] = 0.02,
     idle_exit: Annotated[float | None, typer.Option(help="Leave after so many seconds without a record.")] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            envvar=HTTP_ENV,
+            metavar="HOST:PORT",
+            help="Serve /metrics, /startupz, /livez and /readyz there, in containers 0.0.0.0:9464; off by default.",
+        ),
+    ] = None,
+    live_timeout: Annotated[
+        float, typer.Option(help="/livez fails when the loop has not turned over for so many seconds.")
+    ] = 120.0,
+    max_stream_series: Annotated[
+        int, typer.Option(min=0, help='Streams with metrics of their own; others share those of stream="_other".')
+    ] = 1_000,
+    drain_timeout: Annotated[
+        float, typer.Option(envvar=DRAIN_ENV, help="On SIGTERM everything is finished or given back within so long, s.")
+    ] = 25.0,
 ) -> None:
     """Score the streams of input topics: scores, alerts and dead letters go back to Kafka, each frame exactly once."""
     try:
@@ -85,6 +114,8 @@ def work(
             commit_interval_s=commit_interval,
             overload=overload,
             max_age_s=max_age,
+            drain_timeout_s=drain_timeout,
+            metrics=MetricsSettings(max_stream_series=max_stream_series),
             pipeline=PipelineSettings.for_cores(threads, BatchSettings(size=batch, deadline_s=batch_deadline)),
         )
         live = LiveSettings(threads=1, analysis_side_px=analysis_side, guests=guests)
@@ -93,18 +124,65 @@ def work(
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
     hardware.check(hwaccel)
-    broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
+    metrics = Metrics(settings.metrics, Health(live_timeout))
+    # The first process of a container has no default for this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.ExitStack() as stack:
+        if http:
+            from stream.probes import Door
+
+            stack.enter_context(Door(http, metrics))
+        broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
+        stack.callback(broker.close)
+        models = stack.enter_context(LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)))
+        if http:
+            stack.enter_context(EndOffsets(kafka.broker, metrics))
+            _watch_gpu(stack, metrics, models, hwaccel)
+        name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        worker = Worker(broker, models, settings, name=name, decode=decode, live=live, gears=gears, metrics=metrics)
+        _stop_on_signals(worker)
+        print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201
+        worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
+        _report(worker)
+
+
+def _stop_on_signals(worker: Worker) -> None:
+    """The first SIGTERM or SIGINT drains the worker; a second one, or a drain that takes too long, ends the process:
+    what was not committed is done again by the next owner, and nothing is seen twice."""
+
+    def stop(signum: int, _frame: object) -> None:
+        if worker.is_stopping:
+            os._exit(128 + signum)
+        worker.stop()
+        watchdog = threading.Timer(worker.settings.drain_timeout_s + _GRACE_S, _give_up, [worker])
+        watchdog.daemon = True
+        watchdog.start()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
+
+
+def _give_up(worker: Worker) -> None:
+    """Decoders or brokers that do not answer hold nobody up."""
+    log.error("draining took too long", left_group=worker.has_left)
+    sys.stderr.flush()
+    os._exit(0 if worker.has_left else 1)
+
+
+def _watch_gpu(stack: contextlib.ExitStack, metrics: Metrics, models: LiveModels, hwaccel: Hwaccel) -> None:
+    """Tell of the GPU where anything runs on it."""
+    if hwaccel is Hwaccel.OFF and not any(use.engine.startswith("tensorrt") for use in models.engines):
+        return
+    from engines.device_memory import open_device
+    from stream.metrics.gpu import GpuMetrics
+
     try:
-        with LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)) as models:
-            name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            worker = Worker(broker, models, settings, name=name, decode=decode, live=live, gears=gears)
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(signum, lambda *_: worker.stop())
-            print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201
-            worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
-            _report(worker)
-    finally:
-        broker.close()
+        device = open_device()
+    except EngineError as error:
+        log.warning("no figures of the GPU", error=str(error), hint=error.hint)
+        return
+    stack.callback(device.close)
+    metrics.registry.register(GpuMetrics(device))
 
 
 def _report(worker: Worker) -> None:

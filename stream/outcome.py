@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from difffake import __version__
 from stream.alerts import portraits
-from stream.broker.contract import Record
+from stream.broker.contract import Record, TopicPartition
 from stream.checkpoint import Checkpoint
-from stream.decode import LossReason, Lost
+from stream.decode import Decoded, Gear, LossReason, Lost
 from stream.live import Look
 from stream.messages import FIRST_LOST_INDEX, AlertRecord, Face, ScoreRecord, Source, Status, bounded, encode
+from stream.metrics.instruments import Metrics
 from stream.partition import StreamState
 from stream.pipeline import Job, Sight
 from stream.settings import Topics
@@ -38,10 +39,14 @@ class Teller:
         topics: where they go.
         model_id: who made the scores.
         counts: what happened, by name.
+        metrics: what happened, for a scrape.
     """
 
-    def __init__(self, checkpoint: Checkpoint, topics: Topics, model_id: str, counts: Counter[str]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, topics: Topics, model_id: str, counts: Counter[str], metrics: Metrics
+    ) -> None:
         self._checkpoint, self._topics, self._model_id, self._counts = checkpoint, topics, model_id, counts
+        self._metrics = metrics
 
     def take(self, stream: StreamState, outcome: Outcome, sights: Sequence[Sight]) -> None:
         """Let a stream take what was seen in frames of a record: this changes its state."""
@@ -63,36 +68,51 @@ class Teller:
         decoded, record = job.decoded, outcome.record
         if decoded is not None and outcome.is_new and not decoded.replayed:
             for number, lost in enumerate(decoded.lost):
+                self._metrics.lost(lost.reason)
                 if lost.pts_ns is None:
                     self._counts[f"lost:{lost.reason.value}"] += 1
                 else:
                     self._add(stream, outcome, self._lost(stream, record, lost, number))
             if decoded.damage is not None:
-                self.bury(record, decoded.damage, "decode")
+                self.bury(record, decoded.damage, "decode", is_whole=False)
         if decoded is not None and outcome.is_new:
             if not (outcome.frames or decoded.lost or decoded.damage):
                 # Every record can be accounted for: nothing in it was due, or its decoder has given nothing out yet.
                 self._counts["records:nothing_due" if decoded.pictures else "records:no_picture_yet"] += 1
             for warning in decoded.warnings:
                 self._counts[f"warning:{warning.partition(':')[0]}"] += 1
+                self._metrics.warning(warning)
+            self._metrics.record(record, _outcome(outcome, decoded, job.gear), decoded.pictures)
         for output in outcome.outputs:
             if isinstance(output, ScoreRecord):
                 self._checkpoint.send(self._topics.scores, output.key, encode(output))
                 self._counts[f"frames:{output.status.value}"] += 1
             else:
-                self._tell(output)
+                self._tell(record.source, output)
+        self._metrics.frames(
+            (record.source, stream.name),
+            [output for output in outcome.outputs if isinstance(output, ScoreRecord)],
+            stream.coverage,
+            job.gear,
+            is_alert_open=stream.alerts.is_open,
+        )
 
-    def end(self, stream: StreamState) -> None:
-        """Close the alerts of a stream that sends nothing any more."""
+    def end(self, source: TopicPartition, stream: StreamState) -> None:
+        """Close the alerts of a stream that sends nothing any more; ``source``: where it came through."""
         for alert in stream.alerts.end(stream.name, self._model_id):
-            self._tell(alert)
+            self._tell(source, alert)
+        self._metrics.closed((source, stream.name))
 
-    def bury(self, record: Record, error: Exception, stage: str) -> None:
-        """Make a record a dead letter."""
+    def bury(self, record: Record, error: Exception, stage: str, *, is_whole: bool = True) -> None:
+        """Make a record a dead letter; ``is_whole``: nothing else becomes of it."""
         self._checkpoint.bury(record, error, stage)
+        self._metrics.dead_letter(error, stage)
+        if is_whole:
+            self._metrics.record(record, "dead_letter")
         self._counts[f"deadletters:{type(error).__name__}"] += 1
 
-    def _tell(self, alert: AlertRecord) -> None:
+    def _tell(self, source: TopicPartition, alert: AlertRecord) -> None:
+        self._metrics.alert(source, alert)
         self._checkpoint.send(self._topics.alerts, alert.key, encode(alert))
         self._counts[f"alerts:{alert.state.value}"] += 1
 
@@ -122,3 +142,16 @@ class Teller:
             model_id=self._model_id,
             difffake=__version__,
         )
+
+
+def _outcome(outcome: Outcome, decoded: Decoded, gear: Gear) -> str:
+    """How a record ended, as metrics have it."""
+    if decoded.damage is not None:
+        return "dead_letter"
+    if gear is Gear.SHED:
+        return "shed"
+    if outcome.frames:
+        return "analysed"
+    if decoded.lost:
+        return "lost"
+    return "nothing_due" if decoded.pictures else "no_picture_yet"

@@ -18,6 +18,7 @@ from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import StateRecord
 from stream.messages.codec import MessageError
+from stream.metrics.coverage import Coverage
 
 MAX_STREAM_ID_BYTES = 1024
 
@@ -77,6 +78,7 @@ class StreamState:
         dirty: changed since the last commit.
         in_parts: a part of a record is in it: not to be committed as it is.
         seen_s: monotonic clock, of the last record.
+        coverage: how much of it was really looked at; for metrics alone.
     """
 
     name: str
@@ -90,6 +92,7 @@ class StreamState:
     dirty: bool = False
     in_parts: bool = False
     seen_s: float = field(default_factory=time.monotonic)
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def resume_offset(self) -> int | None:
@@ -129,18 +132,22 @@ class Partition:
         self._alarmed = {name: time.monotonic() for name, state in self._stored.items() if _has_open_alert(state)}
         self._begun: deque[int] = deque()
         self._finished: set[int] = set()
+        #: Timestamps of the records in `_begun`.
+        self._times_s: deque[float] = deque()
 
     # -- records -----------------------------------------------------------------------------------------------------
-    def begin(self, offset: int) -> None:
+    def begin(self, offset: int, timestamp_ms: int = -1) -> None:
         """A record was read; those in between were compacted, or belong to aborted transactions."""
         self.position = offset + 1
         self._begun.append(offset)
+        self._times_s.append(time.time() if timestamp_ms < 0 else timestamp_ms / 1e3)
 
     def finish(self, offset: int) -> None:
         """A record that was begun is done with."""
         self._finished.add(offset)
         while self._begun and self._begun[0] in self._finished:
             self._finished.remove(self._begun.popleft())
+            self._times_s.popleft()
         self.moved = True
 
     @property
@@ -152,6 +159,11 @@ class Partition:
     def lowest(self) -> int | None:
         """The first record that was begun and is not done with."""
         return self._begun[0] if self._begun else None
+
+    @property
+    def oldest_s(self) -> float | None:
+        """The timestamp of that record, seconds since the epoch; when it was read where it has none."""
+        return self._times_s[0] if self._times_s else None
 
     def is_new(self, stream: StreamState, offset: int) -> bool:
         """Whether nothing of a record is out yet. What is read again for a decoder's sake leaves no second trace."""
@@ -206,6 +218,7 @@ class Partition:
             Gears(self._settings.gears, evidence.gear),
             stored.next_offset,
             stored.commands_offset,
+            coverage=Coverage(stored.last_pts_ns),
         )
 
     def _decoder(self, state: DecoderState) -> StreamDecoder:

@@ -29,14 +29,22 @@ from stream.commands_log import CommandsLog
 from stream.decode import DecodeSettings, Gear, InputError, Payload
 from stream.ended import EndedStreams
 from stream.gears import GearSettings
+from stream.health import Phase
 from stream.intake import Intake, StreamKey
 from stream.live import LiveModels, LiveSettings
+from stream.metrics.instruments import Backlog, Metrics, Snapshot
 from stream.outcome import Outcome, Teller
 from stream.partition import Partition, StreamIdError, StreamSettings, StreamState, stream_id
 from stream.pipeline import Job, Pipeline
 from stream.settings import Overload, WorkerSettings
+from stream.stages import Stage
 
 log = structlog.get_logger()
+
+#: Of `drain_timeout_s`, what the last commit and leaving the group may take.
+_LEAVE_SHARE, _LEAVE_S = 0.3, 5.0
+#: How often the figures of a moment are renewed, s.
+_SNAPSHOT_S = 0.25
 
 
 class _RewoundError(Exception):
@@ -72,6 +80,7 @@ class Worker:
         settings: of the worker.
         decode, live, alerts, gears: of the rooms that it works with.
         name: stands in the transactional id; unique among the workers of the group.
+        metrics: takes what happens, and the worker's health; of this worker alone.
     """
 
     def __init__(
@@ -85,12 +94,26 @@ class Worker:
         live: LiveSettings | None = None,
         alerts: AlertSettings | None = None,
         gears: GearSettings | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._broker, self._models, self.settings = broker, models, settings
         self._streams = StreamSettings(
             decode or DecodeSettings(), live or LiveSettings(), alerts or AlertSettings(), gears or GearSettings()
         )
         self._stopping = False
+        #: When everything must be over, by the monotonic clock; None until `stop`.
+        self._deadline_s: float | None = None
+        self._metrics = metrics or Metrics(settings.metrics)
+        self._health = self._metrics.health
+        self._metrics.identify(
+            group=settings.group,
+            worker=name,
+            model_id=models.model_id,
+            budget_per_stream_hour=self._streams.alerts.budget_per_day / 24,
+        )
+        self._metrics.engines(models.engines)
+        models.timed = self._metrics.stage
+        self._snapshot_s = float("-inf")
         self._partitions: dict[TopicPartition, Partition] = {}
         #: Where each partition stood when it became ours.
         self._starts: dict[TopicPartition, int] = {}
@@ -131,23 +154,24 @@ class Worker:
             interval_s=settings.commit_interval_s,
             max_records=settings.commit_records,
         )
-        self._teller = Teller(self._checkpoint, topics, models.model_id, self.counts)
-        self._pipeline = Pipeline(models, settings.pipeline)
+        self._teller = Teller(self._checkpoint, topics, models.model_id, self.counts, self._metrics)
+        self._pipeline = Pipeline(models, settings.pipeline, timed=self._metrics.stage, batched=self._metrics.batch)
         self._consumer.subscribe(settings.inputs, self)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """Work until `stop`, or until ``until`` says so between two polls; then flush and leave the group.
 
-        After `stop` what is in progress is finished, for no longer than ``close_s``; otherwise all that was read is.
+        After `stop` what is in progress is finished or given back, and all is over within ``drain_timeout_s``; else all
+        that was read is finished.
 
         Raises:
             BrokerError: the broker is gone for too long, or refuses; nothing is half-written.
             MessageError: state or enrolments of a newer version.
             DeviceLostError: the GPU is gone or full; start again.
         """
+        is_over = False
         try:
-            is_over = False
             while not is_over:
                 while not self._stopping and not (until is not None and until()):
                     self.step()
@@ -159,8 +183,10 @@ class Worker:
             with contextlib.suppress(BrokerError):
                 self._checkpoint.abort()
             with contextlib.suppress(BrokerError):
-                self._consumer.close(self.settings.close_s)
+                self._consumer.close(self._left_s(self.settings.close_s))
             self._reader.close()
+            if is_over:
+                self._health.stopped()
             self._pipeline.close()
 
     def idle_for(self, seconds: float) -> Callable[[], bool]:
@@ -187,8 +213,25 @@ class Worker:
         return self._pipeline.batches
 
     def stop(self) -> None:
-        """End `run` after the records in progress; safe in a signal handler."""
+        """End `run` after the records in progress, see `WorkerSettings.drain_timeout_s`; safe in a signal handler."""
+        if not self._stopping:
+            self._deadline_s = time.monotonic() + self.settings.drain_timeout_s
+            self._health.draining()
         self._stopping = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
+
+    @property
+    def has_left(self) -> bool:
+        """Whether its last work is committed and the group is left: nothing that is left can be lost."""
+        return self._health.phase is Phase.STOPPED
+
+    def _left_s(self, otherwise_s: float) -> float:
+        """How long leaving may take yet; a moment at least, so that nothing is left undone that costs none."""
+        return otherwise_s if self._deadline_s is None else max(1.0, self._deadline_s - time.monotonic())
 
     def step(self) -> None:
         """One turn: poll, begin what can begin, take what is done, commit if it is time."""
@@ -199,23 +242,46 @@ class Worker:
         self._close_ended()
         if self._checkpoint.is_due:
             self._flush()
+        self._tell_state()
+
+    def _tell_state(self) -> None:
+        """Renew what metrics and probes say of this moment."""
+        restored = self._partitions.keys() >= self._consumer.assignment()
+        self._health.running(partitions=len(self._partitions), restored=restored)
+        now_s = time.monotonic()
+        if now_s - self._snapshot_s < _SNAPSHOT_S:
+            return
+        self._snapshot_s = now_s
+        self._metrics.snapshot = Snapshot(
+            backlogs={p: Backlog(part.next_offset, part.oldest_s) for p, part in self._partitions.items()},
+            waiting_records=len(self._intake),
+            waiting_bytes=sum(self._intake.waiting_bytes.values()),
+            in_progress=len(self._jobs),
+            paused=len(self._paused),
+            commands_refused=self._commands.refused,
+        )
 
     def _finish(self) -> bool:
         """Do what was read, or after `stop` what is in progress, and commit it; False where that failed."""
         rewinds = self.counts["rewinds"]
-        deadline = time.monotonic() + self.settings.close_s
         while self._jobs or (len(self._intake) and not self._stopping):
             if not self._stopping:
                 self._begin()
-            elif time.monotonic() > deadline:
+            elif self._deadline_s is not None and self._deadline_s - time.monotonic() < self._leave_s:
+                log.warning("given back unfinished", records=len(self._jobs))
                 break
             self._take(self.settings.turn_s)
             if self._checkpoint.is_due:
                 self._flush()
+            self._health.turn()
         for key in list(self._jobs):
             self._give_up(key)
         self._flush()
         return self.counts["rewinds"] == rewinds
+
+    @property
+    def _leave_s(self) -> float:
+        return min(_LEAVE_S, _LEAVE_SHARE * self.settings.drain_timeout_s)
 
     # -- records come in ---------------------------------------------------------------------------------------------
     def _read(self) -> None:
@@ -227,7 +293,7 @@ class Worker:
             part = self._partitions.get(record.source)
             if part is None or record.offset < part.position:
                 continue
-            part.begin(record.offset)
+            part.begin(record.offset, record.timestamp_ms)
             try:
                 self._intake.put(stream_id(record), record)
             except StreamIdError as error:
@@ -277,6 +343,7 @@ class Worker:
             patience = 2.0 if stream.gears.is_urgent else 1.0
             if time.time() - record.timestamp_ms / 1e3 > patience * self.settings.max_age_s:
                 self.counts["records:shed"] += 1
+                self._metrics.shed(is_urgent=stream.gears.is_urgent)
                 return Gear.SHED
         return stream.gears.gear
 
@@ -290,12 +357,14 @@ class Worker:
             self._flush()
             if self._partitions.get(part.source) is not part:
                 raise _RewoundError
+        warnings = self.counts["enrolment_warnings"]
         for command in pending:
             for warning in command.apply(stream.live, stream.gears, stream.alerts):
                 log.warning("enrolment", stream=stream.name, warning=warning)
                 self.counts["enrolment_warnings"] += 1
             stream.commands_offset = command.offset + 1
             self.counts["commands"] += 1
+        self._metrics.commands(len(pending), self.counts["enrolment_warnings"] - warnings)
         stream.dirty = True
 
     # -- records are done --------------------------------------------------------------------------------------------
@@ -324,7 +393,9 @@ class Worker:
             sights = job.take()
             if sights and not job.done:
                 part.take_part(stream)
+            began_s = time.perf_counter()
             self._teller.take(stream, outcome, sights)
+            self._metrics.stage(Stage.SCORE, time.perf_counter() - began_s, len(sights))
             if not job.done:
                 self._pipeline.go_on(job)
                 return True
@@ -373,6 +444,8 @@ class Worker:
             part.finish(outcome.record.offset)
         elif part.knows(stream.name):
             self._teller.bury(outcome.record, error, stage)
+            stream.coverage.bury()
+            self._metrics.buried((part.source, stream.name), is_alert_open=stream.alerts.is_open)
             self._done(part, stream, outcome)
         else:
             # It does not found a stream.
@@ -404,7 +477,7 @@ class Worker:
             position = part.next_offset if part.lowest is not None else self._consumer.position(part.source)
             for name in self._ended.among(part.source, position, part.silent(before_s, self._busy_in(part))):
                 stream = part.stream(name)
-                self._teller.end(stream)
+                self._teller.end(part.source, stream)
                 stream.dirty = True
 
     # -- commit, and what follows when it fails ----------------------------------------------------------------------
@@ -412,7 +485,7 @@ class Worker:
         if not self._checkpoint.is_open:
             return
         parts = [p for p in self._partitions.values() if p.moved or p.has_dirty]
-        now = time.monotonic()
+        now, began_s = time.monotonic(), time.perf_counter()
         for part in parts:
             part.let_go_of_idle(now - self.settings.idle_s, self._busy_in(part))
         try:
@@ -421,10 +494,12 @@ class Worker:
                 {part.source: part.next_offset for part in parts},
                 {part.source: part.resume_offset for part in parts},
             )
-        except (FencedError, BrokerUnavailableError):
+        except (FencedError, BrokerUnavailableError) as error:
+            self._metrics.failed(error)
             raise
         except BrokerError as error:
             self._failures += 1
+            self._metrics.failed(error)
             self.counts[f"aborts:{type(error).__name__}"] += 1
             log.warning("commit failed", error=str(error), failures=self._failures)
             if self._failures >= self.settings.retries and not isinstance(error, StaleGroupError):
@@ -433,6 +508,7 @@ class Worker:
             return
         self._failures = 0
         self.counts["commits"] += 1
+        self._metrics.committed(time.perf_counter() - began_s)
         for part in parts:
             part.committed()
         live = sum(part.live_count for part in self._partitions.values())
@@ -446,6 +522,7 @@ class Worker:
         """Back to what is committed, in every partition that is ours."""
         self._checkpoint.abort()
         self.counts["rewinds"] += 1
+        self._metrics.rewound()
         ours = self._consumer.assignment()
         for source in list(self._partitions):
             self._drop(source)
@@ -474,12 +551,15 @@ class Worker:
         self._consumer.seek(source, position)
         self._partitions[source] = Partition(source, position, restored, self._models, self._streams)
         self.counts["restored_streams"] += len(restored.streams)
+        self._metrics.restored(time.monotonic() - began, len(restored.streams), len(restored.damaged))
+        self._health.turn()
         log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),
                  seconds=round(time.monotonic() - began, 3))  # fmt: skip
 
     # -- what the group does to us (called inside poll and close) ------------------------------------------------------
     def assigned(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
+        self._metrics.rebalanced("assigned", partitions)
         for source in partitions:
             self._paused.discard(source)
             self._starts[source] = self._consumer.position(source)
@@ -488,11 +568,13 @@ class Worker:
     def revoked(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
         self._flush()
+        self._metrics.rebalanced("revoked", partitions)
         for source in partitions:
             self._drop(source)
 
     def lost(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
+        self._metrics.rebalanced("lost", partitions)
         for source in partitions:
             self._drop(source)
         if self._checkpoint.is_open:

@@ -3,6 +3,7 @@ were in the frame before it: never on the other frames of a batch."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,14 @@ from difffake.crops import Crops, NearPicture, channels_first, cut_out
 from difffake.faces import Faces
 from difffake.faces.finder import FaceFinder, Finder, FinderState, Found
 from difffake.faces.quality import Quality
-from difffake.networks import EngineChoice, open_networks
+from difffake.networks import EngineChoice, EngineUse, open_networks
 from difffake.picture import Picture
 from difffake.scoring import Scorer
-from engines.contract import Engine
+from engines.contract import Embeddings, Engine
 from stream.alerts.portraits import shrunk
 from stream.live.settings import LiveSettings
 from stream.messages.state import MAX_STATE_BYTES
+from stream.stages import Stage, Timed, untimed
 
 __all__ = ["FinderState", "LiveModels", "Look", "LookFrame"]
 
@@ -98,6 +100,10 @@ class LiveModels:
         #: Of the bundle, and the engines of its networks; see `difffake.networks`.
         self.model_id = model_id or bundle.model_id
         self.bundle, self.scorer = bundle, Scorer(bundle)
+        #: What runs each network, as far as `load` knows.
+        self.engines: tuple[EngineUse, ...] = ()
+        #: Takes the time of every run; set by whoever wants to know, before threads look.
+        self.timed: Timed = untimed
         self._engine, self._identity_engine, self._finder = engine, identity_engine, finder
         self._settings = settings or LiveSettings()
         self.identity_dim = 0 if identity_engine is None else identity_engine.spec.dim
@@ -128,7 +134,9 @@ class LiveModels:
             runtime=engines.detector,
         )
         opened = open_networks(loaded, engines, threads=settings.threads)
-        return cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)
+        models = cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)
+        models.engines = opened.uses
+        return models
 
     @property
     def may_be_shared(self) -> bool:
@@ -173,26 +181,30 @@ class LiveModels:
         return looks
 
     def _find(self, frames: Sequence[LookFrame]) -> list[Found]:
-        return self._finder.find([f.picture for f in frames], [f.pts_ns for f in frames], [f.finder for f in frames])
+        began_s = time.perf_counter()
+        found = self._finder.find([f.picture for f in frames], [f.pts_ns for f in frames], [f.finder for f in frames])
+        self.timed(Stage.FIND, time.perf_counter() - began_s, len(frames))
+        return found
 
     def _see(self, frames: Sequence[LookFrame], found: Sequence[Found]) -> list[Look]:
         side, eye_distance = self._engine.spec.side_px, self.bundle.manifest.eye_distance
         has_identity = self._identity_engine is not None
         faces = [f.faces[: self._settings.max_faces] for f in found]
+        began_s = time.perf_counter()
         crops = [
             cut_out(frame.picture, of, side, eye_distance=eye_distance, has_identity=has_identity)
             for frame, of in zip(frames, faces, strict=True)
         ]
         good = np.concatenate([np.zeros(0, bool), *(c.quality.ok for c in crops)])
+        self.timed(Stage.ALIGN, time.perf_counter() - began_s, len(good))
         embedding = np.full((len(good), self._engine.spec.dim), np.nan, np.float32)
         logit = np.full(len(good), np.nan, np.float32)
         identity = np.full((len(good), self.identity_dim), np.nan, np.float32)
         if good.any():
-            result = self._engine.infer(channels_first(np.concatenate([c.faces for c in crops])))
+            result = self._infer(Stage.EXTRACTOR, self._engine, [c.faces for c in crops])
             embedding[good], logit[good] = result.embedding, result.logit
             if self._identity_engine is not None:
-                chips = channels_first(np.concatenate([c.chips for c in crops]))
-                identity[good] = self._identity_engine.infer(chips).embedding
+                identity[good] = self._infer(Stage.IDENTITY, self._identity_engine, [c.chips for c in crops]).embedding
         looks, start = [], 0
         for of, its, was in zip(faces, crops, found, strict=True):
             rows = slice(start, start + len(of))
@@ -208,6 +220,13 @@ class LiveModels:
             return {}
         rows = np.flatnonzero(crops.quality.ok).tolist()
         return {row: shrunk(crop) for row, crop in zip(rows, crops.faces, strict=True)}
+
+    def _infer(self, stage: Stage, engine: Engine, faces: Sequence[U8]) -> Embeddings:
+        began_s = time.perf_counter()
+        batch = channels_first(np.concatenate(faces))
+        result = engine.infer(batch)
+        self.timed(stage, time.perf_counter() - began_s, len(batch))
+        return result
 
     def _judge(self, embedding: F32, logit: F32, good: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
         """The `artifact` score of each face and its p-value, frame by frame: the others of a run change nothing."""

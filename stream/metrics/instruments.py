@@ -202,7 +202,7 @@ class Metrics(Collector):
         for score in sorted(scores, key=lambda s: s.pts_ns):
             pending.tally.add(names.FRAMES, 1, score.status.value)
             for reason, seconds in coverage.add(score.pts_ns, score.status):
-                stream.seconds[reason] += seconds
+                stream.seconds[reason] = stream.seconds.get(reason, 0.0) + seconds
                 pending.tally.add(names.OBSERVED, seconds)
                 if not reason:
                     pending.tally.add(names.COVERED, seconds)

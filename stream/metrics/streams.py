@@ -44,7 +44,7 @@ class StreamTally:
         frames: that were due; 0 where a record came and gave none.
     """
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     is_covered: bool = False
     ratio: float | None = None
     gear: float | None = None
