@@ -10,23 +10,34 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 import difffake
 from difffake.anchors.file import AnchorFile
 from difffake.bundle import Bundle
+from difffake.crops import channels_first
 from difffake.errors import NoFaceError
+from difffake.explain import explain, overlay
 from difffake.faces import Reason
 from difffake.faces.finder import FaceFinder, Finder
-from difffake.judge import Judge, bands
+from difffake.judge import Findings, Judge, bands
 from difffake.networks import EngineChoice, open_networks
 from difffake.observe import FrameStatus, Observations, Progress, observe
 from difffake.people import People
 from difffake.reference import Enrolled
-from difffake.results import ScanResult, Source
+from difffake.results import Moment, ScanResult, Source
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 from difffake.video import Frame, VideoSource, open_video
 from engines.contract import Engine
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+#: Crops kept for a heat map: moments of several people compete for them.
+_CROPS_PER_MAP = 4
 
 #: Called with the time reached and, where it is known, the time at which the scan will end, in seconds.
 ScanProgress = Callable[[float, float | None], None]
@@ -87,7 +98,12 @@ class Detector:
         return self._bundle
 
     def observe(
-        self, frames: Iterable[Frame], progress: Progress | None = None, people: People | None = None
+        self,
+        frames: Iterable[Frame],
+        progress: Progress | None = None,
+        people: People | None = None,
+        *,
+        keep_crops: int = 0,
     ) -> Observations:
         """Find, track and embed the faces of frames, without a verdict; see `difffake.observe.observe`."""
         return observe(
@@ -99,7 +115,35 @@ class Detector:
             people=people,
             eye_distance=self._bundle.manifest.eye_distance,
             progress=progress,
+            rank=self._artifact if self._reads_faces_alone else None,
+            keep_crops=keep_crops if self._reads_faces_alone else 0,
         )
+
+    @property
+    def _reads_faces_alone(self) -> bool:
+        """Whether the score of `artifact` needs nothing but the face itself."""
+        name = self._bundle.manifest.evidence.get("artifact")
+        return name is not None and self._scorer.spec(name).anchor == "none"
+
+    def _artifact(self, embedding: F32, logit: F32) -> F64:
+        name = self._bundle.manifest.evidence["artifact"]
+        return self._scorer.score(embedding, logit, np.arange(float(len(logit))), only=(name,))[name]
+
+    def _explain(self, found: Findings, seen: Observations, limit: int) -> list[Moment]:
+        """The moments, the first ``limit`` of `artifact` with a heat map where the crop of that very face was kept."""
+        moments, left = [], limit
+
+        def score(crops: U8) -> F64:
+            embedded = self._engine.infer(channels_first(crops))
+            return self._artifact(embedded.embedding, embedded.logit)
+
+        for moment, row in zip(found.moments, found.moment_rows, strict=True):
+            crop = seen.crops.get(row) if moment.evidence == "artifact" and left else None
+            if crop is not None:
+                left -= 1
+                moment = msgspec.structs.replace(moment, heat_jpeg=overlay(crop, explain(crop, score)))
+            moments.append(moment)
+        return moments
 
     def scan(
         self,
@@ -107,6 +151,7 @@ class Detector:
         on_progress: ScanProgress | None = None,
         *,
         anchors: AnchorFile | None = None,
+        explained: int = 0,
     ) -> ScanResult:
         """Scan a video, an image or a live address.
 
@@ -114,6 +159,7 @@ class Detector:
             source: a path or an address.
             on_progress: called while the scan goes on.
             anchors: people who are enrolled, from `difffake.anchors.file.load_anchors` with this detector's bundle.
+            explained: how many of the most suspicious moments of `artifact` get a heat map, by 50 more faces each.
 
         Raises:
             NoFaceError: no face in it that can be scored.
@@ -132,7 +178,7 @@ class Detector:
             for name, person in enrolled.items():
                 if person.pool.has_identity and self._identity_engine is not None:
                     known.enrol(name, person.pool.identities)
-            seen = self.observe(video, report, known)
+            seen = self.observe(video, report, known, keep_crops=_CROPS_PER_MAP * explained)
             if not seen.scored.any():
                 raise _no_face(video.name, seen)
             judge = Judge(self._scorer, self._bundle.manifest.evidence, settings, enrolled)
@@ -149,7 +195,7 @@ class Detector:
                 coverage=statuses[FrameStatus.SCORED.value] / len(seen.frame_status),
                 people=found.people,
                 switches=found.switches,
-                moments=found.moments,
+                moments=self._explain(found, seen, explained),
                 bands=bands(seen, min([last_s, *ends])),
                 warnings=[
                     *(anchors.warnings if anchors else ()),

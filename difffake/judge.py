@@ -42,10 +42,12 @@ _THUMBNAIL_REACH_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What `Judge.judge` found: people by first appearance, the most suspicious moments, switches in order of time."""
+    """What `Judge.judge` found: people by first appearance, the most suspicious moments and the rows of their faces in
+    the observations, switches in order of time."""
 
     people: list[Person]
     moments: list[Moment]
+    moment_rows: list[int]
     switches: list[IdentitySwitch]
 
 
@@ -96,7 +98,10 @@ class Judge:
             people.append(self._person(seen, i, case, labels, pictures))
             moments.extend(self._moments(seen, case, pictures))
             switches.extend(self._switches(seen, i, case, cases, pictures))
-        return Findings(people, self._worst(moments), sorted(switches, key=lambda s: s.time_s))
+        worst = self._worst(moments)
+        return Findings(
+            people, [m for m, _ in worst], [row for _, row in worst], sorted(switches, key=lambda s: s.time_s)
+        )
 
     @staticmethod
     def _labels(people: list[int], seen: Observations) -> dict[int, str]:
@@ -291,7 +296,7 @@ class Judge:
                 best = p, case.label
         return None if best is None else best[1]
 
-    def _moments(self, seen: Observations, case: _Case, pictures: dict[int, bytes]) -> list[Moment]:
+    def _moments(self, seen: Observations, case: _Case, pictures: dict[int, bytes]) -> list[tuple[Moment, int]]:
         pictured = np.array(list(pictures), np.int64)
         moments = []
         for evidence, values in case.scores.items():
@@ -305,24 +310,24 @@ class Judge:
                 told.append(time_s)
                 near = _nearest(seen.time_s, pictured, time_s)
                 p = float(case.p_values[evidence][i])
-                moments.append(
-                    Moment(
-                        evidence=evidence,
-                        label=case.label,
-                        time_s=_round(time_s),
-                        score=float(values[i]),
-                        p_value=p,
-                        level=level_of(p, self._settings),
-                        thumbnail_jpeg=None if near is None else pictures[near],
-                        thumbnail_s=None if near is None else _round(seen.time_s[near]),
-                    )
+                moment = Moment(
+                    evidence=evidence,
+                    label=case.label,
+                    time_s=_round(time_s),
+                    score=float(values[i]),
+                    p_value=p,
+                    level=level_of(p, self._settings),
+                    thumbnail_jpeg=None if near is None else pictures[near],
+                    thumbnail_s=None if near is None else _round(seen.time_s[near]),
                 )
+                moments.append((moment, int(case.rows[i])))
         return moments
 
-    def _worst(self, moments: list[Moment]) -> list[Moment]:
-        worst: list[Moment] = []
+    def _worst(self, moments: list[tuple[Moment, int]]) -> list[tuple[Moment, int]]:
+        worst: list[tuple[Moment, int]] = []
         for evidence in EVIDENCES:
-            of_kind = sorted((m for m in moments if m.evidence == evidence), key=lambda m: (m.p_value, -m.score))
+            of_kind = [(moment, row) for moment, row in moments if moment.evidence == evidence]
+            of_kind.sort(key=lambda found: (found[0].p_value, -found[0].score))
             worst += of_kind[: self._settings.moments]
         return worst
 

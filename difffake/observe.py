@@ -6,7 +6,7 @@ Frames stream through: no more than one is held at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import cv2
@@ -33,6 +33,8 @@ _MAX_THUMBNAILS = 8192
 
 #: Called with the time of the frame just analysed (s) and the number of frames so far.
 Progress = Callable[[float, int], None]
+#: Embeddings ``(N, D)`` and logits ``(N,)`` -> how suspicious each face is ``(N,)``.
+Rank = Callable[[F32, F32], F64]
 
 
 class FrameStatus(StrEnum):
@@ -66,8 +68,9 @@ class Observations:
         names: person -> enrolled name.
         ambiguous: person -> others of the same face, who were seen beside it in one picture.
         thumbnails: row of a face -> JPEG of its aligned crop, 112 px; of every track the face with the
-            highest logit of each second (of longer spans in long videos).
+            highest rank of each second (of longer spans in long videos).
         warnings: ``"code: what happened"``.
+        crops: row of a face -> its aligned crop as the network took it, of the faces that rank highest, if asked for.
     """
 
     frame_time_s: F64
@@ -93,6 +96,7 @@ class Observations:
     ambiguous: dict[int, tuple[int, ...]]
     thumbnails: dict[int, bytes]
     warnings: list[str]
+    crops: dict[int, U8] = field(default_factory=dict)
 
     @property
     def scored(self) -> npt.NDArray[np.bool_]:
@@ -110,6 +114,8 @@ def observe(
     people: People | None = None,
     eye_distance: float = EYE_DISTANCE,
     progress: Progress | None = None,
+    rank: Rank | None = None,
+    keep_crops: int = 0,
 ) -> Observations:
     """Find, track, judge, embed and recognise the faces of frames.
 
@@ -122,12 +128,14 @@ def observe(
         people: who is known already; nobody if not given.
         eye_distance: the share of a crop's side between the eyes that the engine was trained for.
         progress: called after every frame.
+        rank: which faces are the most suspicious, by embedding and logit; by the logit if not given.
+        keep_crops: how many crops of these are kept, one a second of each track at most.
 
     Raises:
         DiffFakeError: whatever the frames, the finder or the engine raise.
     """
     settings = settings or ScanSettings()
-    seen = _Collector(finder, engine, identity_engine, people or People(), settings, eye_distance)
+    seen = _Collector(finder, engine, identity_engine, people or People(), settings, eye_distance, rank, keep_crops)
     for frame in frames:
         seen.add(frame)
         if progress is not None:
@@ -148,7 +156,10 @@ class _Collector:
         people: People,
         settings: ScanSettings,
         eye_distance: float,
+        rank: Rank | None,
+        keep_crops: int,
     ) -> None:
+        self._rank, self._worst = rank, _WorstCrops(keep_crops)
         self._finder, self._engine, self._settings = finder, engine, settings
         self._state = FinderState()
         self._identity_engine, self._people = identity_engine, people
@@ -253,9 +264,11 @@ class _Collector:
             self._identities.append(self._identity_engine.infer(chips).embedding)
         self._embedded_rows.extend(self._waiting_rows)
         tracks = np.concatenate(self._tracks[self._frames_told :])
-        for row, crop, logit in zip(self._waiting_rows, crops, result.logit, strict=True):
-            time_s = self.frame_time_s[self._frame_of[row]]
-            self._thumbnails.offer(row, int(tracks[row - self._faces_told]), time_s, float(logit), crop)
+        ranks = result.logit if self._rank is None else self._rank(result.embedding, result.logit)
+        for row, crop, value in zip(self._waiting_rows, crops, ranks, strict=True):
+            time_s, track = self.frame_time_s[self._frame_of[row]], int(tracks[row - self._faces_told])
+            self._thumbnails.offer(row, track, time_s, float(value), crop)
+            self._worst.offer(row, track, time_s, float(value), crop)
         self._waiting, self._waiting_chips, self._waiting_rows = [], [], []
 
     def finish(self, lost_s: list[float]) -> Observations:
@@ -310,19 +323,43 @@ class _Collector:
             ambiguous={i: others for i, others in alike.items() if others},
             thumbnails=self._thumbnails.by_row(),
             warnings=warnings,
+            crops=self._worst.by_row(),
         )
 
 
+class _WorstCrops:
+    """The crops of highest rank, one a track and second, no more than ``limit`` at any time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._best: dict[tuple[int, int], tuple[float, int, U8]] = {}
+
+    def offer(self, row: int, track: int, time_s: float, value: float, crop: U8) -> None:
+        key = track, int(time_s)
+        held = self._best.get(key)
+        if not self._limit or (held is not None and held[0] >= value):
+            return
+        if held is None and len(self._best) >= self._limit:
+            least = min(self._best, key=lambda k: self._best[k][0])
+            if self._best[least][0] >= value:
+                return
+            del self._best[least]
+        self._best[key] = value, row, crop.copy()
+
+    def by_row(self) -> dict[int, U8]:
+        return {row: crop for _, row, crop in self._best.values()}
+
+
 class _Thumbnails:
-    """For each track and slot of time the picture with the highest logit; slots grow so that memory does not."""
+    """For each track and slot of time the picture with the highest rank; slots grow so that memory does not."""
 
     def __init__(self) -> None:
         self._slot_s = 1.0
         self._best: dict[tuple[int, int], tuple[float, int, float, bytes]] = {}
 
-    def offer(self, row: int, track: int, time_s: float, logit: float, crop: U8) -> None:
+    def offer(self, row: int, track: int, time_s: float, value: float, crop: U8) -> None:
         key = track, int(time_s / self._slot_s)
-        if key in self._best and self._best[key][0] >= logit:
+        if key in self._best and self._best[key][0] >= value:
             return
         small = cv2.resize(crop, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
         done, data = cv2.imencode(
@@ -331,7 +368,7 @@ class _Thumbnails:
             [cv2.IMWRITE_JPEG_QUALITY, _THUMBNAIL_QUALITY],
         )
         if done:
-            self._best[key] = logit, row, time_s, data.tobytes()
+            self._best[key] = value, row, time_s, data.tobytes()
         if len(self._best) > _MAX_THUMBNAILS:
             self._thin()
 

@@ -178,7 +178,10 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the most suspicious frames of an evidence; ``thumbnail_jpeg`` was taken at ``thumbnail_s``."""
+    """One of the most suspicious frames of an evidence; ``thumbnail_jpeg`` was taken at ``thumbnail_s``.
+
+    ``heat_jpeg``: the face, red where the score hangs on it most (`difffake.explain`); for `artifact`, if asked for.
+    """
 
     evidence: str
     label: str
@@ -188,6 +191,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     level: Level
     thumbnail_jpeg: bytes | None
     thumbnail_s: float | None
+    heat_jpeg: bytes | None = None
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):

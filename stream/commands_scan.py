@@ -139,7 +139,7 @@ def scan(
         anchors = None if anchor is None else load_anchors(anchor, detector.bundle)
         for source, target in zip(sources, reports, strict=True):
             try:
-                result = _scan_one(detector, source, progress, anchors)
+                result = _scan_one(detector, source, progress, anchors, 0 if target is None else settings.moments)
             except DiffFakeError as error:
                 failures.append(_failed(source, error))
                 continue
@@ -203,7 +203,9 @@ def _media_files(folder: Path) -> Iterator[Path]:
                 yield Path(root) / name
 
 
-def _scan_one(detector: Detector, source: str, progress: Progress, anchors: AnchorFile | None) -> ScanResult:
+def _scan_one(
+    detector: Detector, source: str, progress: Progress, anchors: AnchorFile | None, explained: int
+) -> ScanResult:
     task = progress.add_task(printable(Path(source).name or source), total=None)
 
     def advance(reached_s: float, end_s: float | None) -> None:
@@ -211,7 +213,7 @@ def _scan_one(detector: Detector, source: str, progress: Progress, anchors: Anch
 
     try:
         log.debug("scan", source=source)
-        return detector.scan(source, advance, anchors=anchors)
+        return detector.scan(source, advance, anchors=anchors, explained=explained)
     finally:
         progress.remove_task(task)
 

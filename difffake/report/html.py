@@ -103,6 +103,17 @@ def _cards(result: ScanResult) -> list[_Card]:
     return cards
 
 
+def shares(person: Person) -> list[tuple[str, str]]:
+    """Evidence -> in how many of the windows in which it could be computed it was unusual; not for a single window."""
+    told = []
+    for evidence in EVIDENCES:
+        levels = [found.level for window in person.windows if (found := getattr(window, evidence)) is not None]
+        if len(levels) > 1:
+            unusual, strong = sum(level.rank > 0 for level in levels), levels.count(Level.STRONG)
+            told.append((evidence, f"{unusual} of {len(levels)} windows unusual, {strong} of them strong evidence"))
+    return told
+
+
 def _rows(result: ScanResult) -> list[_Row]:
     rows = []
     for person in result.people:
@@ -130,6 +141,7 @@ def _environment() -> jinja2.Environment:
         "jpeg": _jpeg,
         "against": anchor_in_words,
         "p": format_p,
+        "shares": shares,
         "slug": _slug,
         "size": _size,
     }
