@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format chaos fuzz bench bench-full bench-gpu docs clean
+.PHONY: help demo test test-gpu lint format chaos fuzz bench bench-full bench-gpu docs lock sbom licences clean
 
 help: ## list the daily acts
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,6 +57,15 @@ bench-gpu: ## measure engines on an NVIDIA GPU; results in benchmarks/results/gp
 
 docs: .venv/dev ## rewrite the pages and pictures that are made from code
 	@scripts/docs.sh $(BIN)
+
+lock: .venv/dev ## pin what images are made of (deploy/requirements/*.lock); UPGRADE=--upgrade takes newer versions
+	@scripts/lock.sh $(BIN) $(UPGRADE)
+
+sbom: .venv/dev ## bill of materials of the CPU image: sbom.cdx.json; LOCK=gpu for another one
+	@scripts/sbom.sh $(BIN) deploy/requirements/$(or $(LOCK),cpu).lock sbom.cdx.json
+
+licences: .venv/dev ## licences of what a worker is made of; fails on those that may not be passed on
+	@$(BIN)/python scripts/licences.py openvino wall
 
 clean: ## remove what the other acts made
 	rm -rf .venv .cache demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
