@@ -117,6 +117,7 @@ class StreamSeries:
         self._other: _Series | None = None
         #: Streams beyond the bound, by a hash: when a frame of theirs came last.
         self._folded: dict[int, float] = {}
+        self._tidied_s = float("-inf")
 
     def __len__(self) -> int:
         """Streams with series of their own."""
@@ -126,7 +127,7 @@ class StreamSeries:
         """Take in what a commit made known."""
         now_s = self._clock()
         with self._lock:
-            if len(self._series) + len(tallies) > self._max:
+            if len(self._series) + len(tallies) > self._max and now_s - self._tidied_s >= 1.0:
                 self._tidy(now_s)
             for (source, stream), tally in tallies.items():
                 # A record that gives no frame does not found a series, but it keeps one.
@@ -195,7 +196,7 @@ class StreamSeries:
 
     def _tidy(self, now_s: float) -> None:
         """Forget who has sent nothing for long."""
-        before_s = now_s - self._idle_s
+        before_s, self._tidied_s = now_s - self._idle_s, now_s
         self._series = {label: one for label, one in self._series.items() if one.heard_s >= before_s}
         self._folded = {key: seen_s for key, seen_s in self._folded.items() if seen_s >= before_s}
 
