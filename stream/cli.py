@@ -34,6 +34,7 @@ from stream import (
     commands_scan,
     commands_tail,
     commands_train,
+    commands_wall,
     commands_work,
 )
 from stream.console import print_error
@@ -51,6 +52,7 @@ app.command("anchors")(commands_enroll.show_anchors)
 app.command("publish")(commands_publish.publish)
 app.command("work")(commands_work.work)
 app.command("tail")(commands_tail.tail)
+app.command("wall")(commands_wall.wall)
 app.command("replay")(commands_replay.replay_command)
 app.command("freeze")(commands_operate.freeze)
 app.command("unfreeze")(commands_operate.unfreeze)

@@ -1,0 +1,274 @@
+"""One stream as the wall sees it: what was said of it lately, and whether anybody looked.
+
+"Clean" is a claim. It is made only where a face was scored within the last seconds and nothing was found; in every
+other case the wall says that nobody is looking, and why.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from difffake.results import Level
+from stream.broker.contract import TopicPartition
+from stream.messages import UNKNOWN, Face, ScoreRecord, Source, Status
+from stream.tail import Worst
+
+_S = 1_000_000_000
+_MAX_PEOPLE = 32
+#: PTS that lie so near the clock are taken for times of day, and the difference for a delay.
+_WALL_CLOCK_S = 7 * 86_400.0
+#: Score records whose place is remembered, so that an alert's frames can be replayed: minutes at the usual rates.
+_MAX_PLACES = 512
+_COVERED = frozenset({Status.SCORED, Status.NO_FACE})
+
+
+class State(StrEnum):
+    """What a tile says of its stream."""
+
+    CLEAN = "clean"
+    NOT_LOOKING = "not-looking"
+    SUSPICIOUS = "suspicious"
+    ALERT = "alert"
+
+
+class Why(StrEnum):
+    """Why nobody is looking."""
+
+    DISCONNECTED = "disconnected"
+    NO_FRAMES = "no-frames"
+    WORKER_GONE = "worker-gone"
+    SILENT = "silent"
+    BEHIND = "behind"
+    SHED = "shed"
+    DAMAGED = "damaged"
+    STALE = "stale"
+    NO_FACE = "no-face"
+    UNUSABLE = "no-usable-face"
+    WARMING_UP = "warming-up"
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether somebody must do something about it."""
+        return self not in (Why.NO_FACE, Why.UNUSABLE, Why.WARMING_UP)
+
+
+class Input(StrEnum):
+    """What is known of an input partition from which no scores come: `idle`, nothing is published to it; `unserved`,
+    records come and nobody scores them; `unknown`, nobody may look."""
+
+    IDLE = "idle"
+    UNSERVED = "unserved"
+    UNKNOWN = "unknown"
+
+
+_WHY_OF = {
+    Status.SHED: (Why.SHED, "more work than the workers have time for"),
+    Status.DECODE_ERROR: (Why.DAMAGED, "damaged video"),
+    Status.STALE: (Why.STALE, "frames arrive out of order"),
+    Status.NO_FACE: (Why.NO_FACE, "no face in the picture"),
+    Status.LOW_QUALITY: (Why.UNUSABLE, "no usable face"),
+    Status.WARMING_UP: (Why.WARMING_UP, "warming up: the anchor is being collected"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is said of a stream at a moment. ``why`` and ``reason`` tell why nobody looks; both are empty else."""
+
+    state: State
+    why: Why | None = None
+    reason: str = ""
+    worst: tuple[tuple[str, Worst], ...] = ()
+
+
+@dataclass(slots=True)
+class Second:
+    """What one second of stream time held; ``revision``: the wall's when it last changed."""
+
+    frames: int = 0
+    covered: int = 0
+    scored: int = 0
+    revision: int = 0
+    worst: dict[str, Worst] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a score record lies, and what it is about."""
+
+    partition: TopicPartition
+    offset: int
+    source: Source
+
+    @property
+    def address(self) -> str:
+        """As ``difffake replay --from-score`` takes it."""
+        return f"{self.partition.topic}:{self.partition.partition}:{self.offset}"
+
+
+class StreamView:
+    """One stream; its memory is bounded, whatever comes.
+
+    Args:
+        key: its number on this wall; no other stream ever has it.
+        name: the stream's id.
+        window_s: seconds of stream time kept.
+    """
+
+    def __init__(self, key: int, name: str, window_s: int) -> None:
+        self.key, self.name = key, name
+        self.made = self.revision = 0
+        self.judgement = Judgement(State.NOT_LOOKING, Why.SILENT, "nothing was heard yet")
+        self.seconds: OrderedDict[int, Second] = OrderedDict()
+        self.places: deque[Place] = deque(maxlen=_MAX_PLACES)
+        self.last: ScoreRecord | None = None
+        self.scored_place: Place | None = None
+        self.scored_faces: tuple[Face, ...] = ()
+        self.open_alerts = 0
+        self._window_s = window_s
+        self._people: OrderedDict[str, tuple[int, Face]] = OrderedDict()
+        self._written_ms, self._received_s = 0, 0.0
+
+    def take(self, record: ScoreRecord, place: Place, written_ms: int, now_s: float, revision: int) -> None:
+        """Take in a score record.
+
+        Args:
+            record: the score.
+            place: where it lies.
+            written_ms: when it was written, since the epoch.
+            now_s: monotonic clock.
+            revision: the wall's, for what changes.
+        """
+        at = record.pts_ns // _S
+        if self.last is not None and at < self.last.pts_ns // _S:  # a stream that began anew
+            self.seconds.clear()
+            self._people.clear()
+        self.last, self.revision = record, revision
+        self._written_ms, self._received_s = written_ms, now_s
+        self.places.append(place)
+        second = self.seconds.setdefault(at, Second())
+        second.revision = revision
+        second.frames += 1
+        second.covered += record.status in _COVERED
+        second.scored += record.status is Status.SCORED
+        for face in record.faces:
+            self._see(face, at, second)
+        if record.status is Status.SCORED:
+            self.scored_place, self.scored_faces = place, record.faces
+        begin = at - self._window_s
+        while next(iter(self.seconds)) <= begin:
+            self.seconds.popitem(last=False)
+        while self._people and next(iter(self._people.values()))[0] <= begin:
+            self._people.popitem(last=False)
+
+    def _see(self, face: Face, at: int, second: Second) -> None:
+        for name, said in face.evidence.items():
+            worst = Worst(said.level, said.p_value if said.accumulated is None else said.accumulated)
+            if said.accumulated is None:
+                # One frame alone is no finding: one in twenty genuine ones is this unusual.
+                worst = Worst(Level.NOTHING, worst.p_value)
+            if worst.is_worse_than(second.worst.get(name)):
+                second.worst[name] = worst
+        if face.name is None and face.person == UNKNOWN:
+            return
+        who = face.name if face.name is not None else f"person {face.person}"
+        self._people[who] = (at, face)
+        self._people.move_to_end(who)
+        if len(self._people) > _MAX_PEOPLE:
+            self._people.popitem(last=False)
+
+    @property
+    def people(self) -> list[tuple[str, Face]]:
+        """Who was seen lately and their last face, the latest first."""
+        return [(who, face) for who, (_, face) in reversed(self._people.items())]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the frames of the window that were really looked at: scored, or without any face."""
+        frames = sum(second.frames for second in self.seconds.values())
+        return sum(second.covered for second in self.seconds.values()) / frames if frames else 0.0
+
+    @property
+    def frames(self) -> int:
+        """In the window."""
+        return sum(second.frames for second in self.seconds.values())
+
+    def silent_s(self, now_ms: int, now_s: float) -> float:
+        """Seconds since its last record was written, by whichever clock says more; never negative."""
+        return max(0.0, now_s - self._received_s, (now_ms - self._written_ms) / 1000)
+
+    def lag_s(self, now_ms: int) -> float | None:
+        """How far its last frame is behind the clock; None where PTS are no times of day."""
+        if self.last is None:
+            return None
+        behind_s = now_ms / 1000 - self.last.pts_ns / _S
+        return behind_s if abs(behind_s) < _WALL_CLOCK_S else None
+
+    def place_of(self, source: Source) -> Place | None:
+        """Where the score of a frame lies, if it is recent."""
+        return next((place for place in reversed(self.places) if place.source == source), None)
+
+    def judge(
+        self, now_ms: int, now_s: float, *, looked_s: float, behind_s: float, disconnected: str, silence: Input | None
+    ) -> Judgement:
+        """What is to be said of the stream now.
+
+        Args:
+            now_ms, now_s: the clock since the epoch, and the monotonic one.
+            looked_s, behind_s: see `WallSettings`.
+            disconnected: since when Kafka is gone, in words; empty where it is not.
+            silence: what is known of the stream's input partition, if no scores come from it at all.
+        """
+        worst, looked = self._recent(looked_s)
+        why, reason = self._blind(now_ms, now_s, looked_s, behind_s, disconnected, silence, looked=looked)
+        if self.open_alerts:
+            return Judgement(State.ALERT, why, reason, worst)
+        if why is not None:
+            return Judgement(State.NOT_LOOKING, why, reason, worst)
+        is_suspicious = any(found.level is not Level.NOTHING for _, found in worst)
+        return Judgement(State.SUSPICIOUS if is_suspicious else State.CLEAN, worst=worst)
+
+    def _recent(self, looked_s: float) -> tuple[tuple[tuple[str, Worst], ...], bool]:
+        """The worst of the last seconds by evidence, and whether any face was scored in them."""
+        worst, looked = dict[str, Worst](), False
+        newest = next(reversed(self.seconds), 0)
+        for at, second in reversed(self.seconds.items()):
+            if at <= newest - looked_s:
+                break
+            looked = looked or second.scored > 0
+            for name, found in second.worst.items():
+                if found.is_worse_than(worst.get(name)):
+                    worst[name] = found
+        return tuple(sorted(worst.items())), looked
+
+    def _blind(
+        self,
+        now_ms: int,
+        now_s: float,
+        looked_s: float,
+        behind_s: float,
+        disconnected: str,
+        silence: Input | None,
+        *,
+        looked: bool,
+    ) -> tuple[Why | None, str]:
+        if disconnected:
+            return Why.DISCONNECTED, disconnected
+        last = self.last
+        if last is None:
+            return Why.SILENT, "nothing was heard yet"
+        if self.silent_s(now_ms, now_s) > looked_s:
+            if silence is Input.UNSERVED:
+                return Why.WORKER_GONE, "records come, and no scores: the worker is gone or stuck"
+            if silence is Input.UNKNOWN:
+                return Why.SILENT, "no scores: no frames come, or the worker is gone"
+            return Why.NO_FRAMES, "no frames come"
+        lag_s = self.lag_s(now_ms)
+        if lag_s is not None and lag_s > behind_s:
+            return Why.BEHIND, "the workers are behind"
+        if looked:
+            return None, ""
+        why, reason = _WHY_OF.get(last.status, (Why.SILENT, "no face was scored lately"))
+        return why, f"{reason} ({last.reason})" if last.reason and why is not Why.WARMING_UP else reason

@@ -1,0 +1,158 @@
+"""What a tile says: clean only where somebody looked within the last seconds."""
+
+from __future__ import annotations
+
+import pytest
+from wall_world import Told, evidence, face
+
+from difffake.results import Level
+from stream.broker.contract import TopicPartition
+from stream.messages import AlertState, Command, CommandRecord, Status
+from stream.wall.looking import Input
+
+INPUT = TopicPartition("video.in", 0)
+
+
+def test_a_face_that_was_scored_just_now_is_clean_and_no_longer_after_some_seconds() -> None:
+    told = Told()
+    told.score("a")
+    assert told.said("a") == ("clean", "")
+    told.clock.advance(9)
+    told.wall.turn()
+    assert told.said("a") == ("clean", "")
+    told.clock.advance(2)
+    told.wall.turn()
+    assert told.said("a") == ("not-looking", "silent")
+
+
+@pytest.mark.parametrize(
+    ("status", "why", "trouble"),
+    [
+        (Status.NO_FACE, "no-face", False),
+        (Status.LOW_QUALITY, "no-usable-face", False),
+        (Status.WARMING_UP, "warming-up", False),
+        (Status.SHED, "shed", True),
+        (Status.DECODE_ERROR, "damaged", True),
+        (Status.STALE, "stale", True),
+    ],
+)
+def test_frames_without_a_scored_face_are_never_clean(status: Status, why: str, trouble: bool) -> None:
+    told = Told()
+    for _ in range(30):
+        told.score("a", status=status)
+        told.clock.advance(0.5)
+    told.wall.turn()
+    assert told.said("a") == ("not-looking", why)
+    assert told.tiles()["a"]["trouble"] is trouble
+
+
+def test_a_scored_face_counts_for_some_seconds_among_frames_that_show_none() -> None:
+    told = Told()
+    told.score("a")
+    told.clock.advance(3)
+    told.score("a", status=Status.NO_FACE)
+    assert told.said("a") == ("clean", "")
+    for _ in range(10):
+        told.clock.advance(1)
+        told.score("a", status=Status.NO_FACE)
+    assert told.said("a") == ("not-looking", "no-face")
+    assert told.tiles()["a"]["coverage"] == 1.0, "frames without a face were looked at all the same"
+
+
+def test_coverage_is_the_share_of_frames_that_were_really_looked_at() -> None:
+    told = Told()
+    for status in (Status.SCORED, Status.NO_FACE, Status.SHED, Status.LOW_QUALITY):
+        told.score("a", status=status)
+    assert told.tiles()["a"]["coverage"] == 0.5
+
+
+def test_suspicion_comes_from_accumulated_evidence_and_goes_with_time() -> None:
+    told = Told()
+    told.score("a", face(artifact=evidence(0.001, Level.STRONG, accumulated=False)))
+    assert told.said("a")[0] == "clean", "one frame alone is no finding"
+    told.score("a", face(artifact=evidence(0.03, Level.SUSPICIOUS)))
+    assert told.said("a")[0] == "suspicious"
+    for _ in range(12):
+        told.clock.advance(1)
+        told.score("a")
+    assert told.said("a")[0] == "clean"
+
+
+def test_an_open_alert_outweighs_all_and_the_tile_still_tells_that_nobody_looks() -> None:
+    told = Told()
+    told.score("a")
+    told.alert()
+    assert told.said("a") == ("alert", "")
+    told.clock.advance(30)
+    told.wall.turn()
+    assert told.said("a") == ("alert", "silent")
+    told.alert(state=AlertState.CLOSED)
+    assert told.said("a") == ("not-looking", "silent")
+
+
+def test_kafka_gone_makes_everything_unknown_and_back_it_is_not_clean_before_somebody_looks() -> None:
+    told = Told()
+    told.score("a")
+    told.wall.connected(False, "gone")
+    assert told.said("a") == ("not-looking", "disconnected")
+    told.clock.advance(60)
+    told.wall.connected(True)
+    assert told.said("a") == ("not-looking", "silent")
+    told.score("a")
+    assert told.said("a") == ("clean", "")
+
+
+def test_a_worker_that_is_far_behind_is_not_looking_at_what_is_on_air() -> None:
+    told = Told()
+    told.score("a", pts_s=told.clock.now_s - 120)
+    assert told.said("a") == ("not-looking", "behind")
+    told.score("b", pts_s=12.5)
+    assert told.said("b") == ("clean", ""), "times that are no times of day say nothing about a delay"
+
+
+def test_silence_is_explained_by_the_input_partition() -> None:
+    told = Told()
+    told.score("a")
+    told.score("b", partition=1)
+    for _ in range(12):
+        told.clock.advance(1)
+        told.score("b", partition=1)
+    told.wall.turn()
+    assert told.said("a") == ("not-looking", "silent"), "nobody has asked yet"
+    told.wall.explain(INPUT, Input.IDLE)
+    told.wall.turn()
+    assert told.said("a") == ("not-looking", "no-frames")
+    told.wall.explain(INPUT, Input.UNSERVED)
+    told.wall.turn()
+    assert told.said("a") == ("not-looking", "worker-gone")
+    told.score("c")
+    told.wall.turn()
+    assert told.said("a") == ("not-looking", "no-frames"), "others of its partition are being scored"
+
+
+def test_a_stream_that_begins_anew_forgets_its_later_seconds() -> None:
+    told = Told()
+    told.score("a", pts_s=1000)
+    told.score("a", pts_s=1001)
+    told.score("a", pts_s=3)
+    tile = told.tiles()["a"]
+    assert [row[0] for row in tile["seconds"]] == [3]
+    assert (tile["from"], tile["to"]) == (3, 3)
+
+
+def test_muted_streams_say_so_until_it_is_over() -> None:
+    told = Told()
+    told.score("a")
+
+    def command(what: Command, value: float | None = None) -> CommandRecord:
+        issued_ns = int(told.clock.now_s * 1e9)
+        return CommandRecord(stream="a", command=what, person=None, issued_ns=issued_ns, by="ada", id="1", value=value)
+
+    told.wall.take_command(command(Command.ALERT_MUTE, 600.0))
+    assert told.tiles()["a"]["muted"] == "everybody for 10 min, by ada"
+    told.clock.advance(601)
+    assert told.tiles()["a"]["muted"] == ""
+    told.wall.take_command(command(Command.ALERT_MUTE))
+    assert told.tiles()["a"]["muted"] == "everybody until unmuted, by ada"
+    told.wall.take_command(command(Command.ALERT_UNMUTE))
+    assert told.tiles()["a"]["muted"] == ""
