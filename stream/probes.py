@@ -219,6 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         if self._request.left <= 0:
+            self.request_version = self.protocol_version
             self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers are too large\n")
             return
         path = self.path.partition("?")[0]
