@@ -1,0 +1,220 @@
+"""The Helm chart: rendered by Helm's own library, and held to the schemas of Kubernetes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from promql import DEPLOY, mistakes
+from typer.main import get_command
+
+from stream.cli import app
+
+helm = pytest.importorskip("helm_python", reason="no Helm library for this platform")
+kubernetes_validate = pytest.importorskip("kubernetes_validate")
+
+CHART = DEPLOY / "helm" / "difffake"
+#: The oldest that the chart promises, and a new one.
+KUBERNETES = ("1.27", "1.37")
+LEAST: dict[str, Any] = {"kafka": {"bootstrapServers": "kafka:9092"}}
+ALL: dict[str, Any] = {
+    "kafka": {
+        "bootstrapServers": "kafka-1:9093,kafka-2:9093",
+        "inputTopics": ["video.in", "video.more"],
+        "securityProtocol": "SASL_SSL",
+        "tls": {"secretName": "kafka-tls", "certificate": "tls.crt", "key": "tls.key"},
+        "sasl": {"mechanism": "SCRAM-SHA-512", "username": "difffake", "secretName": "kafka-user"},
+    },
+    "worker": {
+        "overload": "shed",
+        "engine": "auto",
+        "enginesClaim": "engines",
+        "gpu": {"enabled": True, "runtimeClassName": "nvidia"},
+        "extraArgs": ["--guests"],
+        "extraEnv": [{"name": "A", "value": "b"}],
+        "nodeSelector": {"card": "l4"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "podAnnotations": {"a": "b"},
+    },
+    "autoscaling": {"enabled": True},
+    "monitoring": {
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "runbook": "https://example.org/runbook"},
+        "dashboards": {"enabled": True},
+    },
+    "wall": {"enabled": True, "tokenSecretName": "operators", "pictures": True, "allowHosts": ["wall.example.org"]},
+    "networkPolicy": {"kafkaPorts": [9092, 9093]},
+    "imagePullSecrets": [{"name": "registry"}],
+}
+WHICH = pytest.mark.parametrize("values", [LEAST, ALL], ids=["least", "all"])
+
+
+@pytest.fixture(scope="module")
+def chart() -> Iterator[Any]:
+    with helm.Chart.load(str(CHART)) as loaded:
+        yield loaded
+
+
+def rendered(chart: Any, values: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Objects by kind and name, for a release `live` in the namespace `tv`."""
+    files = chart.render(values, name="live", namespace="tv")
+    texts = [text for name, text in files.items() if name.endswith(".yaml")]
+    objects = [one for text in texts for one in yaml.safe_load_all(text) if one]
+    return {(one["kind"], one["metadata"]["name"]): one for one in objects}
+
+
+def container(one: Mapping[str, Any]) -> dict[str, Any]:
+    """The only container of a Deployment."""
+    (found,) = one["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+@WHICH
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_what_is_rendered(chart: Any, values: dict[str, Any], version: str) -> None:
+    objects = rendered(chart, values)
+    own = {key: one for key, one in objects.items() if one["apiVersion"].split("/")[0] not in _OPERATORS}
+    assert ("Deployment", "live-difffake-worker") in own
+    for one in own.values():
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+#: Groups of objects whose definitions come with an operator, not with Kubernetes.
+_OPERATORS = ("keda.sh", "monitoring.coreos.com")
+
+
+def test_least_needs_no_operator(chart: Any) -> None:
+    kinds = {kind for kind, _ in rendered(chart, LEAST)}
+    assert kinds == {"Deployment", "NetworkPolicy", "PodDisruptionBudget", "ServiceAccount"}
+
+
+@WHICH
+def test_commands_are_ones_that_the_program_has(chart: Any, values: dict[str, Any]) -> None:
+    commands = get_command(app).commands
+    for (kind, _), one in rendered(chart, values).items():
+        if kind == "Deployment":
+            words = [word.replace("$(DIFFFAKE_CORES)", "2") for word in container(one)["args"]]
+            environment = {e["name"]: e["value"] for e in container(one)["env"] if "value" in e}
+            _understood(commands[words[0]], words[1:], environment)
+
+
+def _understood(command: Any, words: list[str], environment: dict[str, str]) -> None:
+    """Options are parsed and converted as on the command line; nothing is run."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith("DIFFFAKE_")} | environment
+    known = {param.envvar for param in command.params if param.envvar}
+    known |= {"DIFFFAKE_CORES", "DIFFFAKE_TLS_KEY_PASSWORD", "A"}
+    assert {name for name in environment if name.startswith("DIFFFAKE_")} <= known
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            patch.delenv(name)
+        for name, value in given.items():
+            patch.setenv(name, value)
+        context = command.make_context(command.name, words)
+    assert context.params["bootstrap_servers"] == environment["DIFFFAKE_BOOTSTRAP_SERVERS"]
+
+
+@WHICH
+def test_nobody_is_root_and_nothing_can_be_written(chart: Any, values: dict[str, Any]) -> None:
+    for (kind, _), one in rendered(chart, values).items():
+        if kind != "Deployment":
+            continue
+        pod, only = one["spec"]["template"]["spec"], container(one)
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert only["securityContext"]["readOnlyRootFilesystem"] is True
+        assert only["securityContext"]["allowPrivilegeEscalation"] is False
+        assert only["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {"requests", "limits"} <= set(only["resources"])
+        # What is mounted is there, and the other way round.
+        assert {m["name"] for m in only["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+
+
+def test_secrets_are_files(chart: Any) -> None:
+    worker = rendered(chart, ALL)["Deployment", "live-difffake-worker"]
+    environment = {e["name"]: e.get("value") for e in container(worker)["env"]}
+    mounts = {m["name"]: m["mountPath"] for m in container(worker)["volumeMounts"]}
+    volumes = {v["name"]: v for v in worker["spec"]["template"]["spec"]["volumes"]}
+    assert environment["DIFFFAKE_SASL_PASSWORD_FILE"] == f"{mounts['sasl']}/password"
+    assert volumes["sasl"]["secret"]["secretName"] == "kafka-user"
+    assert environment["DIFFFAKE_TLS_KEY"] == f"{mounts['tls']}/tls.key"
+    assert volumes["tls"]["secret"]["secretName"] == "kafka-tls"
+
+
+def test_a_worker_is_given_the_time_that_it_takes_to_drain(chart: Any) -> None:
+    values = {**LEAST, "worker": {"drainTimeoutSeconds": 40}}
+    worker = rendered(chart, values)["Deployment", "live-difffake-worker"]
+    assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 40
+    assert {"name": "DIFFFAKE_DRAIN_TIMEOUT", "value": "40"} in container(worker)["env"]
+
+
+def test_selectors_find_their_pods_and_no_others(chart: Any) -> None:
+    objects = rendered(chart, ALL)
+    labels = {
+        name: one["spec"]["template"]["metadata"]["labels"]
+        for (kind, name), one in objects.items()
+        if kind == "Deployment"
+    }
+
+    def found(selector: Mapping[str, str]) -> set[str]:
+        return {name for name, there in labels.items() if selector.items() <= there.items()}
+
+    assert found(objects["PodDisruptionBudget", "live-difffake-worker"]["spec"]["selector"]["matchLabels"]) == {
+        "live-difffake-worker"
+    }
+    assert found(objects["Service", "live-difffake-wall"]["spec"]["selector"]) == {"live-difffake-wall"}
+    assert found(objects["PodMonitor", "live-difffake"]["spec"]["selector"]["matchLabels"]) == {"live-difffake-worker"}
+    for name in labels:
+        assert found(objects["Deployment", name]["spec"]["selector"]["matchLabels"]) == {name}
+        assert found(objects["NetworkPolicy", name]["spec"]["podSelector"]["matchLabels"]) == {name}
+    assert objects["ScaledObject", "live-difffake-worker"]["spec"]["scaleTargetRef"]["name"] in labels
+
+
+def test_autoscaling_asks_for_what_workers_expose_and_alone_sets_their_number(chart: Any) -> None:
+    objects = rendered(chart, ALL)
+    asked = [t["metadata"]["query"] for t in _triggers(objects) if t["type"] == "prometheus"]
+    assert len(asked) == 2
+    for query in asked:
+        # The namespace is a label that the Prometheus operator adds.
+        assert mistakes(query.replace('namespace="tv", ', "")) == []
+        assert 'namespace="tv", job="live"' in query
+    assert "replicas" not in objects["Deployment", "live-difffake-worker"]["spec"]
+    assert rendered(chart, LEAST)["Deployment", "live-difffake-worker"]["spec"]["replicas"] == 2
+    waiting = rendered(chart, {**LEAST, "autoscaling": {"enabled": True}})
+    assert [t["name"] for t in _triggers(waiting)] == ["lag-seconds", "cpu"]
+
+
+def _triggers(objects: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(objects["ScaledObject", "live-difffake-worker"]["spec"]["triggers"])
+
+
+def test_rules_and_dashboards_are_those_of_the_repository(chart: Any) -> None:
+    objects = rendered(chart, ALL)
+    groups = objects["PrometheusRule", "live-difffake"]["spec"]["groups"]
+    files = [DEPLOY / "prometheus" / "rules" / f"{name}.yml" for name in ("recording", "alerts")]
+    written = [yaml.safe_load(f.read_text().replace("docs/runbook.md", "https://example.org/runbook")) for f in files]
+    assert groups == [group for one in written for group in one["groups"]]
+    data = objects["ConfigMap", "live-difffake-dashboards"]["data"]
+    for name in ("operators", "engineers"):
+        file = DEPLOY / "grafana" / "dashboards" / f"{name}.json"
+        assert yaml.safe_load(data[f"difffake-{name}.json"]) == yaml.safe_load(file.read_text())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"kafka": {"bootstrapServers": "k:9092", "inputTopic": "misspelt"}},
+        {"kafka": {"bootstrapServers": "k:9092", "securityProtocol": "TLS"}},
+        {"kafka": {"bootstrapServers": "k:9092", "sasl": {"mechanism": "PLAIN"}}},
+        {**LEAST, "worker": {"replicas": -1}},
+        {**LEAST, "worker": {"resources": {"requests": {}, "limits": {"memory": "1Gi", "cpu": None}}}},
+    ],
+    ids=["no-kafka", "misspelt", "no-such-protocol", "no-user", "negative", "no-cores"],
+)
+def test_values_that_cannot_be_meant_are_refused(chart: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(helm.HelmError):
+        rendered(chart, values)
