@@ -27,6 +27,7 @@ from stream import (
     commands_doctor,
     commands_enroll,
     commands_evaluate,
+    commands_hooks,
     commands_identity,
     commands_operate,
     commands_publish,
@@ -60,6 +61,7 @@ app.command("reset")(commands_operate.reset)
 app.command("forget")(commands_operate.forget)
 app.command("gear")(commands_operate.gear)
 app.add_typer(commands_alerts.app, name="alerts")
+app.command("hooks")(commands_hooks.hooks)
 app.command("demo")(commands_demo.demo)
 app.command("doctor")(commands_doctor.doctor)
 app.command("bench")(commands_bench.bench)

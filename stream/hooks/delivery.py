@@ -1,0 +1,123 @@
+"""One attempt to deliver: a POST that follows nothing, reads little, and ends in time whatever the receiver does."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from stream.hooks.settings import HookSettings
+
+_MAX_ANSWER_BYTES = 4096
+_MAX_RETRY_AFTER_S = 300.0
+#: Answers that say "not now": all others of 400 to 499 say "never".
+_NOT_NOW = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of an attempt.
+
+    Args:
+        status: of HTTP; 0 where there was no answer.
+        reason: in words.
+        retry_after_s: how long the receiver wants to be left alone.
+    """
+
+    status: int
+    reason: str
+    retry_after_s: float = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        """The receiver has it."""
+        return 200 <= self.status < 300
+
+    @property
+    def is_final(self) -> bool:
+        """Another attempt would get the same answer: refused, or sent elsewhere, which is not followed."""
+        return 300 <= self.status < 500 and self.status not in _NOT_NOW
+
+
+class Receiver:
+    """Where alerts are posted to.
+
+    Args:
+        settings: its address and how long it may take.
+        tls: of ``https``; the system's authorities by default.
+    """
+
+    def __init__(self, settings: HookSettings, tls: ssl.SSLContext | None = None) -> None:
+        parts = urlsplit(settings.url)
+        self._settings, self._host, self._is_tls = settings, parts.hostname or "", parts.scheme == "https"
+        self._port = parts.port or (443 if self._is_tls else 80)
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._tls = tls or (ssl.create_default_context() if self._is_tls else None)
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send; never raises for what a receiver or the network does."""
+        try:
+            sock = self._connect()
+        except (OSError, ValueError) as error:  # TLS errors are OSErrors; a name beyond IDNA's bounds is a ValueError
+            return Answer(0, f"no connection: {error}")
+        # Timeouts of a socket are per read: one byte now and then would keep it alive for ever.
+        deadline = threading.Timer(self._settings.total_s, _shut, (sock,))
+        deadline.daemon = True
+        deadline.start()
+        connection = http.client.HTTPConnection(self._host, self._port)
+        connection.sock = sock
+        try:
+            connection.request("POST", self._target, body, {**headers, "Connection": "close"})
+            response = connection.getresponse()
+            response.read(_MAX_ANSWER_BYTES)
+            return Answer(response.status, response.reason[:80], _retry_after_s(response.getheader("Retry-After")))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            return Answer(0, f"no answer: {type(error).__name__}: {error}"[:200])
+        finally:
+            deadline.cancel()
+            connection.close()
+            sock.close()
+
+    def _connect(self) -> socket.socket:
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        addresses = [info for info in found if _is_allowed(str(info[4][0]))]
+        if not addresses:
+            raise OSError(f"{self._host} is at no address that may be posted to")
+        family, kind, protocol, _, address = addresses[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(self._settings.connect_s)
+            sock.connect(address)
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+            sock.settimeout(self._settings.total_s)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _is_allowed(address: str) -> bool:
+    """Receivers within one's own network are usual; the addresses at which clouds hand out credentials are none."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = ip if mapped is None else mapped
+    return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # it is closed already
+
+
+def _retry_after_s(header: str | None) -> float:
+    if header is None or not (header.isascii() and header.isdigit()):
+        return 0.0
+    return min(float(header[:9]), _MAX_RETRY_AFTER_S)

@@ -1,0 +1,257 @@
+"""The loop: alerts are read, sent one after the other, tried again, given up, and committed when they are done with.
+
+It is a consumer of its own on the topic of alerts: workers know nothing of it, and a dead receiver costs nobody
+anything but memory for `HookSettings.waiting` alerts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+import difffake
+from stream.broker.contract import Broker, Record, TopicPartition
+from stream.broker.errors import BrokerError, StaleGroupError
+from stream.hooks.delivery import Answer
+from stream.hooks.payload import idempotency_key, payload
+from stream.hooks.settings import HookSettings
+from stream.hooks.signature import SIGNATURE_HEADER, sign
+from stream.messages import AlertRecord, MessageError, decode
+
+log = structlog.get_logger()
+
+_COMMIT_S, _CLOSE_S = 1.0, 10.0
+_CHANCE = secrets.SystemRandom()
+
+
+class Poster(Protocol):
+    """Sends: a `stream.hooks.Receiver`."""
+
+    def post(self, body: bytes, headers: dict[str, str]) -> Answer:
+        """One attempt."""
+
+
+@dataclass(slots=True)
+class _Event:
+    """An alert on its way.
+
+    Args:
+        key: the same in every attempt.
+        body: what is sent.
+        attempts: so far.
+        begun_s, due_s: of the first attempt and the next, by the monotonic clock.
+        written_s: when Kafka got it, seconds since the epoch; None where nobody knows.
+    """
+
+    source: TopicPartition
+    offset: int
+    key: str
+    body: bytes
+    written_s: float | None
+    attempts: int = 0
+    begun_s: float | None = None
+    due_s: float = 0.0
+
+
+class Hooks:
+    """Sends the alerts of a topic to one receiver; use one group for each receiver.
+
+    Args:
+        broker: where alerts are.
+        topic: of alerts.
+        receiver: sends.
+        settings: see there.
+        secret: signs; None: nothing is signed.
+        group: consumer group.
+        name: unique among those of the group.
+        clock, monotonic, jitter: time and chance, for tests.
+        poll_s: longest wait for alerts.
+
+    Attributes:
+        counts: what happened, by name: ``delivered``, ``attempts``, ``retries``, ``refused``, ``given_up``,
+            ``expired``, ``skipped``, ``unreadable``.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        topic: str,
+        receiver: Poster,
+        settings: HookSettings,
+        *,
+        secret: bytes | None = None,
+        group: str = "difffake-hooks",
+        name: str = "1",
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = _CHANCE.random,
+        poll_s: float = 0.5,
+    ) -> None:
+        self._receiver, self._settings, self._secret = receiver, settings, secret
+        self._clock, self._monotonic, self._jitter, self._poll_s = clock, monotonic, jitter, poll_s
+        self.counts: Counter[str] = Counter()
+        self._events: deque[_Event] = deque()
+        #: Done with, not yet committed: the next offset of each partition.
+        self._done: dict[TopicPartition, int] = {}
+        self._committed_s, self._stopping, self._is_paused = monotonic(), False, False
+        self._producer = broker.producer(f"{group}.{name}")
+        self._consumer = broker.consumer(group)
+        self._consumer.subscribe([topic], self)
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+    def run(self, until: Callable[[], bool] | None = None) -> None:
+        """Send until `stop`, or until ``until`` says so; what was delivered is committed, the rest stays for the next
+        one.
+
+        Raises:
+            BrokerError: and its leaves.
+        """
+        try:
+            while not self._stopping and not (until is not None and until()):
+                self.step()
+            self._commit()
+        finally:
+            with contextlib.suppress(BrokerError):
+                self._consumer.close(_CLOSE_S)
+            with contextlib.suppress(BrokerError):
+                self._producer.close(_CLOSE_S)
+
+    def stop(self) -> None:
+        """End `run` soon; safe in a signal handler."""
+        self._stopping = True
+
+    @property
+    def waiting(self) -> int:
+        """Alerts in memory."""
+        return len(self._events)
+
+    def step(self) -> None:
+        """Read what there is room for, and make one attempt if it is time."""
+        self._make_room()
+        due_in_s = max(0.0, self._events[0].due_s - self._monotonic()) if self._events else self._poll_s
+        room = max(1, self._settings.waiting - len(self._events))
+        for record in self._consumer.poll(min(self._poll_s, due_in_s), room):
+            self._take(record)
+        if self._events and self._events[0].due_s <= self._monotonic():
+            self._attempt(self._events[0])
+        if self._done and self._monotonic() - self._committed_s >= _COMMIT_S:
+            self._commit()
+
+    def _make_room(self) -> None:
+        is_full = len(self._events) >= self._settings.waiting
+        if is_full and not self._is_paused:
+            self._consumer.pause(self._consumer.assignment())
+        elif self._is_paused and not is_full:
+            self._consumer.resume(self._consumer.assignment())
+        self._is_paused = is_full
+
+    # -- alerts ------------------------------------------------------------------------------------------------------
+    def _take(self, record: Record) -> None:
+        try:
+            alert = decode(record.value or b"", AlertRecord)
+        except MessageError as error:
+            self.counts["unreadable"] += 1
+            log.warning("alert unreadable", offset=record.offset, error=str(error), hint=error.hint)
+            return self._skip(record)
+        if alert.state not in self._settings.states:
+            self.counts["skipped"] += 1
+            return self._skip(record)
+        written_s = None if record.timestamp_ms < 0 else record.timestamp_ms / 1e3
+        if self._is_old(written_s):
+            self.counts["expired"] += 1
+            return self._skip(record)
+        body = payload(alert, self._settings.payload, thumbnails=self._settings.thumbnails)
+        key = idempotency_key(alert, record.partition, record.offset)
+        self._events.append(_Event(record.source, record.offset, key, body, written_s))
+        return None
+
+    def _skip(self, record: Record) -> None:
+        # Only what nothing before it waits for may be committed now; else it is skipped again after a restart.
+        if not any(event.source == record.source for event in self._events):
+            self._done[record.source] = record.offset + 1
+
+    def _is_old(self, written_s: float | None) -> bool:
+        return written_s is not None and self._clock() - written_s > self._settings.max_age_s
+
+    def _attempt(self, event: _Event) -> None:
+        now_s = self._monotonic()
+        if self._is_old(event.written_s):
+            self.counts["expired"] += 1
+            return self._finish(event)
+        event.begun_s = now_s if event.begun_s is None else event.begun_s
+        event.attempts += 1
+        self.counts["attempts"] += 1
+        answer = self._receiver.post(event.body, self._headers(event))
+        if answer.is_done:
+            self.counts["delivered"] += 1
+            return self._finish(event)
+        if answer.is_final:
+            self.counts["refused"] += 1
+            log.warning("alert refused by the receiver", key=event.key, status=answer.status, reason=answer.reason)
+            return self._finish(event)
+        wait_s = self._wait_s(event.attempts, answer)
+        if self._monotonic() + wait_s - event.begun_s > self._settings.give_up_s:
+            self.counts["given_up"] += 1
+            log.warning("alert given up", key=event.key, attempts=event.attempts, reason=answer.reason)
+            return self._finish(event)
+        self.counts["retries"] += 1
+        event.due_s = self._monotonic() + wait_s
+        return None
+
+    def _wait_s(self, attempts: int, answer: Answer) -> float:
+        settings = self._settings
+        longest = min(settings.longest_wait_s, settings.first_wait_s * 2.0 ** min(attempts - 1, 30))
+        return max(longest * self._jitter(), answer.retry_after_s)
+
+    def _headers(self, event: _Event) -> dict[str, str]:
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"difffake/{difffake.__version__}",
+            "Idempotency-Key": event.key,
+        }
+        if self._secret is not None:
+            headers[SIGNATURE_HEADER] = sign(self._secret, event.body, int(self._clock()))
+        return headers
+
+    def _finish(self, event: _Event) -> None:
+        self._events.remove(event)
+        self._done[event.source] = event.offset + 1
+
+    # -- offsets -----------------------------------------------------------------------------------------------------
+    def _commit(self) -> None:
+        """Tell the group what is done with. Where that fails, alerts are sent again with the same key."""
+        self._committed_s = self._monotonic()
+        ours = self._consumer.assignment()
+        offsets = {source: offset for source, offset in self._done.items() if source in ours}
+        self._done.clear()
+        if not offsets:
+            return
+        self._producer.begin()
+        try:
+            self._producer.commit(offsets, self._consumer.group())
+        except StaleGroupError:
+            log.warning("the group went on without this one; alerts may be sent twice")
+
+    # -- what the group does (called inside poll and close) ------------------------------------------------------------
+    def assigned(self, partitions: list[TopicPartition]) -> None:
+        """See `stream.broker.contract.Listener`."""
+        if self._is_paused:
+            self._consumer.pause(partitions)
+
+    def revoked(self, partitions: list[TopicPartition]) -> None:
+        """See `stream.broker.contract.Listener`."""
+        self._commit()
+        self.lost(partitions)
+
+    def lost(self, partitions: list[TopicPartition]) -> None:
+        """See `stream.broker.contract.Listener`."""
+        gone = set(partitions)
+        self._events = deque(event for event in self._events if event.source not in gone)
+        self._done = {source: offset for source, offset in self._done.items() if source not in gone}

@@ -1,0 +1,250 @@
+"""The loop on a broker in memory: at least once, in order, bounded, and given up in time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from difffake.results import Level
+from stream.broker.contract import TopicPartition, TopicSpec
+from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
+from stream.hooks import SIGNATURE_HEADER, Answer, Hooks, HookSettings, PayloadKind, verify
+from stream.messages import AlertEnd, AlertKind, AlertRecord, AlertState, Source, encode
+
+TOPIC, SECRET, NOW_S = "difffake.alerts", b"0123456789abcdef", 1_800_000_000.0
+SOURCE = Source(topic="video.in", partition=0, offset=3, index=0)
+OK, BUSY, NO = Answer(200, "OK"), Answer(503, "busy"), Answer(404, "no")
+
+
+def alert(number: int, state: AlertState = AlertState.OPENED, **changed: object) -> AlertRecord:
+    is_closed = state is AlertState.CLOSED
+    given = {
+        "id": f"a{number}",
+        "state": state,
+        "kind": AlertKind.IDENTITY_SWITCH,
+        "evidence": "identity",
+        "stream": "studio-1",
+        "person": 0,
+        "name": None,
+        "start_ns": 10,
+        "end_ns": 20 if is_closed else None,
+        "end_reason": AlertEnd.CALM if is_closed else None,
+        "p_value": 1e-4,
+        "level": Level.STRONG,
+        "accumulated": 8.0,
+        "alert_level": 7.5,
+        "budget_per_day": 0.01,
+        "acknowledged_by": None,
+        "first": SOURCE,
+        "last": SOURCE,
+        "sentence": "the face of person 0 is not the anchor's person",
+        "thumbnail_jpeg": b"\xff\xd8",
+        "model_id": "m",
+        "difffake": "0",
+    }
+    return AlertRecord(**(given | changed))  # type: ignore[arg-type]
+
+
+@dataclass
+class World:
+    """A topic of alerts, a receiver that answers as told, and a clock that nobody waits for."""
+
+    settings: HookSettings = field(default_factory=lambda: HookSettings(url="http://receiver/"))
+    answers: list[Answer] = field(default_factory=list)
+    now_s: float = 0.0
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clock = ManualClock()
+        self.broker = MemoryBroker(MemorySettings(session_timeout_s=5, transaction_timeout_s=5), clock=self.clock)
+        self.broker.ensure_topics([TopicSpec(TOPIC, 2)])
+
+    def send(self, *values: AlertRecord | bytes, partition: int = 0, at_s: float = NOW_S) -> None:
+        producer = self.broker.plain_producer()
+        for value in values:
+            data = encode(value) if isinstance(value, AlertRecord) else value
+            producer.send(TOPIC, key=b"studio-1", value=data, partition=partition, timestamp_ms=round(at_s * 1e3))
+        producer.flush(1.0)
+        producer.close(1.0)
+
+    def hooks(self, name: str = "1", secret: bytes | None = SECRET) -> Hooks:
+        return Hooks(
+            self.broker,
+            TOPIC,
+            self,
+            self.settings,
+            secret=secret,
+            name=name,
+            clock=lambda: NOW_S + self.now_s,
+            monotonic=lambda: self.now_s,
+            jitter=lambda: 1.0,
+            poll_s=0.0,
+        )
+
+    def post(self, body: bytes, headers: dict[str, str]) -> Answer:
+        self.got.append((headers, body))
+        return self.answers.pop(0) if self.answers else OK
+
+    @property
+    def keys(self) -> list[str]:
+        return [headers["Idempotency-Key"] for headers, _ in self.got]
+
+    def run(self, hooks: Hooks, steps: int = 30, until: Callable[[], bool] | None = None) -> Hooks:
+        for _ in range(steps):
+            hooks.step()
+            self.now_s += 0.5
+            if until is not None and until():
+                break
+        return hooks
+
+    def committed(self) -> int | None:
+        consumer = self.broker.consumer("difffake-hooks")
+        try:
+            return consumer.committed(TopicPartition(TOPIC, 0))
+        finally:
+            consumer.close(1.0)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def end(hooks: Hooks) -> None:
+    hooks.run(lambda: True)
+
+
+def test_alerts_come_in_order_signed_each_with_a_key_of_its_own(world: World) -> None:
+    world.settings = HookSettings(url="http://receiver/", states=tuple(AlertState))
+    lives = [alert(1), alert(1, AlertState.UPDATED), alert(1, AlertState.UPDATED), alert(1, AlertState.CLOSED)]
+    world.send(*lives)
+    hooks = world.run(world.hooks())
+    assert hooks.counts["delivered"] == 4
+    assert len(set(world.keys)) == 4
+    assert [json.loads(body)["type"] for _, body in world.got] == [
+        "alert.opened",
+        "alert.updated",
+        "alert.updated",
+        "alert.closed",
+    ]
+    for headers, body in world.got:
+        assert verify(SECRET, headers[SIGNATURE_HEADER], body, NOW_S + world.now_s)
+    end(hooks)
+    assert world.committed() == 4
+
+
+def test_without_a_secret_nothing_is_signed(world: World) -> None:
+    world.send(alert(1))
+    world.run(world.hooks(secret=None))
+    assert SIGNATURE_HEADER not in world.got[0][0]
+
+
+def test_a_busy_receiver_is_asked_again_later_and_later_with_the_same_key_and_keeps_the_order(world: World) -> None:
+    world.answers = [BUSY, Answer(0, "no connection"), Answer(429, "slow", 20.0), OK]
+    world.send(alert(1), alert(2))
+    times: list[float] = []
+    hooks = world.hooks()
+    for _ in range(200):
+        before = len(world.got)
+        hooks.step()
+        times += [world.now_s] * (len(world.got) - before)
+        world.now_s += 0.5
+    assert world.keys == ["a1-opened"] * 4 + ["a2-opened"]
+    assert len({body for _, body in world.got[:4]}) == 1
+    waits = [b - a for a, b in pairwise(times)]
+    assert waits[0] >= 1.0
+    assert waits[1] >= 2.0
+    assert waits[2] >= 20.0
+    assert (hooks.counts["retries"], hooks.counts["delivered"]) == (3, 2)
+    end(hooks)
+    assert world.committed() == 2
+
+
+def test_what_is_refused_or_sent_elsewhere_is_not_tried_again_and_holds_nothing_up(world: World) -> None:
+    world.answers = [NO, Answer(302, "elsewhere"), OK]
+    world.send(alert(1), alert(2), alert(3))
+    hooks = world.run(world.hooks())
+    assert world.keys == ["a1-opened", "a2-opened", "a3-opened"]
+    assert (hooks.counts["refused"], hooks.counts["delivered"]) == (2, 1)
+    end(hooks)
+    assert world.committed() == 3
+
+
+def test_a_dead_receiver_costs_no_more_than_its_bounds(world: World) -> None:
+    world.settings = HookSettings(url="http://receiver/", waiting=4, give_up_s=30.0, max_age_s=100.0)
+    world.answers = [BUSY] * 10_000
+    world.send(*(alert(n) for n in range(50)))
+    hooks = world.hooks()
+    most = 0
+    for _ in range(600):
+        hooks.step()
+        most = max(most, hooks.waiting)
+        world.now_s += 0.5
+    assert most == 4
+    assert hooks.counts["given_up"] >= 1
+    assert hooks.counts["given_up"] + hooks.counts["expired"] == 50, "nobody wants them after so long"
+    assert hooks.counts["delivered"] == 0
+    world.answers = []
+    world.send(alert(99), at_s=NOW_S + world.now_s)
+    world.run(hooks)
+    assert world.keys[-1] == "a99-opened"
+    end(hooks)
+    assert world.committed() == 51
+
+
+def test_one_who_dies_before_the_commit_is_followed_by_one_who_sends_again_with_the_same_keys(world: World) -> None:
+    world.send(alert(1), alert(2))
+    first = world.hooks()
+    world.run(first, until=lambda: len(world.got) == 2)
+    world.broker.silence(first._consumer)  # type: ignore[arg-type]
+    world.clock.advance(6.0)
+    world.run(world.hooks("2"), until=lambda: len(world.got) == 4)
+    assert world.keys == ["a1-opened", "a2-opened"] * 2
+
+
+def test_what_waits_when_it_is_told_to_stop_is_left_to_the_next_one(world: World) -> None:
+    world.answers = [OK, *[BUSY] * 3]
+    world.send(alert(1), alert(2))
+    hooks = world.run(world.hooks(), steps=4)
+    hooks.stop()
+    hooks.run()
+    assert world.committed() == 1
+    world.answers = []
+    before = len(world.got)
+    world.run(world.hooks("2"))
+    assert world.keys[before:] == ["a2-opened"]
+
+
+def test_nonsense_on_the_topic_and_old_alerts_are_counted_and_passed_over(world: World) -> None:
+    world.send(b"not an alert", alert(1, AlertState.UPDATED))
+    world.send(alert(2), at_s=NOW_S - 7200)
+    world.send(alert(3))
+    hooks = world.run(world.hooks())
+    assert world.keys == ["a3-opened"]
+    assert (hooks.counts["unreadable"], hooks.counts["skipped"], hooks.counts["expired"]) == (1, 1, 1)
+    end(hooks)
+    assert world.committed() == 4
+
+
+def test_a_message_for_a_chat_mentions_nobody_and_links_nowhere(world: World) -> None:
+    world.settings = HookSettings(url="http://receiver/", payload=PayloadKind.SLACK)
+    world.send(alert(1, stream="<!channel> & <http://evil|x>\nfake: line"))
+    world.run(world.hooks())
+    text = json.loads(world.got[0][1])["text"]
+    assert "<" not in text
+    assert ">" not in text
+    assert "&lt;!channel&gt; &amp; " in text
+    assert text.count("\n") == 2
+    assert "identity-switch" in text
+
+
+def test_the_face_goes_along_unless_it_is_not_wanted() -> None:
+    for wanted in (True, False):
+        one = World(HookSettings(url="http://receiver/", thumbnails=wanted))
+        one.send(alert(1))
+        one.run(one.hooks())
+        assert bool(json.loads(one.got[0][1])["alert"]["thumbnail_jpeg"]) is wanted
