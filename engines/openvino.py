@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from difffake.errors import EngineError, EngineFileError, EngineHostError
 from engines.contract import INPUT, OUTPUTS, U8, Embeddings, EngineSpec, Precision, Ticket, check_faces
@@ -32,6 +33,10 @@ MAX_WEIGHTS_BYTES = 1 << 30
 #: Runs at once, where the threads of each are given and there are cores for all.
 STREAMS = 2
 
+#: Faces that one core takes at once of a batch that several cores share: what lies between the first layers of so many
+#: stays in its cache, and cores that work on pieces of their own do not wait for each other after every layer.
+PIECE = 4
+
 _EXACT = "take the exact engine: --engine onnx"
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -43,8 +48,8 @@ class OpenVinoEngine:
         path: the ONNX file (fp32, bf16), or the ``.xml`` of an int8 network, whose ``.bin`` lies beside it; inputs and
             outputs as in `engines.contract`.
         precision: what it computes in: FP32, BF16 or INT8; INT8 leaves in float32 what was not quantised.
-        threads: threads inside one run; two batches in flight take twice as many where there are as many cores. 0 gives
-            every core to one run at a time.
+        threads: for one batch; two batches in flight take twice as many where there are as many cores. 0 gives every
+            core to one batch at a time.
         max_batch: longer batches are split, which bounds the memory of a run.
 
     Several threads may call ``infer`` at once.
@@ -58,7 +63,12 @@ class OpenVinoEngine:
         check_host(precision)
         model = read_network(path)
         side_px, dim, has_logit = _check_network(model, path, precision)
-        self._compiled: ov.CompiledModel | None = compile_network(model, path.name, precision, threads)
+        self._whole: _Network | None = _Network(compile_network(model, path.name, precision, threads))
+        # Longer batches than there are threads for them are shared out.
+        self._threads = threads or os.cpu_count() or 1
+        self._shared: _Network | None = None
+        if self._threads > 1:
+            self._shared = _Network(compile_network(model, path.name, precision, 1, streams=self._threads))
         self._spec = EngineSpec(
             side_px=side_px,
             dim=dim,
@@ -68,8 +78,6 @@ class OpenVinoEngine:
             has_logit=has_logit,
             precision=precision,
         )
-        # Requests hold the memory of their last run, so they are used again.
-        self._free: deque[ov.InferRequest] = deque()
         self._waiting: deque[_Running] = deque()
         self._submitted = 0
 
@@ -80,7 +88,7 @@ class OpenVinoEngine:
 
     def infer(self, faces: U8) -> Embeddings:
         """Embed faces ``(B, 3, side, side) uint8`` RGB; see `engines.contract.Engine.infer`."""
-        compiled = self._check_open(faces)
+        network = self._check_open(faces)
         if self._waiting:
             raise EngineError("batches are in flight", hint="collect them before calling infer")
         embedding = np.empty((len(faces), self._spec.dim), np.float32)
@@ -88,15 +96,15 @@ class OpenVinoEngine:
         for start in range(0, len(faces), self._spec.max_batch):
             part = slice(start, start + self._spec.max_batch)
             # This call waits, so nothing is copied that lies in one piece; OpenVINO refuses memory that is read-only.
-            found = self._finish(self._start(compiled, np.require(faces[part], requirements=["C", "W"])))
+            found = self._finish(self._start(network, np.require(faces[part], requirements=["C", "W"])))
             embedding[part], logit[part] = found.embedding, found.logit
         return Embeddings(embedding=embedding, logit=logit)
 
     def submit(self, faces: U8) -> Ticket:
         """Begin a batch; see `engines.contract.Engine.submit`."""
-        compiled = self._check_open(faces)
+        network = self._check_open(faces)
         check_room(len(faces), len(self._waiting), self._spec)
-        self._waiting.append(self._start(compiled, np.array(faces, order="C")))
+        self._waiting.append(self._start(network, np.array(faces, order="C")))
         return self._waiting[-1].ticket
 
     def collect(self, ticket: Ticket) -> Embeddings:
@@ -107,13 +115,9 @@ class OpenVinoEngine:
     def close(self) -> None:
         """Release the network; what is in flight is waited for and dropped."""
         while self._waiting:
-            running = self._waiting.popleft()
-            if running.request is not None:
-                running.request.cancel()
-                with contextlib.suppress(RuntimeError):  # "was canceled"
-                    running.request.wait()
-        self._free.clear()
-        self._compiled = None
+            for piece in self._waiting.popleft().pieces:
+                piece.cancel()
+        self._whole = self._shared = None
 
     def __enter__(self) -> Self:
         return self
@@ -123,55 +127,115 @@ class OpenVinoEngine:
     ) -> None:
         self.close()
 
-    def _check_open(self, faces: U8) -> ov.CompiledModel:
-        if self._compiled is None:
+    def _check_open(self, faces: U8) -> _Network:
+        if self._whole is None:
             raise EngineError("this engine is closed", hint="keep the engine open while frames arrive")
         check_faces(faces, self._spec)
-        return self._compiled
+        return self._whole
 
-    def _start(self, compiled: ov.CompiledModel, faces: U8) -> _Running:
-        ticket = Ticket(self._submitted, len(faces))
+    def _start(self, whole: _Network, faces: U8) -> _Running:
+        """Begin faces that stay as they are until the end; none at all are not begun: OpenVINO refuses that."""
+        network, most = whole, max(1, len(faces))
+        if self._shared is not None and len(faces) >= self._threads:
+            network, most = self._shared, min(PIECE, -(-len(faces) // self._threads))
+        running = _Running(Ticket(self._submitted, len(faces)), [])
         self._submitted += 1
-        if not len(faces):  # OpenVINO refuses an empty tensor
-            return _Running(ticket, faces, None)
+        try:
+            for start in range(0, len(faces), most):
+                running.pieces.append(network.start(faces[start : start + most]))
+        except RuntimeError as error:
+            for piece in running.pieces:
+                piece.cancel()
+            raise _failed(len(faces), error) from error
+        return running
+
+    def _finish(self, running: _Running) -> Embeddings:
+        count = running.ticket.faces
+        embedding = np.empty((count, self._spec.dim), np.float32)
+        logit = np.full(count, np.nan, np.float32)
+        done = 0
+        try:
+            for piece in running.pieces:
+                found = piece.wait()
+                rows = slice(done, done + len(piece.faces))
+                embedding[rows], done = found[0], rows.stop
+                if self._spec.has_logit:
+                    logit[rows] = found[1]
+        except RuntimeError as error:
+            for piece in running.pieces:
+                piece.cancel()
+            raise _failed(count, error) from error
+        return Embeddings(embedding=embedding, logit=logit)
+
+
+class _Network:
+    """A compiled network and its idle requests: they hold the memory of their last run, so they are used again."""
+
+    def __init__(self, compiled: ov.CompiledModel) -> None:
+        self.compiled = compiled
+        self.free: deque[ov.InferRequest] = deque()
+
+    def start(self, faces: U8) -> _Piece:
+        """Begin a run.
+
+        Raises:
+            RuntimeError: OpenVINO cannot.
+        """
         import openvino as ov
 
         try:
-            request = self._free.pop()
+            request = self.free.pop()
         except IndexError:
-            request = compiled.create_infer_request()
+            request = self.compiled.create_infer_request()
         try:
             request.set_input_tensor(ov.Tensor(faces, shared_memory=True))
             request.start_async()
-        except RuntimeError as error:
-            self._free.append(request)
-            raise _failed(len(faces), error) from error
-        return _Running(ticket, faces, request)
+        except RuntimeError:
+            self.free.append(request)
+            raise
+        return _Piece(self, request, faces)
 
-    def _finish(self, running: _Running) -> Embeddings:
-        request, count = running.request, running.ticket.faces
-        logit = np.full(count, np.nan, np.float32)
-        if request is None:
-            return Embeddings(embedding=np.empty((0, self._spec.dim), np.float32), logit=logit)
-        try:
-            request.wait()
-            embedding = np.array(request.get_tensor(OUTPUTS[0]).data, np.float32)
-            if self._spec.has_logit:
-                logit = np.array(request.get_tensor(OUTPUTS[1]).data, np.float32)
-        except RuntimeError as error:
-            raise _failed(count, error) from error
-        finally:
-            self._free.append(request)
-        return Embeddings(embedding=embedding, logit=logit)
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """A run that was begun; ``faces`` is the memory that OpenVINO reads."""
+
+    network: _Network
+    request: ov.InferRequest
+    faces: U8
+    is_over: bool = False
+
+    def wait(self) -> tuple[npt.NDArray[np.float32], ...]:
+        """The outputs, copied.
+
+        Raises:
+            RuntimeError: the run failed.
+        """
+        self.request.wait()
+        names = OUTPUTS[: len(self.request.model_outputs)]
+        found = tuple(np.array(self.request.get_tensor(name).data, np.float32) for name in names)
+        self._give_back()
+        return found
+
+    def cancel(self) -> None:
+        """Give the request back once it reads no memory of ours any more; nothing if it was waited for."""
+        if not self.is_over:
+            self.request.cancel()
+            with contextlib.suppress(RuntimeError):  # "was canceled", or what it failed of
+                self.request.wait()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self.is_over = True
+        self.network.free.append(self.request)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Running:
-    """A batch that was begun; ``faces`` is the memory that OpenVINO reads. None of no face at all was begun."""
+    """A batch that was begun, in pieces."""
 
     ticket: Ticket
-    faces: U8
-    request: ov.InferRequest | None
+    pieces: list[_Piece]
 
 
 def version() -> str:
@@ -246,8 +310,16 @@ def read_network(path: Path) -> ov.Model:
         raise EngineFileError(f"OpenVINO cannot load {path.name}: {_last_line(error)}", hint=_again(is_ir)) from error
 
 
-def compile_network(model: ov.Model, name: str, precision: Precision, threads: int) -> ov.CompiledModel:
+def compile_network(
+    model: ov.Model, name: str, precision: Precision, threads: int, *, streams: int = 0
+) -> ov.CompiledModel:
     """Compile for the CPU; nothing is cached on disk.
+
+    Args:
+        model, name: the network, and what errors call it.
+        precision: what it must compute in.
+        threads: of each run; 0 takes every core.
+        streams: runs at once; 0: as many as `STREAMS` says.
 
     Raises:
         EngineFileError: OpenVINO cannot compile it.
@@ -257,7 +329,7 @@ def compile_network(model: ov.Model, name: str, precision: Precision, threads: i
 
     asked = ov.Type.bf16 if precision is Precision.BF16 else ov.Type.f32
     # A stream is one run at a time, on its own share of the threads: more of both than cores would halve each run.
-    streams = STREAMS if 0 < threads * STREAMS <= (os.cpu_count() or 1) else 1
+    streams = streams or (STREAMS if 0 < threads * STREAMS <= (os.cpu_count() or 1) else 1)
     options = {
         "INFERENCE_PRECISION_HINT": asked,
         "INFERENCE_NUM_THREADS": threads * streams,

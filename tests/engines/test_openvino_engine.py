@@ -52,6 +52,22 @@ def test_gives_what_onnx_runtime_gives(extractor: Path, count: int) -> None:
         assert ours.spec.exact
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 29])
+def test_a_batch_that_cores_share_stays_in_order(extractor: Path, count: int) -> None:
+    batch = faces(count)
+    with (
+        OpenVinoEngine(extractor, precision=Precision.FP32, threads=1) as alone,
+        OpenVinoEngine(extractor, precision=Precision.FP32, threads=3, max_batch=16) as shared,
+    ):
+        wanted, found = alone.infer(batch), shared.infer(batch)
+        np.testing.assert_allclose(found.embedding, wanted.embedding, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.logit, wanted.logit, rtol=1e-5, atol=1e-5)
+        ahead = [shared.submit(part) for part in (batch[:7], batch[7:20])]
+        late = np.concatenate([shared.collect(ticket).logit for ticket in ahead])
+        np.testing.assert_allclose(late, wanted.logit[:20], rtol=1e-5, atol=1e-5)
+        shared.submit(batch[:16])  # closed with pieces in flight
+
+
 def test_runs_an_ir_and_an_identity_network(ir: Path, tmp_path: Path) -> None:
     with OpenVinoEngine(ir, precision=Precision.FP32, threads=1) as engine:
         assert engine.infer(faces(2)).embedding.shape == (2, DIM)
