@@ -21,6 +21,7 @@ from difffake.errors import DiffFakeError, EngineError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
 from engines.choose import EngineKind
+from stream.alerts import AlertSettings
 from stream.batcher import BatchSettings
 from stream.decode import DecodeSettings, Gear
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, HwaccelOption, engine_choice
@@ -38,6 +39,7 @@ from stream.worker import Worker
 log = structlog.get_logger()
 
 HTTP_ENV, DRAIN_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT"
+ALERT_BUDGET_ENV = "DIFFFAKE_ALERT_BUDGET"
 #: What is left undone when everything should have been over for so long is left undone for good, s.
 _GRACE_S = 2.0
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
@@ -85,6 +87,13 @@ def work(
     threads: Annotated[int, typer.Option(min=0, help="Threads of decoders and of networks; 0: one per core.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
     batch_deadline: Annotated[float, typer.Option(help="Longest wait of a frame for company in it, s.")] = 0.02,
+    alert_budget: Annotated[
+        float,
+        typer.Option(
+            envvar=ALERT_BUDGET_ENV, help="False alerts that a stream may raise in a day, see docs/alerts.md."
+        ),
+    ] = AlertSettings().budget_per_day,
+    alert_thumbnails: Annotated[bool, typer.Option(help="Alerts carry a picture of the face.")] = True,
     idle_exit: Annotated[float | None, typer.Option(help="Leave after so many seconds without a record.")] = None,
     http: Annotated[
         str | None,
@@ -118,7 +127,8 @@ def work(
             metrics=MetricsSettings(max_stream_series=max_stream_series),
             pipeline=PipelineSettings.for_cores(threads, BatchSettings(size=batch, deadline_s=batch_deadline)),
         )
-        live = LiveSettings(threads=1, analysis_side_px=analysis_side, guests=guests)
+        live = LiveSettings(threads=1, analysis_side_px=analysis_side, guests=guests, portraits=alert_thumbnails)
+        alerts = AlertSettings(budget_per_day=alert_budget, thumbnails=alert_thumbnails)
         decode = DecodeSettings(fps=fps, hwaccel=hwaccel)
         gears = GearSettings(base=Gear(gear.value))
     except (ValueError, msgspec.ValidationError) as error:
@@ -139,7 +149,17 @@ def work(
             stack.enter_context(EndOffsets(kafka.broker, metrics))
             _watch_gpu(stack, metrics, models, hwaccel)
         name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        worker = Worker(broker, models, settings, name=name, decode=decode, live=live, gears=gears, metrics=metrics)
+        worker = Worker(
+            broker,
+            models,
+            settings,
+            name=name,
+            decode=decode,
+            live=live,
+            alerts=alerts,
+            gears=gears,
+            metrics=metrics,
+        )
         _stop_on_signals(worker)
         print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201
         worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
