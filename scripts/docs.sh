@@ -11,3 +11,4 @@ fi
 "$bin/python" scripts/command_help.py docs/commands.md
 "$bin/python" scripts/schema.py docs/schema
 "$bin/python" scripts/metrics_page.py docs/metrics.md
+"$bin/python" deploy/grafana/source deploy/grafana/dashboards

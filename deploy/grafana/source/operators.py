@@ -140,7 +140,7 @@ def operators() -> Json:
             "In the time that is shown; the ten most.",
             {
                 "{{stream}}": "topk(10, sum by (stream) "
-                f"(increase(difffake_stream_alerts_opened_total{{{_OF}}}[$__range])) > 0)"
+                f"(increase(difffake_stream_alerts_opened_total{{{_OF}}}[$__range])))"
             },
             "short",
             8,

@@ -1,0 +1,110 @@
+"""A real Prometheus, with the deployment's rules, scrapes a real worker at work: panels and rules get answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_prometheus import Prometheus
+from promql import asked, queries, rules
+
+from stream.broker.contract import TopicSpec
+from stream.broker.memory import MemoryBroker
+from stream.live import LiveModels, LiveSettings
+from stream.metrics.ends import EndOffsets
+from stream.metrics.instruments import Metrics
+from stream.probes import Door
+from stream.publish import Publisher, PublishSettings
+from stream.settings import WorkerSettings
+from stream.worker import Worker
+
+#: Series that stay empty here, and why.
+EMPTY = {
+    "difffake_decode_warnings_total": "these clips have nothing odd",
+    "difffake_decode_fallback_total": "nobody asked for decoding on a GPU",
+    "difffake_gpu_memory_used_bytes": "no GPU is used",
+    "difffake_gpu_memory_bytes": "no GPU is used",
+}
+
+
+@pytest.fixture(scope="module")
+def scraped(
+    tmp_path_factory: pytest.TempPathFactory, prometheus_folder: Path, clips: dict[str, Path]
+) -> Iterator[Prometheus]:
+    """A Prometheus that saw a worker score two streams and bury a record; the worker still answers."""
+    broker = MemoryBroker()
+    broker.ensure_topics([TopicSpec("video.in", 2)])
+    settings = WorkerSettings(commit_interval_s=0.25, poll_timeout_s=0.05)
+    metrics = Metrics(settings.metrics)
+    live = LiveSettings(threads=1)
+    with (
+        LiveModels.load(None, live) as models,
+        Door("127.0.0.1:0", metrics) as door,
+        EndOffsets(lambda: broker, metrics, 0.2),
+        Prometheus(
+            tmp_path_factory.mktemp("prometheus"), prometheus_folder, ":".join(map(str, door.address))
+        ) as server,
+    ):
+        worker = Worker(broker, models, settings, name="one", live=live, metrics=metrics)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            server.scraped()
+            with Publisher(broker, "video.in", PublishSettings(paced=False, segment_s=1.0)) as publisher:
+                streams = {"studio-1": [clips["woman"]], "studio-2": [clips["face_noface"]]}
+                sent = publisher.publish_many(streams)
+                # In three parts, with scrapes between them: a rate needs two values of what grew meanwhile.
+                total = 0
+                for part in (6, 6, 1_000):
+                    total += sum(1 for _, _ in zip(range(part), sent, strict=False))
+                    done = total
+                    server.wait(lambda n=done: server.value("sum(difffake_records_total)") >= n, "records")
+                    server.scraped()
+            producer = broker.plain_producer()
+            producer.send("video.in", key=b"studio-2", value=b"no video")
+            producer.close(5.0)
+            server.wait(lambda: server.value("sum(difffake_dead_letters_total)") >= 1, "the dead letter")
+            server.scraped(4)
+            yield server
+        finally:
+            worker.stop()
+            thread.join()
+
+
+def test_every_panel_gets_an_answer(scraped: Prometheus) -> None:
+    silent = {}
+    for query in queries():
+        named = {one.name for one in asked(query.expr)}
+        # What would say that something is wrong says nothing.
+        if not scraped.query(query.expr) and not named & EMPTY.keys() and named != {"ALERTS"}:
+            silent[query.where] = query.expr
+    assert silent == {}
+
+
+def test_what_is_said_to_stay_empty_does(scraped: Prometheus) -> None:
+    assert [name for name in EMPTY if scraped.query(name)] == []
+
+
+def test_every_rule_is_evaluated_and_stands_on_series_that_there_are(scraped: Prometheus) -> None:
+    scraped.wait(lambda: all(rule["health"] != "unknown" for rule in scraped.rules()), "all rules")
+    assert {rule["name"]: rule.get("lastError") for rule in scraped.rules() if rule["health"] != "ok"} == {}
+    there = {rule["name"] for rule in scraped.rules()}
+    assert there == {rule.name for rule in rules()}
+    for rule in rules():
+        if rule.is_alert:
+            # Most are silent, for nothing is wrong: but they look at something.
+            wanted = {one.name for one in asked(rule.expr)} - EMPTY.keys()
+            assert [name for name in wanted if not scraped.query(name)] == [], rule.name
+        else:
+            assert scraped.query(rule.expr), rule.name
+
+
+def test_what_prometheus_knows_is_what_happened(scraped: Prometheus) -> None:
+    looked = scraped.value('max(difffake_stream_last_covered_timestamp_seconds{stream="studio-1"})')
+    assert looked > 0
+    assert scraped.value("sum(difffake_dead_letters_total)") == 1
+    assert scraped.value('sum(difffake_frames_total{status="SCORED"})') > 10
+    assert scraped.value("sum(difffake_ready)") == 1
+    scraped.wait(lambda: scraped.value("job:difffake_lag_seconds:max") == 0, "the end of the lag")
