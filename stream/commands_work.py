@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import uuid
 from enum import StrEnum
 from pathlib import Path
@@ -33,15 +31,15 @@ from stream.metrics.ends import EndOffsets
 from stream.metrics.instruments import Metrics
 from stream.metrics.settings import MetricsSettings
 from stream.pipeline import PipelineSettings
+from stream.probes import Door
 from stream.settings import Overload, Topics, WorkerSettings
+from stream.stopping import StopSignals
 from stream.worker import Worker
 
 log = structlog.get_logger()
 
 HTTP_ENV, DRAIN_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT"
 ALERT_BUDGET_ENV = "DIFFFAKE_ALERT_BUDGET"
-#: What is left undone when everything should have been over for so long is left undone for good, s.
-_GRACE_S = 2.0
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
 _TRANSACTION_S = 15.0
 
@@ -135,12 +133,9 @@ def work(
         raise typer.BadParameter(str(error)) from error
     hardware.check(hwaccel)
     metrics = Metrics(settings.metrics, Health(live_timeout))
-    # The first process of a container has no default for this one.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
         if http:
-            from stream.probes import Door
-
             stack.enter_context(Door(http, metrics))
         broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
         stack.callback(broker.close)
@@ -160,33 +155,10 @@ def work(
             gears=gears,
             metrics=metrics,
         )
-        _stop_on_signals(worker)
+        signals.drain(worker)
         print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201
         worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
         _report(worker)
-
-
-def _stop_on_signals(worker: Worker) -> None:
-    """The first SIGTERM or SIGINT drains the worker; a second one, or a drain that takes too long, ends the process:
-    what was not committed is done again by the next owner, and nothing is seen twice."""
-
-    def stop(signum: int, _frame: object) -> None:
-        if worker.is_stopping:
-            os._exit(128 + signum)
-        worker.stop()
-        watchdog = threading.Timer(worker.settings.drain_timeout_s + _GRACE_S, _give_up, [worker])
-        watchdog.daemon = True
-        watchdog.start()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, stop)
-
-
-def _give_up(worker: Worker) -> None:
-    """Decoders or brokers that do not answer hold nobody up."""
-    log.error("draining took too long", left_group=worker.has_left)
-    sys.stderr.flush()
-    os._exit(0 if worker.has_left else 1)
 
 
 def _watch_gpu(stack: contextlib.ExitStack, metrics: Metrics, models: LiveModels, hwaccel: Hwaccel) -> None:

@@ -225,8 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         health = self.server.metrics.health
         if path == "/metrics":
-            body, content_type = self.server.page(self.headers.get("Accept", ""))
-            self._answer(HTTPStatus.OK, body, content_type)
+            self._metrics()
         elif path == "/startupz":
             self._probe(health.startup())
         elif path == "/livez":
@@ -245,6 +244,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Probes come every few seconds."""
+
+    def _metrics(self) -> None:
+        try:
+            body, content_type = self.server.page(self.headers.get("Accept", ""))
+        except Exception:  # no figure is worth a probe that fails beside it
+            log.exception("metrics cannot be told")
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "metrics cannot be told, see the log\n")
+            return
+        self._answer(HTTPStatus.OK, body, content_type)
 
     def _probe(self, answer: Answer) -> None:
         body = json.dumps({"ok": answer.ok, "why": answer.why}) + "\n"

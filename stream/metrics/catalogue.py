@@ -234,7 +234,9 @@ WARNINGS = _counter("difffake_decode_warnings_total", "What decoders found odd."
 # ----------------------------------------------------------------------------------------------------------------------
 _begin("Where time goes")
 LATENCY = _histogram(
-    "difffake_end_to_end_seconds", "From the timestamp of an input record to the commit of its scores.", _SLOW_S
+    "difffake_end_to_end_seconds",
+    "From the timestamp of an input record to the commit of what became of it.",
+    _SLOW_S,
 )
 STAGE = _histogram(
     "difffake_stage_seconds",

@@ -217,6 +217,14 @@ def test_a_scraper_that_never_reads_holds_nobody_up(door: Door, metrics: Metrics
         assert ask(door, "/metrics")[0] == 200
 
 
+def test_metrics_that_cannot_be_told_are_an_error_and_probes_go_on(
+    door: Door, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "collect", lambda: 1 / 0)
+    assert ask(door, "/metrics")[0] == 500
+    assert ask(door, "/livez")[0] == 200
+
+
 def test_many_scrapes_cost_one_page(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
     pages, collect = [], metrics.collect
     monkeypatch.setattr(metrics, "collect", lambda: (pages.append(1), list(collect()))[1])

@@ -1,0 +1,150 @@
+"""Signals to ``difffake work``, and its HTTP door from the first moment to the last."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from apache_kafka import free_ports
+
+import stream.stopping
+from difffake.bundle import Bundle
+from stream.broker.contract import TopicSpec
+from stream.broker.memory import MemoryBroker
+from stream.cli import main
+from stream.kafka_options import KafkaOptions
+from stream.stopping import StopSignals
+
+
+def get(port: int, path: str) -> int:
+    """Status; 0 where nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, http.client.HTTPException):
+        return 0
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
+    one = MemoryBroker()
+    one.ensure_topics([TopicSpec("video.in", 1)])
+    monkeypatch.setattr(KafkaOptions, "broker", lambda _self, **_more: one)
+    monkeypatch.setattr(one, "close", lambda: None)
+    return one
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_worker_in_order(
+    signum: signal.Signals, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_ports(1)[0]
+    monkeypatch.setenv("DIFFFAKE_HTTP", f"127.0.0.1:{port}")
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    seen: list[int] = []
+
+    def supervise() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and get(port, "/readyz") != 200:
+            time.sleep(0.02)
+        seen.append(get(port, "/metrics"))
+        os.kill(os.getpid(), signum)
+
+    supervisor = threading.Thread(target=supervise)
+    supervisor.start()
+    with pytest.raises(SystemExit) as left:
+        main(["work", "--threads", "1", "--bundle", str(tiny_bundle.path), "--bootstrap-servers", "memory:1"])
+    supervisor.join(60)
+    assert left.value.code == 0
+    assert seen == [200]
+    assert get(port, "/livez") == 0, "the door is closed"
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert not [t for t in threading.enumerate() if isinstance(t, threading.Timer)], "no watchdog is left behind"
+
+
+def test_while_it_looks_for_brokers_it_is_alive_not_started_and_can_be_stopped(tmp_path: Path) -> None:
+    port, nobody = free_ports(2)
+    command = [sys.executable, "-m", "stream.cli", "work", "--http", f"127.0.0.1:{port}"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([*command, "--bootstrap-servers", f"127.0.0.1:{nobody}"], stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 60
+        while get(port, "/startupz") != 503:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert (get(port, "/livez"), get(port, "/readyz")) == (200, 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+class Draining:
+    """As a worker is to the signals."""
+
+    class settings:  # noqa: N801
+        drain_timeout_s = 0.05
+
+    has_left = False
+
+    def __init__(self) -> None:
+        self.stops = 0
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Codes with which the process would have ended."""
+    codes: list[int] = []
+    monkeypatch.setattr(stream.stopping.os, "_exit", codes.append)
+    monkeypatch.setattr(stream.stopping, "_GRACE_S", 0.05)
+    return codes
+
+
+@pytest.mark.parametrize(("has_left", "code"), [(True, 0), (False, 1)])
+def test_a_drain_that_never_ends_is_ended(exits: list[int], has_left: bool, code: int) -> None:
+    worker = Draining()
+    worker.has_left = has_left
+    with StopSignals() as signals:
+        signals.drain(worker)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        until = time.monotonic() + 30
+        while not exits and time.monotonic() < until:
+            time.sleep(0.01)
+    assert exits == [code]
+    assert worker.stops == 1
+
+
+def test_a_second_signal_ends_it_at_once(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Draining.settings, "drain_timeout_s", 60.0)
+    worker = Draining()
+    with StopSignals() as signals:
+        signals.drain(worker)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        assert not exits
+        signal.raise_signal(signal.SIGINT)
+        assert exits == [130]
+    assert worker.stops == 1
+
+
+def test_before_there_is_a_worker_a_signal_ends_the_program() -> None:
+    for signum, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        with StopSignals(), pytest.raises(SystemExit) as left:
+            signal.raise_signal(signum)
+        assert left.value.code == code
