@@ -1,7 +1,8 @@
 """Server-sent events: a page is told what changed since it last was, as often as it can take it.
 
 There is no queue: a page that reads slowly gets the newest state less often, and one that does not read at all is let
-go. After a broken connection a browser sends the id of the last event that it has, and goes on from there.
+go, here or by the kernel (`stream.wall.server`). After a broken connection a browser sends the id of the last event
+that it has, and goes on from there.
 """
 
 from __future__ import annotations

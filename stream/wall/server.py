@@ -87,7 +87,7 @@ class WallServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 make_app(door),
-                http=_protocol(self.wall.settings),
+                http=_protocol(self.hub),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -178,7 +178,9 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         ) from error
 
 
-def _protocol(settings: WallSettings) -> type[asyncio.Protocol]:
+def _protocol(hub: Hub) -> type[asyncio.Protocol]:
+    settings = hub.wall.settings
+
     class WallProtocol(H11Protocol):
         """Lets go of a client that takes its time over a request's head, or does not take its answer."""
 
@@ -197,6 +199,7 @@ def _protocol(settings: WallSettings) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
+            hub.dropped += isinstance(exc, TimeoutError)
             self._disarm()
 
         def _watch(self) -> None:
