@@ -46,6 +46,12 @@ ALL: dict[str, Any] = {
         "dashboards": {"enabled": True},
     },
     "wall": {"enabled": True, "tokenSecretName": "operators", "pictures": True, "allowHosts": ["wall.example.org"]},
+    "hooks": {
+        "receivers": [
+            {"name": "desk", "secretName": "desk-hook"},
+            {"name": "chat", "secretName": "chat-hook", "payload": "slack"},
+        ]
+    },
     "networkPolicy": {"kafkaPorts": [9092, 9093]},
     "imagePullSecrets": [{"name": "registry"}],
 }
@@ -97,7 +103,7 @@ def test_commands_are_ones_that_the_program_has(chart: Any, values: dict[str, An
     for (kind, _), one in rendered(chart, values).items():
         if kind == "Deployment":
             words = [word.replace("$(DIFFFAKE_CORES)", "2") for word in container(one)["args"]]
-            environment = {e["name"]: e["value"] for e in container(one)["env"] if "value" in e}
+            environment = {e["name"]: e.get("value", "https://from-a.secret/") for e in container(one)["env"]}
             _understood(commands[words[0]], words[1:], environment)
 
 
@@ -105,7 +111,7 @@ def _understood(command: Any, words: list[str], environment: dict[str, str]) -> 
     """Options are parsed and converted as on the command line; nothing is run."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("DIFFFAKE_")} | environment
     known = {param.envvar for param in command.params if param.envvar}
-    known |= {"DIFFFAKE_CORES", "DIFFFAKE_TLS_KEY_PASSWORD", "A"}
+    known |= {"DIFFFAKE_CORES", "DIFFFAKE_TLS_KEY_PASSWORD", "DIFFFAKE_HOOK_SECRET"}
     assert {name for name in environment if name.startswith("DIFFFAKE_")} <= known
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
@@ -169,7 +175,8 @@ def test_selectors_find_their_pods_and_no_others(chart: Any) -> None:
     assert found(objects["PodMonitor", "live-difffake"]["spec"]["selector"]["matchLabels"]) == {"live-difffake-worker"}
     for name in labels:
         assert found(objects["Deployment", name]["spec"]["selector"]["matchLabels"]) == {name}
-        assert found(objects["NetworkPolicy", name]["spec"]["podSelector"]["matchLabels"]) == {name}
+        policies = [one for (kind, _), one in objects.items() if kind == "NetworkPolicy"]
+        assert sum(name in found(one["spec"]["podSelector"]["matchLabels"]) for one in policies) == 1
     assert objects["ScaledObject", "live-difffake-worker"]["spec"]["scaleTargetRef"]["name"] in labels
 
 
