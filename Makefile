@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format chaos fuzz bench bench-full bench-gpu docs lock sbom licences clean
+.PHONY: help demo test test-gpu lint format chaos fuzz bench bench-full bench-gpu simulate-alerts docs lock sbom licences clean
 
 help: ## list the daily acts
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,13 @@ bench-full: .venv/dev ## the same, and the pipeline at all sizes, loads and numb
 
 bench-gpu: ## measure engines on an NVIDIA GPU; results in benchmarks/results/gpu.json
 	@$(GPU_PYTHON) benchmarks/gpu.py --out benchmarks/results/gpu.json
+
+# Real footage is not in the repository: name folders of it in CLIPS, recorded swaps beside their originals in SWAPS, clips
+# of one person in SAME (a,b c,d), clips that show several people in SKIP. What was looked at is kept in .cache/evaluation.
+simulate-alerts: .venv/dev ## false alerts against their budget, and time to detect: CLIPS=folder [SWAPS=folder] [SAME=a,b] [SKIP=a]
+	@test -n "$(CLIPS)" || { echo "name folders of real videos: make simulate-alerts CLIPS=FOLDER" >&2; exit 2; }
+	@nice -n 10 $(BIN)/python benchmarks/simulate_alerts.py $(CLIPS) $(if $(SWAPS),--side-by-side $(SWAPS)) \
+	  $(SAME:%=--same %) $(SKIP:%=--skip %) --out benchmarks/results/simulate_alerts
 
 docs: .venv/dev ## rewrite the pages and pictures that are made from code
 	@scripts/docs.sh $(BIN)

@@ -16,9 +16,10 @@ from stream.cli import _Options, app
 
 def main() -> None:
     runner = CliRunner()
-    names = sorted(typer.main.get_group(app).commands)
+    commands = typer.main.get_group(app).commands
+    names = [[name, *more] for name in sorted(commands) for more in [[], *([n] for n in _below(commands[name]))]]
     page = ["# Commands", "", "Made by `make docs` from the program's own help.", ""]
-    for arguments in [[], *([name] for name in names)]:
+    for arguments in [[], *names]:
         title = " ".join(["difffake", *arguments])
         result = runner.invoke(app, [*arguments, "--help"], prog_name="difffake", obj=_Options())
         if result.exit_code:
@@ -26,6 +27,11 @@ def main() -> None:
         text = result.output
         page += [f"## {title}", "", "```", text.strip(), "```", ""]
     Path(sys.argv[1]).write_text("\n".join(page), encoding="utf-8")
+
+
+def _below(command: object) -> list[str]:
+    """The commands of a group; those of no group are none."""
+    return sorted(getattr(command, "commands", {}))
 
 
 if __name__ == "__main__":
