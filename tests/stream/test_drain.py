@@ -76,10 +76,10 @@ class Process:
         except (OSError, http.client.HTTPException):
             return 0, ""
 
-    def figure(self, name: str) -> float:
-        """The sum of a metric's series."""
+    def figures(self, name: str) -> list[float]:
+        """A metric's series."""
         lines = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", self.get("/metrics")[1], re.MULTILINE)
-        return sum(map(float, lines))
+        return [float(line) for line in lines]
 
     def text(self) -> str:
         """What it logged."""
@@ -115,10 +115,10 @@ def test_a_worker_that_is_told_to_stop_at_full_load_leaves_in_order(
     broker = KafkaBroker(KafkaSettings(bootstrap_servers=kafka_bootstrap))
     publish(broker, f"{group}.in", clips)
     with running(kafka_bootstrap, group, bundle, tmp_path / "1.log", "--drain-timeout", "20") as worker:
-        wait_for(worker, lambda: worker.figure("difffake_frames_total") > 20)
+        wait_for(worker, lambda: sum(worker.figures("difffake_frames_total")) > 20)
         wait_for(worker, lambda: worker.get("/readyz")[0] == 200)
         assert worker.get("/livez")[0] == worker.get("/startupz")[0] == 200
-        told, began = worker.figure("difffake_frames_total"), time.monotonic()
+        told, began = sum(worker.figures("difffake_frames_total")), time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         answers = []
         while worker.process.poll() is None and time.monotonic() - began < 120:
@@ -135,8 +135,7 @@ def test_a_worker_that_is_told_to_stop_at_full_load_leaves_in_order(
     # It left: nobody has to wait for its session to time out.
     with running(kafka_bootstrap, group, bundle, tmp_path / "2.log", "--session-timeout", "45") as worker:
         wait_for(worker, lambda: worker.get("/readyz")[0] == 200, 40)
-        wait_for(worker, lambda: worker.figure("difffake_frames_total") > 0)
-        wait_for(worker, lambda: worker.figure("difffake_lag_records") == 0)
+        wait_for(worker, lambda: worker.figures("difffake_lag_records") == [0, 0])
         worker.process.send_signal(signal.SIGTERM)
         assert worker.process.wait(60) == 0, worker.text()[-3000:]
     found = scores(broker, group)
