@@ -32,10 +32,13 @@ def _constants(report: dict[str, Any]) -> list[str]:
         "## Constants",
         "",
         "From the first half of the people, all encodes: how long seconds of one face go on saying the same, and the "
-        "largest kappa with which nobody's evidence grows. Of the judges: people whose evidence grows with what is "
-        "in use, so that they raise an alert in the end, whatever the budget.",
+        "largest kappa with which nobody's evidence grows, not even where the encoder changes after the anchor. The "
+        "rule: the next smaller kappa, and for all evidence the longest decorrelation, rounded up to half a second. Of "
+        "the judges: people whose evidence grows with what is in use, so that they raise an alert in the end, whatever "
+        "the budget.",
         "",
-        "| evidence | decorrelation measured, s (correlation at 1 s) | largest kappa | in use: share, kappa, s | "
+        "| evidence | decorrelation measured, s (correlation at 1 s) | largest kappa, the rule's | "
+        "in use: share, kappa, s | "
         "judges whose evidence grows |",
         "|---|---|---|---|---|",
     ]
@@ -45,7 +48,8 @@ def _constants(report: dict[str, Any]) -> list[str]:
         first = f"{lags[0]['correlation']:.2f}, {lags[0]['clips']} stretches" if lags else "–"
         lines.append(
             f"| {name} | {found['decorrelation']['seconds']:.1f} ({first}) | "
-            f"{found['kappa'] if found['kappa'] is not None else 'none of those tried'} | "
+            f"{found['largest_kappa'] or 'none of those tried'}, {found['kappa']:g} and {found['decorrelation_s']:g} s"
+            " | "
             f"{used['share']:g}, {used['kappa']:g}, {used['decorrelation_s']:g} | "
             f"{len(judges['growing'])} of {judges['people']}{_names(judges['growing'])} |"
         )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ KAPPAS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
 _LAGS = 5
+#: The encoder that a stream changes to.
+_OTHER = "H.264 CRF 35"
 
 
 def sets_constants(person: str) -> bool:
@@ -81,13 +84,22 @@ def growth(stretches: Sequence[Stretch], column: int, kappa: float) -> list[tupl
     return rows
 
 
-def fitted(stretches: Sequence[Stretch]) -> dict[str, Any]:
-    """The constants that footage asks for: the largest kappa with which nobody's evidence grows, in any condition."""
-    result = {}
+def fitted(stretches: Sequence[Stretch], bent: Sequence[Stretch]) -> dict[str, Any]:
+    """The constants that footage asks for.
+
+    The largest kappa with which nobody's evidence grows, in any encode and after a change of the encoder, and the next
+    smaller one, which is taken: few people cannot show what one in a hundred does. For all evidence the longest
+    decorrelation, rounded up to half a second.
+
+    Args:
+        stretches: anchor and rest of one encode.
+        bent: the encoder changed after the anchor.
+    """
+    result: dict[str, Any] = {}
     for column, name in enumerate(EVIDENCES):
         steps = []
         for kappa in KAPPAS:
-            rows = growth(stretches, column, kappa)
+            rows = growth([*stretches, *bent], column, kappa)
             steps.append(
                 {
                     "kappa": kappa,
@@ -96,8 +108,16 @@ def fitted(stretches: Sequence[Stretch]) -> dict[str, Any]:
                     "people": len({person for person, _, _ in rows}),
                 }
             )
-        kappa = next((s["kappa"] for s in steps if not s["growing"]), None)
-        result[name] = {"kappa": kappa, "steps": steps, "decorrelation": decorrelation_s(stretches, column)}
+        largest = next((k for k, s in enumerate(steps) if not s["growing"]), None)
+        result[name] = {
+            "largest_kappa": None if largest is None else KAPPAS[largest],
+            "kappa": KAPPAS[min(len(KAPPAS) - 1 if largest is None else largest + 1, len(KAPPAS) - 1)],
+            "steps": steps,
+            "decorrelation": decorrelation_s(stretches, column),
+        }
+    longest = max(found["decorrelation"]["seconds"] for found in result.values())
+    for found in result.values():
+        found["decorrelation_s"] = math.ceil(2 * longest) / 2
     return result
 
 
@@ -226,13 +246,13 @@ def main(arguments: list[str] | None = None) -> None:
     settings, rng = _settings(options), np.random.default_rng(options.seed)
     with Detector.load(options.bundle, ScanSettings(threads=options.threads)) as detector:
         footage = Footage(detector, options.cache)
-        constants = fitted(footage.real(setting, people))
+        constants = fitted(footage.real(setting, people), footage.other_encode(setting, people, _OTHER))
         if options.fit:
             print(json.dumps(constants, indent=1))
             return
         natural = {"judging clips": footage.real(judging, people)}
         swaps = {"made: another face laid on": footage.swapped(judging, people)}
-        bent = {f"{c}, anchor as recorded": footage.other_encode(judging, people, c) for c in ("H.264 CRF 35",)}
+        bent = {f"{c}, anchor as recorded": footage.other_encode(judging, people, c) for c in (_OTHER,)}
         if options.side_by_side is not None:
             genuine, recorded = footage.side_by_side(options.side_by_side)
             natural["side-by-side, genuine halves"] = footage.real(genuine, people)

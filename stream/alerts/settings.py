@@ -52,9 +52,9 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     budget_per_day: float = 0.01
     block_s: float = 1.0
-    artifact: Tuning = Tuning(share=0.25, kappa=0.005, decorrelation_s=2.0)
-    anchor: Tuning = Tuning(share=0.25, kappa=0.02, decorrelation_s=2.0)
-    identity: Tuning = Tuning(share=0.5, kappa=0.1, decorrelation_s=2.0)
+    artifact: Tuning = Tuning(share=0.25, kappa=0.01, decorrelation_s=1.5)
+    anchor: Tuning = Tuning(share=0.25, kappa=0.01, decorrelation_s=1.5)
+    identity: Tuning = Tuning(share=0.5, kappa=0.05, decorrelation_s=1.5)
     burst_s: float = 10.0
     update_s: float = 10.0
     close_s: float = 3.0

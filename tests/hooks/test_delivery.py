@@ -9,7 +9,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.hooks import HookError, HookSettings, Receiver, sign, verify
@@ -166,6 +166,7 @@ def test_addresses_that_are_none_are_refused_without_being_repeated(url: str) ->
     assert "--url" in caught.value.hint
 
 
+@settings(deadline=None)
 @given(body=st.binary(max_size=50), other=st.binary(max_size=50), now_s=st.integers(0, 1 << 33))
 def test_a_signature_is_of_one_body_one_secret_and_one_time(body: bytes, other: bytes, now_s: int) -> None:
     header = sign(SECRET, body, now_s)
@@ -176,6 +177,7 @@ def test_a_signature_is_of_one_body_one_secret_and_one_time(body: bytes, other: 
     assert not verify(SECRET, header.replace(f"t={now_s}", f"t={now_s + 1}"), body, now_s)
 
 
+@settings(deadline=None)
 @given(header=st.text(max_size=300))
 def test_nonsense_is_no_signature(header: str) -> None:
     assert not verify(SECRET, header, b"{}", 1000.0)
