@@ -1,6 +1,6 @@
 """Make the clips that compose.yaml's demo publishes: deploy/demo_clips.py FOLDER
 
-studio-1.mp4 is genuine; studio-2.mp4 is the same clip with another person's face over its middle third.
+studio-1.mp4 is genuine; studio-2.mp4 is the same clip with another person's face over half of it.
 """
 
 from __future__ import annotations
