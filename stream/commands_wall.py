@@ -104,7 +104,8 @@ def wall(
     )
     scheme = "http" if certificate is None else "https"
     acting = "operators may act" if operators else "read-only: no token was given"
-    print(f"wall: {scheme}://{printable(http)}/ ({acting})", file=sys.stderr)  # noqa: T201
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    print(f"wall: {scheme}://{printable(host)}:{server.port}/ ({acting})", file=sys.stderr, flush=True)  # noqa: T201
     server.run()
 
 

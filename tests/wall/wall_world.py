@@ -156,21 +156,22 @@ class Told:
         return tile["state"], tile["why"]
 
 
-def make_topics(broker: Broker, partitions: int = 1) -> None:
+def make_topics(broker: Broker, partitions: int = 1, topics: Topics = TOPICS) -> None:
     broker.ensure_topics(
         [
             TopicSpec("video.in", partitions),
-            TopicSpec(TOPICS.scores, partitions),
-            TopicSpec(TOPICS.alerts, partitions),
-            TopicSpec(TOPICS.enrolments, 1, compacted=True),
+            TopicSpec(topics.scores, partitions),
+            TopicSpec(topics.alerts, partitions),
+            TopicSpec(topics.enrolments, 1, compacted=True),
         ]
     )
 
 
-def publish(broker: Broker, *records: ScoreRecord | AlertRecord) -> None:
+def publish(broker: Broker, *records: ScoreRecord | AlertRecord, topics: Topics = TOPICS) -> None:
+    """Written now; returns when the broker has them."""
     producer = broker.plain_producer()
     for record in records:
-        topic = TOPICS.alerts if isinstance(record, AlertRecord) else TOPICS.scores
+        topic = topics.alerts if isinstance(record, AlertRecord) else topics.scores
         producer.send(topic, key=record.key, value=encode(record), timestamp_ms=int(time.time() * 1000))
     producer.close(10)
 

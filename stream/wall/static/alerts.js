@@ -56,6 +56,7 @@ export class Alerts {
       item.answer.textContent = "sending …";
       item.answer.textContent = await this.operator.act({ act: "acknowledge", stream: alert.stream, alert: id });
     });
+    item.image.addEventListener("error", () => (item.image.hidden = true));
     this.items.set(id, item);
     return item;
   }
@@ -74,7 +75,7 @@ export class Alerts {
     item.facts.replaceChildren(...facts.map((fact) => Object.assign(document.createElement("span"), { textContent: fact })));
     item.node.classList.toggle("closed", !alert.open);
     item.acknowledge.hidden = !alert.open || Boolean(alert.acknowledged) || !this.operator.name;
-    if (alert.thumbnail && item.image.hidden) {
+    if (alert.thumbnail && !item.image.alt) {
       item.image.src = `alerts/${encodeURIComponent(alert.id)}/thumbnail`;
       item.image.alt = `the face of ${alert.who} on ${alert.name}`;
       item.image.hidden = false;

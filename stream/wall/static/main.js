@@ -44,6 +44,7 @@ const link = new Link(
 
 /** Say it in large letters when what the page shows cannot be believed, and let no tile say anything else. */
 function trust() {
+  document.body.dataset.pictures = Boolean(store.wall?.pictures);
   let banner = "";
   let blind = "";
   const { wall } = store;

@@ -112,8 +112,8 @@ export class Tiles {
       if (!row.strong.getAttribute("d")) row.strong.setAttribute("d", level(this.store.wall.strong_p));
     });
     tile.meter.value = stream.coverage;
-    text(tile.coverage, `${percent(stream.coverage)} looked at`);
-    text(tile.people, stream.people.length ? stream.people.map((who) => who.label).join(", ") : "nobody known");
+    text(tile.coverage, percent(stream.coverage));
+    text(tile.people, stream.people.length ? stream.people.map((who) => who.label).join(", ") : "nobody");
     if (tile.isVisible) this.picture(tile);
   }
 
