@@ -68,7 +68,7 @@ def demo(
         str, typer.Option(help="Begins the names of the topics on a cluster of your own; every run adds a number.")
     ] = "difffake-demo",
 ) -> None:
-    """Watch two streams, one with another face over its middle third: publisher, broker, worker, table and alerts."""
+    """Watch two streams, one with another face over half of it: publisher, broker, worker, table and alerts."""
     if kafka is not None:
         if files:
             raise typer.BadParameter("--files needs no broker: give it, or --bootstrap-servers")
@@ -79,13 +79,13 @@ def demo(
     genuine, other = source or free["woman"], donor or free["man"]
     face = pick_donor(other)
     with progress_bar() as bar:
-        task = bar.add_task("laying another face over the middle third", total=1.0)
+        task = bar.add_task("laying another face over half of a copy", total=1.0)
         made = make_demo_clips(genuine, face, out, lambda share: bar.update(task, completed=share))
     if files:
         _scan_files(console, made, genuine, other, face, out, bundle, choice)
         return
     _watch_streams(console, made, kafka, bundle, choice, speed=speed, prefix=prefix)
-    # Windows short enough to show where the middle third begins and ends.
+    # Windows short enough to show where the other face begins and ends.
     with Detector.load(bundle, ScanSettings(window_s=2.0), choice) as detector:
         for name, path in (("genuine", made.genuine), ("swapped", made.swapped)):
             _, report = _scan(detector, name, path, out)
@@ -142,7 +142,7 @@ def _watch_streams(
     live, began_s = LiveSettings(), time.monotonic()
     with LiveModels.load(bundle, live, engines) as models:
         deployment = Deployment(connect, models, live, streams, prefix=prefix, speed=speed, fps=5.0)
-        console.print(Text(f"{_CLEAN} is genuine; {_SWAPPED} shows another face {_middle(made)}"), soft_wrap=True)
+        console.print(Text(f"{_CLEAN} is genuine; {_SWAPPED} shows another face {_span(made)}"), soft_wrap=True)
         console.print(Text(f"through {printable(where)}, model {printable(models.model_id)}", "dim"), soft_wrap=True)
         with deployment:
             seen = _follow(console, deployment.records(), deployment.topics.alerts)
@@ -211,7 +211,7 @@ def _summarise(console: Console, seen: _Seen, made: DemoClips, seconds: float) -
         console.print(Text(f"{stream}: no alert", "green"))
 
 
-def _middle(made: DemoClips) -> str:
+def _span(made: DemoClips) -> str:
     return f"from {made.start_s:.1f} to {made.end_s:.1f} s"
 
 
@@ -233,7 +233,7 @@ def _scan_files(
     swap_s = starts[1] + _SHOT_S
     acts = (
         ("genuine", made.genuine, "Genuine", ""),
-        ("swapped", made.swapped, "Manipulated", f", another face {_middle(made)}"),
+        ("swapped", made.swapped, "Manipulated", f", another face {_span(made)}"),
         ("broadcast", broadcast, "Broadcast", f", a cut at {starts[1]:.1f} s, another face from {swap_s:.1f} s on"),
     )
     with Detector.load(bundle, ScanSettings(window_s=2.0), engines) as detector:

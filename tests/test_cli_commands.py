@@ -85,7 +85,7 @@ def test_the_demonstration_of_files_writes_three_reports(
 ) -> None:
     out = tmp_path / "demo"
     options = ["--source", clips["face_noface"], "--donor", clips["woman"], "--bundle", tiny_bundle.path]
-    # The face leaves this clip before its middle third ends: the swap must cope with frames without a face.
+    # The face leaves this clip before that half ends: the swap must cope with frames without a face.
     assert run("demo", "--files", "--out", out, *options) == 0
     for name in ("genuine", "swapped", "broadcast"):
         result = msgspec.json.decode((out / f"{name}.json").read_bytes())

@@ -1,4 +1,4 @@
-"""A cheap face swap made on the spot: another person's face, laid on by landmarks, over the middle third of a clip.
+"""A cheap face swap made on the spot: another person's face, laid on by landmarks, over half of a clip.
 
 It is made in another way than any pseudo-fake of the training (gradient-domain blending, Perez et al. 2003, of a
 whole donor face), so the demonstration is no test of what the model has learned by heart. Both copies, genuine and
@@ -72,16 +72,17 @@ def pick_donor(source: Path) -> Donor:
 def make_demo_clips(
     source: Path, donor: Donor, folder: Path, progress: Callable[[float], None] | None = None
 ) -> DemoClips:
-    """Write ``genuine.mp4`` and ``swapped.mp4``: the same clip, and with the donor's face over its middle third.
+    """Write ``genuine.mp4`` and ``swapped.mp4``: the same clip, and with the donor's face over half of it, from its
+    first third on: long enough for an alert that keeps to the default budget.
 
     Raises:
-        NoFaceError: the clip shows no face in its middle third.
+        NoFaceError: the clip shows no face in that half.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open_video(source, fps=None, limits=Limits()) as video:
         times = [frame.pts_s for frame in video]
         rate = Fraction(video.info.fps or 25).limit_denominator(1001)
-    start_s, end_s = times[len(times) // 3], times[2 * len(times) // 3]
+    start_s, end_s = times[len(times) // 3], times[5 * len(times) // 6]
     clips = DemoClips(folder / "genuine.mp4", folder / "swapped.mp4", start_s, end_s)
     detector = CenterFace(analysis_side_px=320)
     swapped = 0
@@ -102,7 +103,7 @@ def make_demo_clips(
             if progress:
                 progress((frame.index + 1) / len(times))
     if not swapped:
-        raise NoFaceError(f"no face in the middle third of {source.name}", hint="name a clip that shows a face")
+        raise NoFaceError(f"no face in {source.name} from its first third on", hint="name a clip that shows a face")
     return clips
 
 

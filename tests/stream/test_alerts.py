@@ -145,6 +145,15 @@ def test_a_smaller_budget_waits_longer_and_never_shorter() -> None:
     assert waits[0] < waits[-1]  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("step_s", [0.2, 0.5])
+def test_ten_seconds_of_another_face_are_enough_at_the_default_budget(step_s: float) -> None:
+    # What the demonstration's swap gives: the frames of ten seconds, after five of the person themselves.
+    calm, swapped = round(5 / step_s), round(9.8 / step_s)
+    found = told([0.2] * calm + [5e-4] * swapped, settings=AlertSettings(), step_s=step_s)
+    assert [a.kind for a in found[:1]] == [AlertKind.IDENTITY_SWITCH]
+    assert told([0.2] * 60 + [5e-4] * 15, settings=AlertSettings()) == [], "three seconds are not"
+
+
 @pytest.mark.parametrize("p_value", [CALM, 0.2])
 def test_a_face_that_is_never_rare_opens_nothing_however_long_it_stays(p_value: float) -> None:
     assert seconds_until_open(p_value, SETTINGS) is None
