@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from promql import DEPLOY
 from typer.main import get_command
 
 from stream.cli import app
+from stream.metrics.instruments import Metrics
+from stream.probes import Door
 
 ROOT = DEPLOY.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -77,6 +80,15 @@ def test_health_is_asked_of_the_door_that_the_worker_opens(stage: str) -> None:
     port = re.search(r"DIFFFAKE_HTTP=0\.0\.0\.0:(\d+)", environment)
     assert port
     assert f"127.0.0.1:{port[1]}/livez" in check
+
+
+def test_the_health_check_passes_while_a_worker_lives_and_fails_where_none_is() -> None:
+    (check,) = [rest for word, rest in stages()["cpu"] if word == "HEALTHCHECK"]
+    _, *words = json.loads(check.partition("CMD ")[2])
+    with Door("127.0.0.1:0", Metrics()) as door:
+        command = [sys.executable, *(word.replace(":9464/", f":{door.address[1]}/") for word in words)]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
 def test_every_package_comes_with_its_hash() -> None:
