@@ -17,16 +17,18 @@ from stream.alerts import AlertSettings
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
+#: Far beyond every level.
+_MOST = 1e200
 
 
-def log_gains(log_p: F64, settings: AlertSettings) -> F64:
-    """What each second adds to the logarithm of the evidence: ``(..., 3)`` mean log p-values -> the same shape; 0 where
-    there is none."""
+def factors(log_p: F64, settings: AlertSettings) -> F64:
+    """What each second multiplies the evidence by: ``(..., 3)`` mean log p-values -> the same shape; 1 where there is
+    none."""
     tunings = [settings.tuning(name) for name in EVIDENCES]  # type: ignore[arg-type]
     kappa = np.array([t.kappa for t in tunings])
     share = np.array([min(settings.block_s / t.decorrelation_s, 1.0) for t in tunings])
     gains: F64 = (np.log(kappa) + (kappa - 1.0) * log_p) * share
-    return np.nan_to_num(gains, nan=0.0)
+    return np.exp(np.nan_to_num(gains, nan=0.0))
 
 
 class Detectors:
@@ -39,9 +41,9 @@ class Detectors:
     """
 
     def __init__(self, settings: AlertSettings, budgets: Sequence[float], streams: int) -> None:
-        self._levels = np.array([[[settings.log_level(n, b)] for n in EVIDENCES] for b in budgets])  # type: ignore[arg-type]
+        self._levels = np.exp([[[settings.log_level(n, b)] for n in EVIDENCES] for b in budgets])  # type: ignore[arg-type]
         shape = (len(budgets), len(EVIDENCES), streams)
-        self._accumulated = np.full(shape, -np.inf)
+        self._accumulated = np.zeros(shape)
         self.is_open, self._calm, self._quiet = (
             np.zeros(shape, bool),
             np.zeros(shape, np.int16),
@@ -52,20 +54,20 @@ class Detectors:
 
     def begin(self, streams: Bool) -> None:
         """Somebody else is seen in these streams: nothing is known of them yet."""
-        self._accumulated[..., streams] = -np.inf
+        self._accumulated[..., streams] = 0.0
         self.is_open[..., streams] = False
         self._calm[..., streams] = self._quiet[..., streams] = 0
 
-    def step(self, gains: F64) -> Bool:
-        """One second: gains ``(3, S)`` -> which alerts open, ``(G, 3, S)``; calm seconds close them."""
-        self._accumulated = np.logaddexp(self._accumulated, 0.0) + gains
+    def step(self, factors: F64) -> Bool:
+        """One second: factors ``(3, S)`` -> which alerts open, ``(G, 3, S)``; calm seconds close them."""
+        self._accumulated = np.minimum((self._accumulated + 1.0) * factors, _MOST)
         opens: Bool = (self._accumulated >= self._levels) & ~self.is_open & (self._quiet <= 0)
         self.is_open |= opens
         self._quiet = np.maximum(self._quiet - 1, 0).astype(np.int16)
-        self._calm = np.where(self.is_open & (gains <= 0), self._calm + 1, 0).astype(np.int16)
+        self._calm = np.where(self.is_open & (factors <= 1.0), self._calm + 1, 0).astype(np.int16)
         closes = self.is_open & (self._calm >= self._close)
         self.is_open &= ~closes
-        self._accumulated[closes] = -np.inf
+        self._accumulated[closes] = 0.0
         # The cool-down counts from the last frame that spoke for the alert, and ends with the frame after a block.
         self._quiet[closes] = max(self._cooldown - self._close - 2, 0)
         return opens
@@ -76,15 +78,15 @@ class Drawn:
     runs of ``mean_run`` seconds on average and around the end, within one stretch a stream.
 
     Args:
-        gains: of each stretch, ``(B, 3)``.
+        seconds: of each stretch, ``(B, 3)``.
         which: ``(S,)``, the stretch of each stream.
         mean_run: s.
         rng: where chance comes from.
     """
 
-    def __init__(self, gains: Sequence[F64], which: I64, mean_run: float, rng: np.random.Generator) -> None:
-        lengths = np.array([len(g) for g in gains])
-        self._all, self._mean_run, self._rng = np.concatenate(list(gains)), mean_run, rng
+    def __init__(self, seconds: Sequence[F64], which: I64, mean_run: float, rng: np.random.Generator) -> None:
+        lengths = np.array([len(one) for one in seconds])
+        self._all, self._mean_run, self._rng = np.concatenate(list(seconds)), mean_run, rng
         self._starts, self._lengths = (np.cumsum(lengths) - lengths)[which], lengths[which]
         self._at = self._anywhere()
 

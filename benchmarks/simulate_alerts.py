@@ -25,7 +25,7 @@ import cv2
 import msgspec
 import numpy as np
 from alerts_footage import FPS, Footage, Stretch, clips_in
-from alerts_model import detection_times, false_alerts, log_gains
+from alerts_model import detection_times, factors, false_alerts
 from alerts_report import markdown
 from numpy.typing import NDArray
 
@@ -126,7 +126,7 @@ def judged(
 ) -> list[dict[str, Any]]:
     """False alerts by budget and evidence, with intervals over people."""
     hours_each = max(1, round(24 * days / len(stretches)))
-    rates = 24 * false_alerts([log_gains(s.log_p, settings) for s in stretches], hours_each, settings, BUDGETS, rng)
+    rates = 24 * false_alerts([factors(s.log_p, settings) for s in stretches], hours_each, settings, BUDGETS, rng)
     rates = np.concatenate([rates, rates.sum(axis=2, keepdims=True)], axis=2)
     people = np.array([s.person for s in stretches])
     names = sorted(set(people))
@@ -172,13 +172,13 @@ def detected(
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     """Seconds to an alert by budget and evidence."""
-    by_person = {s.person: log_gains(s.log_p, settings) for s in natural}
+    by_person = {s.person: factors(s.log_p, settings) for s in natural}
     swaps = [s for s in swaps if s.person in by_person]
     if not swaps:
         return []
     taken = detection_times(
         [by_person[s.person] for s in swaps],
-        [log_gains(s.log_p, settings) for s in swaps],
+        [factors(s.log_p, settings) for s in swaps],
         repeats,
         settings,
         BUDGETS,

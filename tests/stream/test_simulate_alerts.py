@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from alerts_model import Detectors, Drawn, detection_times, false_alerts, log_gains
+from alerts_model import Detectors, Drawn, detection_times, factors, false_alerts
 from test_alerts import frame
 
 from difffake.results import EVIDENCES, Level
@@ -50,9 +50,9 @@ def test_alerts_open_in_the_same_seconds_as_in_the_worker(budget: float, seed: i
     is_swapped = (np.arange(600) // 60 % 2 == 1)[:, None]
     log_p = np.log(np.where(is_swapped, swapped, calm))
     settings = msgspec.structs.replace(SETTINGS, budget_per_day=budget)
-    detectors, gains = Detectors(settings, [budget], 1), log_gains(log_p, settings)
+    detectors, by_second = Detectors(settings, [budget], 1), factors(log_p, settings)
     expected = [
-        (i, EVIDENCES[e]) for i in range(600) for e in np.flatnonzero(detectors.step(gains[i][:, None])[0, :, 0])
+        (i, EVIDENCES[e]) for i in range(600) for e in np.flatnonzero(detectors.step(by_second[i][:, None])[0, :, 0])
     ]
     alerts = Alerts(settings)
     found = []
@@ -68,7 +68,7 @@ def test_natural_footage_keeps_to_its_budget_and_a_face_that_is_always_rare_does
     rng = np.random.default_rng(0)
     real, odd = np.log(rng.random((400, 3))), np.full((40, 3), np.log(0.001))
     budget = 200.0
-    rates = 24 * false_alerts([log_gains(x, SETTINGS) for x in (real, odd)], 20, SETTINGS, [budget], rng, mean_run=1.0)
+    rates = 24 * false_alerts([factors(x, SETTINGS) for x in (real, odd)], 20, SETTINGS, [budget], rng, mean_run=1.0)
     assert rates.shape == (2, 1, 3)
     shares = [SETTINGS.tuning(name).share for name in EVIDENCES]  # type: ignore[arg-type]
     assert (rates[0, 0] <= budget * np.array(shares)).all()
@@ -77,8 +77,8 @@ def test_natural_footage_keeps_to_its_budget_and_a_face_that_is_always_rare_does
 
 def test_seconds_until_an_alert_are_those_from_the_beginning_of_the_swap() -> None:
     rng = np.random.default_rng(0)
-    natural = log_gains(np.full((9, 3), np.log(0.9)), SETTINGS)
-    swap = log_gains(np.log([[0.9, 1e-4, 0.9], [0.9, 1e-4, 0.9]]), SETTINGS)
+    natural = factors(np.full((9, 3), np.log(0.9)), SETTINGS)
+    swap = factors(np.log([[0.9, 1e-4, 0.9], [0.9, 1e-4, 0.9]]), SETTINGS)
     taken = detection_times([natural], [swap], 5, SETTINGS, [1.0, 0.01], rng, natural_s=50, most_s=60)
     assert taken.shape == (1, 5, 2, 4)
     gain = log_evidence(1e-4, SETTINGS.anchor.kappa)
