@@ -31,13 +31,14 @@ from pipeline_live import (
 )
 
 from difffake.networks import EngineChoice
+from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, encode, footage
 from stream.bench.clock import Moment, Spent, cores
 from stream.bench.saturated import worked_off
 from stream.bench.stages import BATCHES, Tools, bound_fps, measure_stages
 from stream.live import LiveModels, LiveSettings
+from stream.pipeline import PipelineSettings
 from stream.publish import Form
-from stream.settings import WorkerSettings
 
 FPS = 2.0
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
@@ -439,7 +440,7 @@ def scaling(bench: Bench) -> dict[str, Any]:
         run("size", size, bench.footage(size), plan.streams)
     by_streams = [row for row in rows if row["by"] == "streams"]
     # Up to `in_progress` streams are worked on at once, each with a decoder and pictures: that is a bound, not a slope.
-    many = [row for row in by_streams if row["streams"] >= WorkerSettings().in_progress]
+    many = [row for row in by_streams if row["streams"] >= PipelineSettings.for_cores(0, BatchSettings()).in_progress]
     many = many if len(many) > 1 else by_streams
     slope = np.polyfit([r["streams"] for r in many], [r["resident_mib"] for r in many], 1)[0]
     costs = [row["cpu_s_per_stream_s"] for row in by_streams]

@@ -35,6 +35,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Args:
         decode_threads: records decoded at once.
         network_threads: batches in the networks at once, where the networks may be shared by threads.
+        in_progress: records worked on at once, each of another stream: each has a decoder and pictures in memory.
         ahead: frames of a record that may be decoded and wait for the networks.
         part: frames of a record that are handed over together; a record with more is handed over in parts.
         batch: of the networks.
@@ -42,6 +43,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     decode_threads: int = 2
     network_threads: int = 1
+    in_progress: int = 8
     ahead: int = 3
     part: int = 64
     batch: BatchSettings = BatchSettings()
@@ -51,11 +53,13 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """For networks of one thread each on the CPU; 0 takes every core that this process may use."""
         ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = cores or ours or 1
-        return cls(decode_threads=threads, network_threads=threads, batch=batch)
+        return cls(decode_threads=threads, network_threads=threads, in_progress=4 * threads, batch=batch)
 
     def __post_init__(self) -> None:
-        if min(self.decode_threads, self.network_threads, self.ahead, self.part) < 1:
-            raise ValueError("a pipeline needs at least one thread of each kind, one frame ahead and one in a part")
+        if min(self.decode_threads, self.network_threads, self.in_progress, self.ahead, self.part) < 1:
+            raise ValueError(
+                "a pipeline needs at least one thread, one record, one frame ahead and one in a part"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         commit_interval_s, commit_records: a transaction is committed after so long, or so many input records.
         poll_records: input records fetched at once: what may be waiting in memory.
         poll_timeout_s: longest wait for records.
-        in_progress: streams worked on at once; with ``pipeline.ahead`` it bounds the pictures in memory.
         waiting_bytes, waiting_records: input that may wait in memory: in all, and of one partition.
         turn_s: longest wait for something to be done before input is looked at again.
         overload, max_age_s: whether to shed, and records of which age; twice that where a stream is under suspicion.
@@ -71,7 +70,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     commit_records: int = 200
     poll_records: int = 16
     poll_timeout_s: float = 0.2
-    in_progress: int = 16
     waiting_bytes: int = 256 << 20
     waiting_records: int = 2_000
     turn_s: float = 0.02

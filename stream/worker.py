@@ -314,7 +314,7 @@ class Worker:
         self._paused = (self._paused | new) - freed
 
     def _begin(self) -> None:
-        while len(self._jobs) < self.settings.in_progress:
+        while len(self._jobs) < self.settings.pipeline.in_progress:
             picked = self._intake.pick(self._busy)
             if picked is None:
                 return
