@@ -57,9 +57,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     def __post_init__(self) -> None:
         if min(self.decode_threads, self.network_threads, self.in_progress, self.ahead, self.part) < 1:
-            raise ValueError(
-                "a pipeline needs at least one thread, one record, one frame ahead and one in a part"
-            )
+            raise ValueError("a pipeline needs at least one thread, one record, one frame ahead and one in a part")
 
 
 @dataclass(frozen=True, slots=True)
