@@ -52,6 +52,9 @@ A stream that stops altogether has no frames to count: its second line grows, an
 {QUIET_S:g} s. The series of a stream go when nothing came of it for {MetricsSettings().series_idle_s / 60:g} minutes,
 or when its partition is another worker's.
 
+A worker tells of a stream from its first frame on. One that was silent before the worker started is known to nobody
+here: alert on the absence of those that must be there.
+
 What depends on records is counted when their transaction is committed: work that is thrown away and done again counts
 once, as for a reader of the output topics.
 

@@ -71,6 +71,7 @@ class Teller:
                 self._metrics.lost(lost.reason)
                 if lost.pts_ns is None:
                     self._counts[f"lost:{lost.reason.value}"] += 1
+                    stream.coverage.bury()
                 else:
                     self._add(stream, outcome, self._lost(stream, record, lost, number))
             if decoded.damage is not None:

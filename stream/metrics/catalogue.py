@@ -117,7 +117,7 @@ STREAM_UNCOVERED = _counter(
     "Stream time that nobody can call clean.",
     stream=_WHICH,
     reason="`warming_up`: no anchor yet; `low_quality`: faces, but none fit for scoring; `decode_error`; `shed`; "
-    "`dead_letter`: in records of which nothing could be used; `gap`: nothing came for it",
+    "`dead_letter`: in records that could not be used, or not whole; `gap`: nothing came for it",
 )
 STREAM_COVERAGE = _gauge(
     "difffake_stream_coverage_ratio",

@@ -42,7 +42,7 @@ class Coverage:
         self._covered = self._weight = 0.0
 
     def bury(self) -> None:
-        """A record came of which nothing could be used."""
+        """Frames were lost whose time is not known: a record that could not be used, or not whole."""
         self._is_buried = True
 
     def add(self, pts_ns: int, status: Status) -> list[tuple[str, float]]:
