@@ -39,6 +39,7 @@ from stream.messages import (
     encode,
 )
 from stream.messages.codec import MessageError
+from stream.operate import mute_alerts
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
 from stream.worker import Worker
@@ -383,6 +384,27 @@ def test_an_operators_freeze_holds_through_a_kill_and_anchors_move_byte_by_byte(
     frozen = [face.anchor.frozen for s in world.scores() for face in s.faces if face.anchor and s.pts_ns > 10**10]
     assert frozen
     assert all(frozen)
+
+
+def test_a_mute_closes_alerts_live_holds_through_a_kill_and_alerts_carry_the_face(world: World) -> None:
+    world.publish(streams=("a", "b"))
+    first = world.worker()
+    world.work(first, 100)
+    first._flush()
+    opened = {a.stream for a in world.alerts() if a.state is AlertState.OPENED}
+    assert opened == {"a", "b"}
+    assert all(a.thumbnail_jpeg and a.thumbnail_jpeg[:2] == b"\xff\xd8" for a in world.alerts())
+    mute_alerts(world.broker, "difffake.enrolments", stream="a", by="op")
+    world.publish(streams=("a", "b"), start_pts_ns=100_000_000_000)
+    world.work(first, 4)
+    world.kill(first)
+    world.drain(world.worker())
+    muted = [a for a in world.alerts() if a.stream == "a" and a.end_reason is AlertEnd.MUTED]
+    assert {a.id for a in muted} >= {a.id for a in world.alerts() if a.stream == "a" and a.state is AlertState.OPENED}
+    opened_late = [a for a in world.alerts() if a.state is AlertState.OPENED and a.start_ns >= 10**11]
+    assert "a" not in {a.stream for a in opened_late}
+    assert "b" not in {a.stream for a in world.alerts() if a.end_reason is AlertEnd.MUTED}
+    assert any(s.stream == "a" and s.pts_ns >= 10**11 for s in world.scores()), "scores go on"
 
 
 def test_state_of_a_newer_version_stops_the_worker_with_a_hint(world: World) -> None:
