@@ -1,7 +1,8 @@
 """Run the steps of the Dockerfile where no Docker runs, in chroots: scripts/rehearse_image.py TARGET [COMMAND...]
 
-Without a command the target is built, looked through and asked for its version; with one it is run as an image would
-be: as its user, with its environment, on a read-only root file system, and its health check is asked beside it.
+Without a command the target is built, looked through and asked for its version; with one it is built unless it is
+there, and run as an image would be: as its user, with its environment and the DIFFFAKE_* of this one, on a read-only
+root file system, and its health check is asked beside it.
 
 In the place of the base image stands a Debian of the same release with its own Python, made by debootstrap: what is
 missing in that one may be missing in the image. Needs root, Linux, debootstrap, and the package indices. Not part of
@@ -20,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -45,11 +46,11 @@ class Stage:
     def copy(self, folder: Path) -> Stage:
         """The same in another folder."""
         subprocess.run(["cp", "-a", "--reflink=auto", self.folder, folder], check=True)
-        return Stage(folder, dict(self.env), self.workdir, self.user, *(list(x) for x in self._lists))
+        return self.at(folder)
 
-    @property
-    def _lists(self) -> tuple[list[str], list[str], list[str]]:
-        return self.entrypoint, self.command, self.health
+    def at(self, folder: Path) -> Stage:
+        """What is said of it, of another folder."""
+        return replace(self, folder=folder, env=dict(self.env))
 
     def start(
         self, words: list[str], *, read_only: bool = False, more: dict[str, str] | None = None
@@ -90,8 +91,8 @@ def base() -> Stage:
     return Stage(folder)
 
 
-def build(target: str) -> Stage:
-    """The stages that `target` needs, step by step."""
+def build(target: str, *, is_built: bool) -> Stage:
+    """The stages that `target` needs, step by step; those that are there are only asked how they are run."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     steps = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     stages: dict[str, Stage] = {}
@@ -100,10 +101,12 @@ def build(target: str) -> Stage:
     for word, rest in steps:
         if word == "FROM":
             source, _, name = (part.strip() for part in rest.partition(" AS "))
-            if name in needed:
+            if name in needed and is_built:
+                current = stages[name] = stages.get(source, base()).at(CACHE / name)
+            elif name in needed:
                 shutil.rmtree(CACHE / name, ignore_errors=True)
                 current = stages[name] = stages.get(source, base()).copy(CACHE / name)
-        elif name in needed:
+        elif name in needed and not (is_built and word in ("RUN", "COPY")):
             print(f"{name}: {word} {rest[:100]}", flush=True)
             _step(current, stages, word, rest)
     return stages[target]
@@ -159,7 +162,7 @@ def main() -> int:
     """See the module."""
     target, *words = sys.argv[1:]
     CACHE.mkdir(parents=True, exist_ok=True)
-    stage = Stage(CACHE / target) if os.environ.get("REHEARSE_BUILT") else build(target)
+    stage = build(target, is_built=bool(words) and (CACHE / target).exists())
     if not words:
         size = subprocess.run(["du", "-sxm", stage.folder / "opt/difffake"], capture_output=True, text=True, check=True)
         print(f"the environment: {size.stdout.split()[0]} MB")
