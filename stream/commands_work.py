@@ -34,12 +34,13 @@ from stream.pipeline import PipelineSettings
 from stream.probes import Door
 from stream.settings import Overload, Topics, WorkerSettings
 from stream.stopping import StopSignals
+from stream.tracing import Tracing
 from stream.worker import Worker
 
 log = structlog.get_logger()
 
 HTTP_ENV, DRAIN_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT"
-ALERT_BUDGET_ENV = "DIFFFAKE_ALERT_BUDGET"
+ALERT_BUDGET_ENV, TRACES_ENV = "DIFFFAKE_ALERT_BUDGET", "DIFFFAKE_TRACES"
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
 _TRANSACTION_S = 15.0
 
@@ -92,6 +93,12 @@ def work(
         ),
     ] = AlertSettings().budget_per_day,
     alert_thumbnails: Annotated[bool, typer.Option(help="Alerts carry a picture of the face.")] = True,
+    traces: Annotated[
+        bool,
+        typer.Option(
+            "--traces", envvar=TRACES_ENV, help="OpenTelemetry, sent to OTEL_EXPORTER_OTLP_ENDPOINT (extra otel)."
+        ),
+    ] = False,
     idle_exit: Annotated[float | None, typer.Option(help="Leave after so many seconds without a record.")] = None,
     http: Annotated[
         str | None,
@@ -154,11 +161,24 @@ def work(
             alerts=alerts,
             gears=gears,
             metrics=metrics,
+            tracing=_tracing(stack) if traces else None,
         )
         signals.drain(worker)
         print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201
         worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
         _report(worker)
+
+
+def _tracing(stack: contextlib.ExitStack) -> Tracing:
+    try:
+        from stream.opentelemetry_traces import OpenTelemetryTraces
+    except ImportError as error:
+        raise DiffFakeError(
+            f"--traces needs OpenTelemetry: {error}", hint="pip install 'difffake[otel]', or leave --traces out"
+        ) from error
+    traces = OpenTelemetryTraces()
+    stack.callback(traces.close)
+    return traces
 
 
 def _watch_gpu(stack: contextlib.ExitStack, metrics: Metrics, models: LiveModels, hwaccel: Hwaccel) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from difffake import __version__
 from stream.alerts import portraits
-from stream.broker.contract import Record, TopicPartition
+from stream.broker.contract import Headers, Record, TopicPartition
 from stream.checkpoint import Checkpoint
 from stream.decode import Decoded, Gear, LossReason, Lost
 from stream.live import Look
@@ -17,6 +17,7 @@ from stream.metrics.instruments import Metrics
 from stream.partition import StreamState
 from stream.pipeline import Job, Sight
 from stream.settings import Topics
+from stream.tracing import NO_TRACE, Trace
 
 _STATUS = {LossReason.STALE: Status.STALE, LossReason.SHED: Status.SHED}
 
@@ -29,6 +30,7 @@ class Outcome:
     is_new: bool
     frames: int = 0
     outputs: list[ScoreRecord | AlertRecord] = field(default_factory=list)
+    trace: Trace = NO_TRACE
 
 
 class Teller:
@@ -86,10 +88,10 @@ class Teller:
             self._metrics.record(record, _outcome(outcome, decoded, job.gear), decoded.pictures)
         for output in outcome.outputs:
             if isinstance(output, ScoreRecord):
-                self._checkpoint.send(self._topics.scores, output.key, encode(output))
+                self._checkpoint.send(self._topics.scores, output.key, encode(output), outcome.trace.headers)
                 self._counts[f"frames:{output.status.value}"] += 1
             else:
-                self._tell(record.source, output)
+                self._tell(record.source, output, outcome.trace.headers)
         self._metrics.frames(
             (record.source, stream.name),
             [output for output in outcome.outputs if isinstance(output, ScoreRecord)],
@@ -112,9 +114,9 @@ class Teller:
             self._metrics.record(record, "dead_letter")
         self._counts[f"deadletters:{type(error).__name__}"] += 1
 
-    def _tell(self, source: TopicPartition, alert: AlertRecord) -> None:
+    def _tell(self, source: TopicPartition, alert: AlertRecord, headers: Headers = ()) -> None:
         self._metrics.alert(source, alert)
-        self._checkpoint.send(self._topics.alerts, alert.key, encode(alert))
+        self._checkpoint.send(self._topics.alerts, alert.key, encode(alert), headers)
         self._counts[f"alerts:{alert.state.value}"] += 1
 
     @staticmethod

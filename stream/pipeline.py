@@ -85,6 +85,7 @@ class Job:
         decoded: what the decoder says of the record; whole once the job is done.
         error: what ended it; its decoder may then stand in the middle of the record, unless it is an `InputError`.
         done: nothing more comes.
+        decode_s: time that decoding took so far.
     """
 
     stream: StreamKey
@@ -96,6 +97,7 @@ class Job:
     decoded: Decoded | None = None
     error: Exception | None = None
     done: bool = False
+    decode_s: float = 0.0
     _frames: Iterator[DecodedFrame] | None = None
     _waiting: deque[DecodedFrame] = field(default_factory=deque)
     _sights: list[Sight] = field(default_factory=list)
@@ -236,7 +238,9 @@ class Pipeline:
                 frame = self._next_frame(job)
             except Exception as caught:  # whatever a decoder raises belongs to its record
                 error = caught
-            self._timed(Stage.DECODE, time.perf_counter() - began_s, int(frame is not None))
+            took_s = time.perf_counter() - began_s
+            job.decode_s += took_s
+            self._timed(Stage.DECODE, took_s, int(frame is not None))
             with self._lock:
                 if frame is None:
                     job._ended, job.error = True, job.error or error

@@ -38,6 +38,7 @@ from stream.partition import Partition, StreamIdError, StreamSettings, StreamSta
 from stream.pipeline import Job, Pipeline
 from stream.settings import Overload, WorkerSettings
 from stream.stages import Stage
+from stream.tracing import NO_TRACE, NoTracing, Trace, Tracing
 
 log = structlog.get_logger()
 
@@ -81,6 +82,8 @@ class Worker:
         decode, live, alerts, gears: of the rooms that it works with.
         name: stands in the transactional id; unique among the workers of the group.
         metrics: takes what happens, and the worker's health; of this worker alone.
+        tracing: follows records; nobody does by default.
+        tracing: follows records; nobody does by default.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Worker:
         alerts: AlertSettings | None = None,
         gears: GearSettings | None = None,
         metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._broker, self._models, self.settings = broker, models, settings
         self._streams = StreamSettings(
@@ -103,6 +107,9 @@ class Worker:
         self._stopping = False
         #: When everything must be over, by the monotonic clock; None until `stop`.
         self._deadline_s: float | None = None
+        self._tracing: Tracing = tracing or NoTracing()
+        #: Of the records since the last commit.
+        self._traces: list[Trace] = []
         self._metrics = metrics or Metrics(settings.metrics)
         self._health = self._metrics.health
         self._metrics.identify(
@@ -326,6 +333,8 @@ class Worker:
             except _RewoundError:
                 return
             outcome = Outcome(record, part.is_new(stream, record.offset))
+            if outcome.is_new:
+                outcome.trace = self._tracing.begin(record)
             poison = self._poison.pop((record.source, record.offset), None)
             if poison is not None:
                 self._unusable(key, part, stream, outcome, poison, "analyse")
@@ -394,7 +403,9 @@ class Worker:
             if sights and not job.done:
                 part.take_part(stream)
             began_s = time.perf_counter()
+            outcome.trace.scoring()
             self._teller.take(stream, outcome, sights)
+            outcome.trace.scored()
             self._metrics.stage(Stage.SCORE, time.perf_counter() - began_s, len(sights))
             if not job.done:
                 self._pipeline.go_on(job)
@@ -405,6 +416,7 @@ class Worker:
             where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             log.error("record failed", **where, traceback="".join(traceback.format_exception(error))[-4000:])
             self._poison[record.source, record.offset] = error
+            outcome.trace.end("failed", outcome.frames, error)
             self._broken += 1
             if self._broken >= self.settings.broken_records:
                 raise  # it is not the records: better to stop than to bury whatever comes
@@ -412,7 +424,14 @@ class Worker:
             return False
         self._end(progress)
         self._done(part, stream, outcome)
+        outcome.trace.decoded(job.decode_s)
+        self._traced(outcome, "done")
         return True
+
+    def _traced(self, outcome: Outcome, what: str, error: Exception | None = None) -> None:
+        if outcome.trace is not NO_TRACE:
+            outcome.trace.end(what, outcome.frames, error)
+            self._traces.append(outcome.trace)
 
     def _end(self, progress: _InProgress) -> None:
         """A job is over, well or ill; its stream is free."""
@@ -440,6 +459,7 @@ class Worker:
         self, key: StreamKey, part: Partition, stream: StreamState, outcome: Outcome, error: Exception, stage: str
     ) -> None:
         """A record of which nothing can be used becomes a dead letter."""
+        self._traced(outcome, "dead_letter", error)
         if not outcome.is_new:
             part.finish(outcome.record.offset)
         elif part.knows(stream.name):
@@ -489,11 +509,12 @@ class Worker:
         for part in parts:
             part.let_go_of_idle(now - self.settings.idle_s, self._busy_in(part))
         try:
-            self._checkpoint.commit(
-                (state for part in parts for state in part.dirty_states()),
-                {part.source: part.next_offset for part in parts},
-                {part.source: part.resume_offset for part in parts},
-            )
+            with self._tracing.commit(self._traces):
+                self._checkpoint.commit(
+                    (state for part in parts for state in part.dirty_states()),
+                    {part.source: part.next_offset for part in parts},
+                    {part.source: part.resume_offset for part in parts},
+                )
         except (FencedError, BrokerUnavailableError) as error:
             self._metrics.failed(error)
             raise
@@ -507,6 +528,7 @@ class Worker:
             self._rewind()
             return
         self._failures = 0
+        self._traces.clear()
         self.counts["commits"] += 1
         self._metrics.committed(time.perf_counter() - began_s)
         for part in parts:
@@ -521,6 +543,7 @@ class Worker:
     def _rewind(self) -> None:
         """Back to what is committed, in every partition that is ours."""
         self._checkpoint.abort()
+        self._traces.clear()
         self.counts["rewinds"] += 1
         self._metrics.rewound()
         ours = self._consumer.assignment()
