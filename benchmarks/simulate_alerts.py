@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
-from alerts_footage import FPS, Footage, Stretch, clips_in
+from alerts_footage import FEWER, FPS, Footage, Stretch, clips_in
 from alerts_model import detection_times, factors, false_alerts
 from alerts_report import markdown
 from numpy.typing import NDArray
@@ -255,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
         bent = {f"{c}, anchor as recorded": footage.other_encode(judging, people, c) for c in (_OTHER,)}
         if options.side_by_side is not None:
             genuine, recorded = footage.side_by_side(options.side_by_side)
-            natural["side-by-side, genuine halves"] = footage.real(genuine, people)
+            natural["side-by-side, genuine halves"] = footage.real(genuine, people, FEWER)
             swaps["side-by-side, recorded live swaps"] = recorded
         model_id = detector.model_id
     everything = [s for part in natural.values() for s in part]
