@@ -13,6 +13,7 @@ import pytest
 from live_show import SETTINGS
 from live_world import Shown, picture
 from PIL import Image
+from stream_media import H264_BASE, unit_records
 from test_metrics import told
 
 from stream.broker.contract import Record, TopicPartition, TopicSpec
@@ -211,6 +212,27 @@ def test_a_stream_that_moves_goes_on_and_loses_no_time_in_between(world: World) 
     assert found["difffake_stream_uncovered_seconds_total"]["a", "gap"] == 55.0
     assert found["difffake_restored_streams_total"][()] == 1
     second.run(lambda: True)
+
+
+def test_a_record_that_is_damaged_in_part_ends_once_and_is_a_dead_letter_too(world: World) -> None:
+    records = unit_records("video/h264", H264_BASE, 30, base_ns=0)
+    producer = world.broker.plain_producer()
+    for number, unit in enumerate(records):
+        value = unit.value[: len(unit.value) // 2] if number == 12 else unit.value
+        producer.send("video.in", key=b"u", value=value, headers=unit.headers, partition=0, timestamp_ms=1)
+    producer.flush(1.0)
+    producer.close(1.0)
+    worker, metrics = world.worker()
+    step_until(worker, lambda: worker.counts["records"] == 30)
+    worker._flush()
+    found = told(metrics)
+    assert sum(found["difffake_records_total"].values()) == 30
+    assert found["difffake_records_total"]["dead_letter",] == len(world.records("difffake.deadletters")) == 1
+    assert sum(found["difffake_dead_letters_total"].values()) == 1
+    assert found["difffake_records_total"]["nothing_due",] > 0, "at 25 pictures a second most are not due"
+    frames = found["difffake_frames_total"]
+    assert sum(frames.values()) == len(world.records("difffake.scores"))
+    worker.run(lambda: True)
 
 
 def test_what_is_shed_is_not_looked_at(world: World) -> None:
