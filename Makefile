@@ -72,7 +72,7 @@ sbom: .venv/dev ## bill of materials of the CPU image: sbom.cdx.json; LOCK=gpu f
 	@scripts/sbom.sh $(BIN) deploy/requirements/$(or $(LOCK),cpu).lock sbom.cdx.json
 
 licences: .venv/dev ## licences of what a worker is made of; fails on those that may not be passed on
-	@$(BIN)/python scripts/licences.py openvino wall
+	@$(BIN)/python scripts/licences.py openvino otel wall
 
 clean: ## remove what the other acts made
 	rm -rf .venv .cache demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis

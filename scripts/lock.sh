@@ -11,9 +11,9 @@ lock() { # NAME EXTRA...: what `pip install difffake[EXTRA,...]` installs, on ev
     --no-emit-package difffake --custom-compile-command "make lock" "${more[@]}" --output-file "$out"
 }
 more=("$@")
-lock cpu wall
-lock openvino wall openvino
-lock gpu wall tensorrt
+lock cpu wall otel
+lock openvino wall otel openvino
+lock gpu wall otel tensorrt
 # What makes this project's wheel.
 "$bin/python" - <<'PYTHON' >deploy/requirements/.build.in
 import tomllib

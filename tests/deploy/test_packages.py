@@ -18,7 +18,7 @@ ROOT = DEPLOY.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {file.stem: file.read_text() for file in sorted((DEPLOY / "requirements").glob("*.lock"))}
 #: As scripts/lock.sh has them.
-EXTRAS = {"cpu": ["wall"], "openvino": ["wall", "openvino"], "gpu": ["wall", "tensorrt"]}
+EXTRAS = {"cpu": ["wall", "otel"], "openvino": ["wall", "otel", "openvino"], "gpu": ["wall", "otel", "tensorrt"]}
 
 
 def pins(lock: str) -> dict[str, set[str]]:
@@ -58,7 +58,7 @@ def _licences(*extras: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_we_may_pass_on_what_a_worker_is_made_of() -> None:
-    done = _licences("wall", "openvino")
+    done = _licences("wall", "otel", "openvino")
     assert done.returncode == 0, done.stdout + done.stderr
     told = {line.split()[0] for line in done.stdout.splitlines()}
     assert {"difffake", "kafka-python", "onnxruntime", "openvino", "starlette", "av"} <= told
