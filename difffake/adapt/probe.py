@@ -59,7 +59,7 @@ def _scores(x: NDArray[np.float32], label: NDArray[np.bool_], out: NDArray[np.bo
     # Nothing differs, or one label is all that is left: the files say nothing.
     if not varies.any() or len(np.unique(label[kept])) < 2 or _alike(rows, varies):
         return np.zeros(int(out.sum()))
-    (head,) = fit_heads(Rows(rows.x[:, varies], rows.fake, rows.weight), [Candidate("lda", 0.5)])
+    (head,) = fit_heads(Rows(rows.x[:, varies], rows.fake, rows.weight), [Candidate(0.5)])
     return head(x[out][:, varies])
 
 

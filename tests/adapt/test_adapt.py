@@ -20,7 +20,7 @@ from difffake.scoring import Scorer
 
 PEOPLE = 12
 FRAMES = 24
-QUICK = Recipe(folds=4, inner_folds=3, candidates=(Candidate("lda", 0.9), Candidate("lda", 0.3)))
+QUICK = Recipe(folds=4, inner_folds=3, candidates=(Candidate(0.9), Candidate(0.3)))
 
 
 def write_person(

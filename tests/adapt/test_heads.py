@@ -16,7 +16,7 @@ from difffake.evaluation.layouts import FAKE, REAL, Item
 from difffake.head import LinearHead
 
 DIM = 24
-QUICK = Recipe(folds=4, inner_folds=3, candidates=(Candidate("lda", 0.8), Candidate("logistic", 0.1, 8)))
+QUICK = Recipe(folds=4, inner_folds=3, candidates=(Candidate(0.9), Candidate(0.3)))
 
 
 def features(embedding: np.ndarray) -> Features:
@@ -74,8 +74,8 @@ def test_a_head_puts_real_faces_at_zero_with_unit_spread() -> None:
     rows = rows_of(labelled, 12, 0.0)
     for head in fit_heads(rows, CANDIDATES):
         score = head(rows.x)
-        assert score[~rows.fake].mean() == pytest.approx(0, abs=1e-6)
-        assert score[~rows.fake].std() == pytest.approx(1, abs=1e-6)
+        assert score[~rows.fake].mean() == pytest.approx(0, abs=1e-4)
+        assert score[~rows.fake].std() == pytest.approx(1, abs=1e-4)
         assert score[rows.fake].mean() > 0.5
 
 
@@ -131,7 +131,7 @@ def test_a_head_for_one_tool_is_not_credited_with_another() -> None:
     labelled = clips(40, shift=3.0, sources=("one", "two"))
     fold_of = divide([clip.group for clip in labelled], 4, 0)
     known = held_out_auc(labelled)
-    scores = without_source(labelled, "two", Candidate("lda", 0.8), QUICK, fold_of)
+    scores = without_source(labelled, "two", Candidate(0.8), QUICK, fold_of)
     judged = np.isfinite(scores)
     assert {c.source for c, j in zip(labelled, judged, strict=True) if j and c.is_fake} == {"two"}
     unseen = video_auc([c for c, j in zip(labelled, judged, strict=True) if j], scores[judged], 0.0)
