@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from live_prometheus import Prometheus
-from promql import asked, queries, rules
+from promql import Query, asked, queries, rules
 
 from stream.broker.contract import TopicSpec
 from stream.broker.memory import MemoryBroker
@@ -74,13 +74,16 @@ def scraped(
 
 
 def test_every_panel_gets_an_answer(scraped: Prometheus) -> None:
-    silent = {}
-    for query in queries():
-        named = {one.name for one in asked(query.expr)}
-        # What would say that something is wrong says nothing.
-        if not scraped.query(query.expr) and not named & EMPTY.keys() and named != {"ALERTS"}:
-            silent[query.where] = query.expr
-    assert silent == {}
+    def silent() -> dict[str, str]:
+        return {query.where: query.expr for query in queries() if _speaks(query) and not scraped.query(query.expr)}
+
+    assert scraped.in_the_end(silent) == {}
+
+
+def _speaks(query: Query) -> bool:
+    """Whether it has something to say when all is well."""
+    named = {one.name for one in asked(query.expr)}
+    return named != {"ALERTS"} and not named & EMPTY.keys()
 
 
 def test_what_is_said_to_stay_empty_does(scraped: Prometheus) -> None:
@@ -88,23 +91,33 @@ def test_what_is_said_to_stay_empty_does(scraped: Prometheus) -> None:
 
 
 def test_every_rule_is_evaluated_and_stands_on_series_that_there_are(scraped: Prometheus) -> None:
-    scraped.wait(lambda: all(rule["health"] != "unknown" for rule in scraped.rules()), "all rules")
-    assert {rule["name"]: rule.get("lastError") for rule in scraped.rules() if rule["health"] != "ok"} == {}
-    there = {rule["name"] for rule in scraped.rules()}
-    assert there == {rule.name for rule in rules()}
-    for rule in rules():
-        if rule.is_alert:
-            # Most are silent, for nothing is wrong: but they look at something.
-            wanted = {one.name for one in asked(rule.expr)} - EMPTY.keys()
-            assert [name for name in wanted if not scraped.query(name)] == [], rule.name
-        else:
-            assert scraped.query(rule.expr), rule.name
+    def failing() -> dict[str, object]:
+        return {rule["name"]: rule for rule in scraped.rules() if rule["health"] != "ok"}
+
+    assert scraped.in_the_end(failing) == {}
+    assert {rule["name"] for rule in scraped.rules()} == {rule.name for rule in rules()}
+
+    def missing() -> dict[str, object]:
+        # Most alerts are silent, for nothing is wrong: but they look at something.
+        looked_at = {
+            rule.name: {one.name for one in asked(rule.expr)} - EMPTY.keys() if rule.is_alert else {rule.name}
+            for rule in rules()
+        }
+        there = {name: bool(scraped.query(name)) for name in set().union(*looked_at.values())}
+        return {rule: names for rule, names in looked_at.items() if not all(there[name] for name in names)}
+
+    assert scraped.in_the_end(missing) == {}
 
 
 def test_what_prometheus_knows_is_what_happened(scraped: Prometheus) -> None:
-    looked = scraped.value('max(difffake_stream_last_covered_timestamp_seconds{stream="studio-1"})')
-    assert looked > 0
-    assert scraped.value("sum(difffake_dead_letters_total)") == 1
-    assert scraped.value('sum(difffake_frames_total{status="SCORED"})') > 10
-    assert scraped.value("sum(difffake_ready)") == 1
-    scraped.wait(lambda: scraped.value("job:difffake_lag_seconds:max") == 0, "the end of the lag")
+    def wrong() -> dict[str, float]:
+        told = {
+            "sum(difffake_dead_letters_total)": scraped.value("sum(difffake_dead_letters_total)") == 1,
+            "scored": scraped.value('sum(difffake_frames_total{status="SCORED"})') > 10,
+            "ready": scraped.value("sum(difffake_ready)") == 1,
+            "looked at": scraped.value('max(difffake_stream_last_covered_timestamp_seconds{stream="studio-1"})') > 0,
+            "lag": scraped.value("job:difffake_lag_seconds:max") == 0,
+        }
+        return {name: is_right for name, is_right in told.items() if not is_right}
+
+    assert scraped.in_the_end(wrong) == {}
