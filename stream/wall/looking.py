@@ -75,7 +75,14 @@ _WHY_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is said of a stream at a moment. ``why`` and ``reason`` tell why nobody looks; both are empty else."""
+    """What is said of a stream at a moment.
+
+    Args:
+        state: in one word.
+        why: nobody looks; None where somebody does.
+        reason: that in words, or what is unusual.
+        worst: what was last said, by evidence.
+    """
 
     state: State
     why: Why | None = None
@@ -227,20 +234,21 @@ class StreamView:
             return Judgement(State.ALERT, why, reason, worst)
         if why is not None:
             return Judgement(State.NOT_LOOKING, why, reason, worst)
-        is_suspicious = any(found.level is not Level.NOTHING for _, found in worst)
-        return Judgement(State.SUSPICIOUS if is_suspicious else State.CLEAN, worst=worst)
+        said = [f"{name}: {found.level.value}" for name, found in worst if found.level is not Level.NOTHING]
+        return Judgement(State.SUSPICIOUS if said else State.CLEAN, reason=", ".join(said), worst=worst)
 
     def _recent(self, looked_s: float) -> tuple[tuple[tuple[str, Worst], ...], bool]:
-        """The worst of the last seconds by evidence, and whether any face was scored in them."""
+        """What was last said within the last seconds, by evidence, and whether any face was scored in them.
+
+        The newest, not the worst: evidence is accumulated over a window already.
+        """
         worst, looked = dict[str, Worst](), False
         newest = next(reversed(self.seconds), 0)
         for at, second in reversed(self.seconds.items()):
             if at <= newest - looked_s:
                 break
             looked = looked or second.scored > 0
-            for name, found in second.worst.items():
-                if found.is_worse_than(worst.get(name)):
-                    worst[name] = found
+            worst = second.worst | worst
         return tuple(sorted(worst.items())), looked
 
     def _blind(

@@ -171,6 +171,8 @@ class TestPages:
         with served(hosts=["wall.example"]) as (server, _):
             assert ask(server, "/", host="wall.example")[0] == 200
             assert ask(server, "/", host="other.example")[0] == 421
+            # Probes call by address.
+            until(lambda: ask(server, "/healthz", host="10.1.2.3:8080")[0] == 200)
 
     def test_health_is_whether_kafka_answers(self, wall: tuple[WallServer, MemoryBroker]) -> None:
         assert ask(wall[0], "/healthz")[0] == 200

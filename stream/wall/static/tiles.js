@@ -97,6 +97,7 @@ export class Tiles {
       tile.article.dataset.state = tile.state = state;
     }
     tile.name = stream.name;
+    tile.article.dataset.at = stream.pts;
     tile.article.dataset.trouble = this.blind !== "" || stream.trouble;
     text(tile.title, stream.name);
     if (tile.button.title !== stream.name) tile.button.title = stream.name;
@@ -123,7 +124,7 @@ export class Tiles {
     const silent = (this.store.now() - stream.heard) / 1000;
     let reason = this.blind || stream.reason;
     if (!this.blind && stream.why === "behind" && stream.lag !== null) reason += ` by ${duration(stream.lag)}`;
-    else if (reason && silent > 5) reason += ` (${duration(silent)})`;
+    else if (reason && silent > 5 && tile.state !== "suspicious") reason += ` (${duration(silent)})`;
     text(tile.reason, reason);
     if (tile.reason.title !== reason) tile.reason.title = reason;
   }
