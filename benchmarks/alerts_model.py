@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr
 
 from difffake.results import EVIDENCES
 from stream.alerts import AlertSettings
@@ -120,6 +121,33 @@ def false_alerts(
     for _ in range(3600):
         opened += detectors.step(drawn.next())
     return opened.reshape(len(budgets), len(EVIDENCES), len(stretches), hours_each).mean(axis=3).transpose(2, 0, 1)
+
+
+def assumed_alerts(
+    hours: int,
+    settings: AlertSettings,
+    budgets: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    correlation: float,
+    person_share: float,
+) -> F64:
+    """Alerts raised by made-up p-values that are uniform over people, as calibrated ones should be: normal scores, of
+    which ``person_share`` of the variance is the person's own for ever, and the rest follows itself from second to
+    second with ``correlation`` (an autoregression). Another person every hour.
+
+    Returns:
+        ``(hours, G, 3)``: alerts of each hour.
+    """
+    shape = (len(EVIDENCES), hours)
+    person, rest = rng.standard_normal(shape), rng.standard_normal(shape)
+    detectors = Detectors(settings, budgets, hours)
+    opened = np.zeros((len(budgets), *shape))
+    for _ in range(3600):
+        rest = correlation * rest + math.sqrt(1 - correlation**2) * rng.standard_normal(shape)
+        score = math.sqrt(person_share) * person + math.sqrt(1 - person_share) * rest
+        opened += detectors.step(factors(log_ndtr(-score).T, settings).T)
+    return opened.transpose(2, 0, 1)
 
 
 def detection_times(

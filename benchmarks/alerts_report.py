@@ -18,6 +18,7 @@ def markdown(report: dict[str, Any]) -> str:
         "in runs from one short clip: what a real day brings beyond these seconds is not in it.",
         "",
         *_constants(report),
+        *_assumed(report),
         *_false_alerts(report),
         *_detection(report),
     ]
@@ -53,6 +54,24 @@ def _constants(report: dict[str, Any]) -> list[str]:
             f"{used['share']:g}, {used['kappa']:g}, {used['decorrelation_s']:g} | "
             f"{len(judges['growing'])} of {judges['people']}{_names(judges['growing'])} |"
         )
+    return lines
+
+
+def _assumed(report: dict[str, Any]) -> list[str]:
+    rows = report["assumed"]
+    lines = [
+        "",
+        "## Where the assumption holds, and where it is bent",
+        "",
+        "Made-up p-values, uniform over people as calibrated ones should be; another person every hour, "
+        f"{rows[0]['stream_days']:g} stream-days. False alerts per stream-day of all evidence (standard error).",
+        "",
+        "| p-values | " + " | ".join(f"budget {b:g}" for b in dict.fromkeys(r["budget_per_day"] for r in rows)) + " |",
+        "|---|---|---|---|",
+    ]
+    for what in dict.fromkeys(r["what"] for r in rows):
+        cells = [f"{r['per_day']:.3g} ({r['standard_error']:.2g})" for r in rows if r["what"] == what]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines
 
 

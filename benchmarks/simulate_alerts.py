@@ -25,7 +25,7 @@ import cv2
 import msgspec
 import numpy as np
 from alerts_footage import FEWER, FPS, Footage, Stretch, clips_in
-from alerts_model import detection_times, factors, false_alerts
+from alerts_model import assumed_alerts, detection_times, factors, false_alerts
 from alerts_report import markdown
 from numpy.typing import NDArray
 
@@ -152,6 +152,41 @@ def judged(
                     "people_concerned": concerned,
                     "share_of_people_at_most": _at_most(len(concerned), len(names)),
                     "stream_days": hours_each * len(stretches) / 24,
+                }
+            )
+    return rows
+
+
+#: What it is, correlation from second to second, the person's own share of the variance.
+_ASSUMED = (
+    ("every second says something new", 0.0, 0.0),
+    ("correlation of neighbouring seconds .1, the largest measured", 0.1, 0.0),
+    ("correlation of neighbouring seconds .5", 0.5, 0.0),
+    ("correlation of neighbouring seconds .9", 0.9, 0.0),
+    ("correlation .1; a tenth of the variance is the person's own", 0.1, 0.1),
+    ("correlation .1; half of the variance is the person's own", 0.1, 0.5),
+)
+
+
+def assumed(settings: AlertSettings, days: float, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """False alerts where p-values are as they should be, and where they are not."""
+    rows, hours = [], round(24 * days)
+    for what, correlation, person_share in _ASSUMED:
+        counts = assumed_alerts(hours, settings, BUDGETS, rng, correlation=correlation, person_share=person_share)
+        for b, budget in enumerate(BUDGETS):
+            of_hour = counts[:, b].sum(axis=1)
+            # Hours are independent: another person in each.
+            spread = 24 * of_hour.std() / math.sqrt(hours)
+            rows.append(
+                {
+                    "what": what,
+                    "correlation": correlation,
+                    "person_share": person_share,
+                    "budget_per_day": budget,
+                    "per_day": float(24 * of_hour.mean()),
+                    "standard_error": float(spread),
+                    "by_evidence": {n: float(24 * counts[:, b, e].mean()) for e, n in enumerate(EVIDENCES)},
+                    "stream_days": hours / 24,
                 }
             )
     return rows
@@ -287,6 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
         "constants": constants,
         "growing": {n: _growing(everything, c, settings.tuning(n).kappa) for c, n in enumerate(EVIDENCES)},  # type: ignore[arg-type]
         "left_out": footage.left_out,
+        "assumed": assumed(settings, options.days, rng),
         "false_alerts": rows,
         "detection": times,
         "wall_s": round(time.monotonic() - began_s, 1),

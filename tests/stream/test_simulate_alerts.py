@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from alerts_model import Detectors, Drawn, detection_times, factors, false_alerts
+from alerts_model import Detectors, Drawn, assumed_alerts, detection_times, factors, false_alerts
 from test_alerts import frame
 
 from difffake.results import EVIDENCES, Level
@@ -73,6 +73,16 @@ def test_natural_footage_keeps_to_its_budget_and_a_face_that_is_always_rare_does
     shares = [SETTINGS.tuning(name).share for name in EVIDENCES]  # type: ignore[arg-type]
     assert (rates[0, 0] <= budget * np.array(shares)).all()
     assert (rates[1, 0] > 0).all()
+
+
+def test_made_up_p_values_keep_to_the_budget_only_where_the_assumption_holds() -> None:
+    rng, budget = np.random.default_rng(0), 400.0
+    rates = [
+        24 * assumed_alerts(60, SETTINGS, [budget], rng, correlation=0.0, person_share=share).sum(axis=2).mean()
+        for share in (0.0, 0.9)
+    ]
+    assert rates[0] <= budget
+    assert rates[1] > rates[0]
 
 
 def test_seconds_until_an_alert_are_those_from_the_beginning_of_the_swap() -> None:
