@@ -44,15 +44,10 @@ class Health:
         """The loop turned over, or goes on with something long."""
         self._turned_s = self._clock()
 
-    def running(self, *, partitions: int, restored: bool) -> None:
-        """The loop turned over.
-
-        Args:
-            partitions: that are ours.
-            restored: whether the state of all of them is there.
-        """
+    def running(self, *, partitions: int) -> None:
+        """The loop turned over; so many partitions are ours, with their state restored."""
         self.turn()
-        self._is_ready = partitions > 0 and restored
+        self._is_ready = partitions > 0
         if self.phase is Phase.STARTING:
             self.phase = Phase.RUNNING
 

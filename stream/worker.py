@@ -253,8 +253,7 @@ class Worker:
 
     def _tell_state(self) -> None:
         """Renew what metrics and probes say of this moment."""
-        restored = self._partitions.keys() >= self._consumer.assignment()
-        self._health.running(partitions=len(self._partitions), restored=restored)
+        self._health.running(partitions=len(self._partitions))
         now_s = time.monotonic()
         if now_s - self._snapshot_s < _SNAPSHOT_S:
             return
