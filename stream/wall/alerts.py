@@ -24,6 +24,7 @@ class AlertView:
         revision: the wall's when it last changed.
         thumbnail: JPEG; empty where there is none.
         replay: address of the score record of its first frame; empty while that is not known.
+        is_sought: it was looked for where the wall had not read.
     """
 
     record: AlertRecord
@@ -32,6 +33,7 @@ class AlertView:
     revision: int
     thumbnail: bytes = b""
     replay: str = ""
+    is_sought: bool = False
 
     @property
     def is_open(self) -> bool:

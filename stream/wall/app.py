@@ -35,7 +35,7 @@ log = structlog.get_logger()
 #: A name in Kafka for what comes from the wall.
 _BY = "{} (wall)"
 _FAILURES, _ACTIONS, _WINDOW_S = 10, 60, 60.0
-_AT_ONCE = 4
+_AT_ONCE, _DRAWN_AT_ONCE = 4, 2
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -128,6 +128,8 @@ class _Pages:
 
     def __init__(self, door: Door) -> None:
         self._door = door
+        # Threads are few, and operators' actions need some, too.
+        self._drawing = asyncio.Semaphore(_DRAWN_AT_ONCE)
         self._files = {
             file.name: (file.read_bytes(), _TYPES[suffix])
             for file in (files("stream.wall") / "static").iterdir()
@@ -153,8 +155,9 @@ class _Pages:
         found = None if pictures is None else self._door.hub.wall.scored(request.path_params["key"])
         if pictures is None or found is None:
             return _problem(404, "no picture of that", "start the wall with --pictures")
-        key, stream, source, faces = found
-        return _jpeg(await asyncio.to_thread(pictures.get, key, stream, source, faces), "private, max-age=5")
+        async with self._drawing:
+            jpeg = await asyncio.to_thread(pictures.get, *found)
+        return _jpeg(jpeg, "private, max-age=5")
 
     async def thumbnail(self, request: Request) -> Response:
         return _jpeg(self._door.hub.wall.thumbnail(request.path_params["alert"]), "private, max-age=60")

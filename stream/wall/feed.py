@@ -19,6 +19,7 @@ from stream.wall.commands import CommandWatch
 from stream.wall.inputs import InputWatch
 from stream.wall.looking import Place
 from stream.wall.model import Wall
+from stream.wall.replays import ReplaySearch
 from stream.wall.settings import WallSettings
 
 log = structlog.get_logger()
@@ -148,6 +149,7 @@ class Feed:
         settings = self._wall.settings
         with _WallFollower(broker, settings, self._group) as follower:
             inputs = InputWatch(self._wall, follower.reader, settings) if self._watch_inputs else None
+            replays = ReplaySearch(self._wall, broker, follower.reader)
             commands, commands_s = CommandWatch(self._wall, follower.reader, settings.topics.enrolments), 0.0
             while not self._stop.is_set():
                 records = follower.poll(_POLL_S)
@@ -166,6 +168,7 @@ class Feed:
                     if time.monotonic() - commands_s > settings.commands_s:
                         commands_s = time.monotonic()
                         commands.look()
+                        replays.look()
 
     def _take(self, record: Record) -> None:
         if record.value is None:

@@ -31,6 +31,8 @@ _GONE = 4096
 _COUNT_S = 60.0
 _MAX_PARTITIONS = 4096
 _NO_ROOM_S = 1.0
+#: Scores and alerts are read from different topics, and one may come a little later.
+_SETTLED_MS = 5_000
 #: Where pages draw the line of strong evidence: the default of every command.
 _STRONG_P = ScanSettings().strong_p
 
@@ -122,6 +124,24 @@ class Wall:
             if self._mutes.take(record) and view is not None:
                 self._revision += 1
                 view.revision = self._revision
+
+    def next_unplaced(self) -> tuple[AlertRecord, int] | None:
+        """An alert whose first score this wall has not read, and when its first record was written; each but once."""
+        with self._lock:
+            settled_ms = self._now_ms() - _SETTLED_MS
+            for view in self._alerts.views():
+                if not (view.replay or view.is_sought) and view.opened_ms < settled_ms:
+                    view.is_sought = True
+                    return view.record, view.opened_ms
+            return None
+
+    def place_alert(self, alert_id: str, address: str) -> None:
+        """Say where the score of an alert's first frame lies; empty where it was not found."""
+        with self._lock:
+            view = self._alerts.get(alert_id)
+            if view is not None and address and not view.replay:
+                self._revision += 1
+                view.replay, view.revision = address, self._revision
 
     def caught_up(self) -> None:
         """Say that nothing waits to be read."""

@@ -91,6 +91,8 @@ class WallServer:
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                # Whoever sends nonsense must not fill the log.
+                log_level="error",
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

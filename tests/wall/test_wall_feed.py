@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 from wall_world import TOPICS, Told, alert, make_topics, publish, score, until
 
-from stream.broker.contract import Broker
+from stream.broker.contract import Broker, TopicPartition
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.memory import MemoryBroker
-from stream.messages import AlertState, encode
+from stream.messages import AlertState, ScoreRecord, decode, encode
 from stream.operate import mute_alerts, unmute_alerts
 from stream.settings import Topics
 from stream.wall.feed import Feed
@@ -57,6 +57,28 @@ class TestFeed:
             publish(broker, score("now"), topics=topics)
             until(lambda: wall.has("now"))
             assert not wall.has("long ago")
+
+    def test_an_alert_of_before_is_given_the_place_of_its_first_score(self, broker: Broker, topics: Topics) -> None:
+        ago_ms = int((time.time() - 2 * 3600) * 1000)
+        producer = broker.plain_producer()
+        for offset in range(40):
+            for name in ("a", "b"):
+                record = score(name, offset, offset=offset)
+                written_ms = ago_ms + 500 * offset
+                producer.send(topics.scores, key=record.key, value=encode(record), timestamp_ms=written_ms)
+        old = alert(stream="a", offset=30)
+        producer.send(topics.alerts, key=old.key, value=encode(old), timestamp_ms=ago_ms + 500 * 31)
+        producer.close(10)
+        wall = Wall(WallSettings(topics=topics, commands_s=0.1))
+        with Feed(wall, lambda: broker_of(broker)):
+            place = until(lambda: next((a["replay"] for a in wall.changes(None).body["alerts"]), ""))
+        topic, partition, offset = place.rsplit(":", 2)
+        source = TopicPartition(topic, int(partition))
+        reader = broker.reader()
+        (found,) = reader.read(source, int(offset), int(offset) + 1)
+        reader.close()
+        said = decode(found.value or b"", ScoreRecord)
+        assert (said.stream, said.source) == ("a", old.first)
 
     def test_mutes_are_known_whenever_they_were_said(self, broker: Broker, topics: Topics) -> None:
         mute_alerts(broker, topics.enrolments, stream="a", by="ada")

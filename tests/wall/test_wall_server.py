@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 import pytest
+from certificates import Certificates, OpensslMissing
 from wall_world import JPEG, TOKEN, TOPICS, alert, publish, score, served, until
 
 from stream.broker.contract import TopicPartition
@@ -176,6 +178,20 @@ class TestPages:
 
     def test_health_is_whether_kafka_answers(self, wall: tuple[WallServer, MemoryBroker]) -> None:
         assert ask(wall[0], "/healthz")[0] == 200
+
+
+def test_https(tmp_path: Path) -> None:
+    try:
+        certificates = Certificates.make(tmp_path / "certificates")
+    except OpensslMissing as missing:
+        pytest.skip(str(missing))
+    with served(tls=(certificates.broker, certificates.broker)) as (server, _):
+        trust = ssl.create_default_context(cafile=certificates.ca)
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=trust)
+        connection.request("GET", "/")
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+        connection.close()
 
 
 class TestEvents:

@@ -83,7 +83,7 @@ export class Alerts {
     if (item.replay !== alert.replay) {
       item.replay = alert.replay;
       command(item.command, alert.replay ? this.replay(alert.replay) : "");
-      if (!alert.replay) item.command.textContent = "Replay: the score of its first frame is no longer at hand; difffake tail --from-beginning --json finds it.";
+      if (!alert.replay) item.command.textContent = "Replay: the score of its first frame is not at hand.";
     }
   }
 
