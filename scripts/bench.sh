@@ -9,6 +9,9 @@ mkdir -p benchmarks/results
 "$bin/python" benchmarks/engine_speed.py ${CROPS:+--store "$CROPS"} --out benchmarks/results/engine_speed
 # The pipeline: Apache Kafka (Java 17, Maven); a quiet machine.
 "$bin/python" benchmarks/pipeline.py --out benchmarks/results $full
+# The live wall: Apache Kafka and Chromium; rewrites the figures and pictures of docs/wall.md.
+"$bin/python" benchmarks/wall.py --out benchmarks/results/wall --minutes "$([ -n "$full" ] && echo 30 || echo 3)" --screens docs \
+  --page docs/wall.md
 if [ -x "$bin/py-spy" ]; then
   "$bin/python" benchmarks/pipeline_profile.py --out benchmarks/results
 fi

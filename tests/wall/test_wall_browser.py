@@ -114,7 +114,7 @@ def test_keyboard_search_and_filter(chromium: Browser) -> None:
 
             page.get_by_role("radio", name="Not looking").check()
             assert (names(page), states(page)) == (["d"], ["not looking"])
-            assert "damaged video" in page.locator(".tile:visible .reason").inner_text()
+            expect(page.locator(".tile:visible .reason")).to_contain_text("damaged video")
             page.keyboard.press("Escape")
             page.get_by_label("Order").select_option("worst")
             assert names(page)[:2] == ["e", "d"]
@@ -139,7 +139,7 @@ def test_nothing_is_clean_that_cannot_be_known(chromium: Browser) -> None:
             broker.reconnect()
             publish(broker, score("a"), score("b"))
             expect(page.locator("[data-count=clean]")).to_have_text("2")
-            assert not page.locator("#banner").is_visible()
+            expect(page.locator("#banner")).to_be_hidden()
 
             # The wall itself goes: the page must find out by itself.
             page.context.set_offline(True)
