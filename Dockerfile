@@ -69,7 +69,7 @@ FROM runtime AS demo
 COPY --from=build /opt/difffake /opt/difffake
 COPY --from=clips /clips /clips
 HEALTHCHECK NONE
-CMD ["publish", "/clips/studio-1.mp4", "/clips/studio-2.mp4", "--stream-from-name", "--loop", "0", "--quiet"]
+CMD ["publish", "/clips/studio-1.mp4", "/clips/studio-2.mp4", "--stream-from-name", "--as", "units", "--loop", "0", "--quiet"]
 
 FROM runtime AS gpu
 COPY --from=build-gpu /opt/difffake /opt/difffake
