@@ -114,7 +114,8 @@ def test_a_worker_that_is_told_to_stop_at_full_load_leaves_in_order(
     group, bundle = f"g{uuid.uuid4().hex[:8]}", write_tiny_bundle(tmp_path / "tiny", identity=True).path
     broker = KafkaBroker(KafkaSettings(bootstrap_servers=kafka_bootstrap))
     publish(broker, f"{group}.in", clips)
-    with running(kafka_bootstrap, group, bundle, tmp_path / "1.log", "--drain-timeout", "20") as worker:
+    settings = ["--drain-timeout", "30", "--session-timeout", "120"]
+    with running(kafka_bootstrap, group, bundle, tmp_path / "1.log", *settings) as worker:
         wait_for(worker, lambda: sum(worker.figures("difffake_frames_total")) > 20)
         wait_for(worker, lambda: worker.get("/readyz")[0] == 200)
         assert worker.get("/livez")[0] == worker.get("/startupz")[0] == 200
@@ -133,8 +134,9 @@ def test_a_worker_that_is_told_to_stop_at_full_load_leaves_in_order(
     assert len(first) >= told
 
     # It left: nobody has to wait for its session to time out.
-    with running(kafka_bootstrap, group, bundle, tmp_path / "2.log", "--session-timeout", "45") as worker:
-        wait_for(worker, lambda: worker.get("/readyz")[0] == 200, 40)
+    with running(kafka_bootstrap, group, bundle, tmp_path / "2.log") as worker:
+        wait_for(worker, lambda: worker.get("/startupz")[0] == 200)
+        wait_for(worker, lambda: worker.get("/readyz")[0] == 200, 60)
         wait_for(worker, lambda: worker.figures("difffake_lag_records") == [0, 0])
         worker.process.send_signal(signal.SIGTERM)
         assert worker.process.wait(60) == 0, worker.text()[-3000:]
