@@ -39,7 +39,7 @@ def adapt_command(
     use: Annotated[
         Use,
         typer.Option(
-            help="Whether the head becomes the reading of artifact; auto: if it helps on what it has not seen."
+            help="Whether heads read artifact and anchor from now on; auto: if they help on what they have not seen."
         ),
     ] = Use.AUTO,
     series: Annotated[
@@ -146,9 +146,10 @@ def _show(report: AdaptReport, out: Path) -> None:
                 hint="take fakes and real videos of the same sources, sizes and encoders",
             )
         )
-    for reason in report.transfer.reasons_against:
-        typer.echo(f"against the head: {reason}")
+    for found in report.transfer.values():
+        for reason in found.reasons_against:
+            typer.echo(f"against {found.score}: {reason}")
     for video, reason in report.left_out.items():
         print_error(DataError(f"left out: {video}: {reason}", hint="the others are used"))
-    evidence = report.bundle.manifest.evidence["artifact"]
-    typer.echo(f"{report.bundle.model_id} in {printable(str(out))}; artifact is read by {evidence}")
+    read = "; ".join(f"{name} is read by {report.bundle.manifest.evidence[name]}" for name in report.transfer)
+    typer.echo(f"{report.bundle.model_id} in {printable(str(out))}; {read}")

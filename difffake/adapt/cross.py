@@ -26,7 +26,7 @@ Progress = Callable[[float], None]
 class Recipe:
     """How heads are fitted: see `rows_of` and `CANDIDATES`; ``inner_folds`` are those within which one is chosen."""
 
-    frames_per_clip: int = 8
+    frames_per_clip: int = 24
     pseudo_share: float = 0.5
     folds: int = 10
     inner_folds: int = 5

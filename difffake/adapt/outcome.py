@@ -24,7 +24,7 @@ MAX_LOSS_UNSEEN = 0.03
 
 
 class Use(StrEnum):
-    """Whether the head becomes the bundle's reading of `artifact`."""
+    """Whether heads become the bundle's reading of `artifact` and `anchor`."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -71,25 +71,30 @@ class AdaptSettings:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Does the head help against what it has not seen? All AUCs of left-out groups; ``baseline`` is the reading so far.
+    """Does a score of a head help against what it has not seen? All AUCs are of left-out groups.
 
     Args:
+        score, baseline: what is compared, and with which reading of the same evidence.
         sources: ``[source] -> (head, baseline)``: video AUC on fakes of a source of which no fake was in the fit.
         over_baseline: ``[variant][level]``, paired.
+        families, families_are_unseen: the same on pseudo-fakes, frame or clip AUC; of families of which none was in the
+            fit, or of people alone who were not.
         across: whether heads were judged on sources that they had not seen.
         false_windows: share of genuine windows of 5 s below p = .05, people weighing the same.
     """
 
+    score: str
     baseline: str
     over_baseline: dict[str, dict[Level, Difference]]
     sources: dict[str, tuple[float, float]]
-    unseen_families: dict[str, tuple[float, float]]
+    families: dict[str, tuple[float, float]]
+    families_are_unseen: bool
     across: bool
     false_windows: float
 
     @property
     def reasons_against(self) -> list[str]:
-        """Why the head should not become the reading of `artifact`; empty where it should."""
+        """Why the score should not become the reading of its evidence; empty where it should."""
         found = []
         if not self.across:
             found.append("whether it helps on fakes of other tools cannot be told from fakes of one")
@@ -102,7 +107,7 @@ class Transfer:
                 found.append(f"at {name} it is {levels[Level.VIDEO].difference.value:+.3f} against {self.baseline}")
         for what, pairs, allowed in (
             ("fakes of sources", self.sources, 0.0),
-            ("pseudo-fakes of families", self.unseen_families, MAX_LOSS_UNSEEN),
+            (f"pseudo-fakes of {'families' if self.families_are_unseen else 'people'}", self.families, MAX_LOSS_UNSEEN),
         ):
             change = _mean_change(pairs)
             if change is not None and not change >= -allowed:
@@ -130,6 +135,8 @@ class AdaptReport:
         figures: ``[variant][score][level]``: all by heads that have not seen the group that they judge.
         pseudo_fakes: ``[score][family]``: AUC over frames.
         chosen: head -> the recipe of the one that is kept; ``chosen_in_folds``: the recipes of the folds.
+        transfer: evidence -> what became of the best score of a head that reads it.
+        stands: evidence -> the score of a head that reads it from now on.
         left_out: video -> why it could not be used.
     """
 
@@ -140,10 +147,10 @@ class AdaptReport:
     figures: dict[str, dict[str, dict[Level, Performance]]]
     over_baseline: dict[str, dict[str, dict[Level, Difference]]]
     pseudo_fakes: dict[str, dict[str, float]]
-    transfer: Transfer
+    transfer: dict[str, Transfer]
     probe: FileProbe
     chosen: dict[str, str]
     chosen_in_folds: dict[str, tuple[str, ...]]
-    stands: bool
+    stands: dict[str, str]
     left_out: dict[str, str]
     notes: tuple[str, ...]

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from difffake.adapt.judging import SUPERVISED
-from difffake.adapt.outcome import AdaptReport, AdaptSettings
+from difffake.adapt.outcome import AdaptReport, AdaptSettings, Transfer
 from difffake.errors import DataError
 from difffake.evaluation.bootstrap import Difference, Estimate, Performance
 from difffake.evaluation.protocol import Level
@@ -38,8 +37,8 @@ def write(report: AdaptReport, markdown: Path | None = None, json: Path | None =
 
 def record(report: AdaptReport) -> dict[str, Any]:
     """For the manifest: what the bundle was adapted on and what that was worth, by cross-validation."""
-    settings, transfer = report.settings, report.transfer
-    recorded = next(iter(report.figures.values()), {}).get(SUPERVISED, {}).get(Level.VIDEO)
+    settings = report.settings
+    recorded = next(iter(report.figures.values()), {})
     return {
         "data": settings.description,
         "folders": sorted(_folders(settings)),
@@ -48,17 +47,26 @@ def record(report: AdaptReport) -> dict[str, Any]:
         "encoded_at_crf": list(settings.crfs),
         "pseudo_fakes": bool(report.pseudo_fakes),
         "recipe": report.chosen,
-        "cross_validated_video_auc": None if recorded is None else _estimate(recorded.auc),
-        "over_baseline": {
-            variant: _difference(levels[Level.VIDEO]) for variant, levels in transfer.over_baseline.items()
+        "cross_validated_video_auc": {
+            name: _estimate(levels[Level.VIDEO].auc) for name, levels in recorded.items() if Level.VIDEO in levels
         },
-        "baseline": transfer.baseline,
-        "auc_on_sources_not_seen": _pairs(transfer.sources),
-        "auc_on_families_not_seen": _pairs(transfer.unseen_families),
-        "genuine_windows_below_p_0.05": _number(transfer.false_windows),
+        "transfer": {evidence: _transfer(found) for evidence, found in report.transfer.items()},
         "auc_by_files_alone": _estimate(report.probe.auc),
-        "reads_artifact": report.stands,
-        "against_it": transfer.reasons_against,
+        "reads": report.stands,
+    }
+
+
+def _transfer(found: Transfer) -> dict[str, Any]:
+    return {
+        "score": found.score,
+        "baseline": found.baseline,
+        "over_baseline": {v: _difference(levels[Level.VIDEO]) for v, levels in found.over_baseline.items()},
+        "auc_on_sources_not_seen": _pairs(found.sources),
+        f"auc_on_pseudo_fakes_of_{'families' if found.families_are_unseen else 'people'}_not_seen": _pairs(
+            found.families
+        ),
+        "genuine_windows_below_p_0.05": _number(found.false_windows),
+        "against_it": found.reasons_against,
     }
 
 
@@ -96,22 +104,24 @@ def to_markdown(report: AdaptReport) -> str:
 
 
 def _page(report: AdaptReport) -> Iterator[str]:
-    counts, transfer = report.counts, report.transfer
+    counts = report.counts
     yield f"# A head for {report.bundle.model_id}\n"
     yield (
         f"{counts['real_videos']} real videos of {counts['real_people']} people and {counts['fake_videos']} fakes of "
         f"{counts['fake_people']}, in {report.groups} groups. Every figure is by heads that have not seen the group "
         "that they judge; AUC with 95 % intervals over people.\n"
     )
-    yield "The head is the reading of `artifact`." if report.stands else "The head is kept beside the other scores."
-    yield from (f"- Against it: {reason}." for reason in transfer.reasons_against)
+    for evidence, found in report.transfer.items():
+        is_read = evidence in report.stands
+        yield f"- `{evidence}` is {'now' if is_read else 'not'} read by `{found.score}` ({found.baseline} before)."
+        yield from (f"- Against it: {reason}." for reason in found.reasons_against)
+        yield f"- Genuine 5 s windows of people not seen below p = .05 by `{found.score}`: {found.false_windows:.1%}."
     if report.probe.is_telling:
         yield (
             "- **The files alone tell fakes from real ones**: the head may have learned a camera or a codec. "
             "Use fakes and real videos from the same sources."
         )
     yield f"- Size, rate, bits and codec of the files alone: AUC {_cell(report.probe.auc)}."
-    yield f"- Genuine 5 s windows of people not seen below p = .05: {transfer.false_windows:.1%}."
     for variant, scores in report.figures.items():
         yield f"\n## {variant[:1].upper()}{variant[1:]}\n"
         yield "| score | " + " | ".join(_WORDS[level] for level in _LEVELS) + " | TPR at 5 / 1 % FPR, 5 s | video |"
@@ -127,10 +137,11 @@ def _page(report: AdaptReport) -> Iterator[str]:
         for variant, differences in variants.items():
             cells = [_cell(differences[level].difference, signed=True) for level in _LEVELS]
             yield f"| `{name}` | {variant} | " + " | ".join(cells) + " |"
-    for title, pairs in (("Fakes", transfer.sources), ("Pseudo-fakes", transfer.unseen_families)):
+    read = report.transfer["artifact"]
+    for title, pairs in (("Fakes", read.sources), ("Pseudo-fakes", read.families)):
         if pairs:
-            yield f"\n## {title} of which the fit has seen none of the kind\n"
-            yield f"| kind | head | `{transfer.baseline}` |\n|---|---|---|"
+            yield f"\n## {title} of which the fit has seen none of the kind, AUC over videos\n"
+            yield f"| kind | head | `{read.baseline}` |\n|---|---|---|"
             yield from (f"| {name} | {head:.3f} | {before:.3f} |" for name, (head, before) in pairs.items())
     if report.pseudo_fakes:
         families = list(next(iter(report.pseudo_fakes.values())))

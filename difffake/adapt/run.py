@@ -18,6 +18,8 @@ from difffake.adapt.heads import Candidate, fit_heads
 from difffake.adapt.judging import (
     ARTIFACT,
     DIFFERENCE,
+    MINUS_ANCHOR,
+    OF_DIFFERENCE,
     SPECS,
     SUPERVISED,
     Judged,
@@ -89,9 +91,16 @@ def adapt(
     judged = judge(old, clips, anchors, fits)
     resampling = Resampling(settings.draws)
     candidate = chosen[ARTIFACT]
-    transfer = _transfer(old, clips, judged, candidate, recipe, resampling, tell)
+    pseudo = pseudo_figures(judged)
+    transfer = {"artifact": _artifact(old, clips, judged, candidate, recipe, resampling, tell)}
+    if anchor := _anchor(old, judged, pseudo, resampling):
+        transfer["anchor"] = anchor
     calibrations = _calibrations(judged)
-    stands = settings.use is Use.ALWAYS or (settings.use is Use.AUTO and transfer.helps)
+    stands = {
+        evidence: found.score
+        for evidence, found in transfer.items()
+        if found.score in calibrations and (settings.use is Use.ALWAYS or (settings.use is Use.AUTO and found.helps))
+    }
     report = AdaptReport(
         bundle=old,
         settings=settings,
@@ -101,7 +110,7 @@ def adapt(
         over_baseline={
             name: differences(judged, name, "logit", resampling) for name in judged.names if name != "logit"
         },
-        pseudo_fakes=pseudo_figures(judged),
+        pseudo_fakes=pseudo,
         transfer=transfer,
         probe=probe_files(videos, resampling),
         chosen={name: str(c) for name, c in chosen.items()},
@@ -163,7 +172,7 @@ def _fit_on_all(clips: Sequence[LabelledClip], recipe: Recipe) -> tuple[LinearHe
     return head, candidate
 
 
-def _transfer(
+def _artifact(
     bundle: Bundle,
     clips: Sequence[LabelledClip],
     judged: Judged,
@@ -192,36 +201,69 @@ def _transfer(
             sources.setdefault(domain, {})[source] = pair
     footage = sources.pop(FOOTAGE, {})
     return Transfer(
+        score=SUPERVISED,
         baseline=baseline,
         over_baseline=differences(judged, SUPERVISED, baseline, resampling),
         sources=footage,
-        unseen_families=next(iter(sources.values()), {}),
-        across=len({c.source for c in clips if c.is_fake and c.domain == FOOTAGE}) > 1,
-        false_windows=_false_windows(judged),
+        families=next(iter(sources.values()), {}),
+        families_are_unseen=True,
+        across=_sources(judged) > 1,
+        false_windows=_false_windows(judged, SUPERVISED),
     )
 
 
-def _false_windows(judged: Judged) -> float:
+def _anchor(
+    bundle: Bundle, judged: Judged, pseudo: dict[str, dict[str, float]], resampling: Resampling
+) -> Transfer | None:
+    """The better of the heads' two readings of `anchor` against the one so far; None where neither can be judged."""
+    baseline = bundle.manifest.evidence.get("anchor")
+    candidates = [name for name in (MINUS_ANCHOR, OF_DIFFERENCE) if _can_be_calibrated(judged, name)]
+    if baseline is None or not candidates:
+        return None
+
+    def gain(name: str) -> float:
+        over = differences(judged, name, baseline, Resampling(0))
+        footage = [levels[Level.VIDEO].difference.value for levels in over.values()]
+        fakes = [pseudo[name][f] - pseudo[baseline][f] for f in pseudo.get(name, {}) if f in pseudo.get(baseline, {})]
+        return float(np.mean(footage)) + (float(np.mean(fakes)) if fakes else 0.0)
+
+    best = max(candidates, key=gain)
+    shared = [f for f in pseudo.get(best, {}) if f in pseudo.get(baseline, {})]
+    return Transfer(
+        score=best,
+        baseline=baseline,
+        over_baseline=differences(judged, best, baseline, resampling),
+        sources={},
+        families={family: (pseudo[best][family], pseudo[baseline][family]) for family in shared},
+        families_are_unseen=False,
+        across=_sources(judged) > 1,
+        false_windows=_false_windows(judged, best),
+    )
+
+
+def _sources(judged: Judged) -> int:
+    return len({clip.source for clip in judged.clips if clip.is_fake and clip.domain == FOOTAGE})
+
+
+def _false_windows(judged: Judged, name: str) -> float:
     """Share of genuine 5 s windows of the footage below p = .05, by a calibration without their person."""
-    values, people = real_scores(judged, SUPERVISED)
+    values, people = real_scores(judged, name)
     label, person, scores = judged.of(FOOTAGE).rows(Level.WINDOW_5S)
-    genuine = (label == 0) & np.isfinite(scores[SUPERVISED])
+    genuine = (label == 0) & np.isfinite(scores[name])
     shares = []
     for one in np.unique(person[genuine]):
         others = people != one
-        p = Calibration.fit(values[others], people[others]).p_value(scores[SUPERVISED][genuine & (person == one)])
+        p = Calibration.fit(values[others], people[others]).p_value(scores[name][genuine & (person == one)])
         shares.append((p < 0.05).mean())
     return float(np.mean(shares))
 
 
 def _calibrations(judged: Judged) -> dict[str, Calibration]:
-    found = {}
-    for name in SPECS:
-        if name in judged.names:
-            values, people = real_scores(judged, name)
-            if len(set(people.tolist())) >= MIN_PEOPLE:
-                found[name] = Calibration.fit(values, people)
-    return found
+    return {name: Calibration.fit(*real_scores(judged, name)) for name in SPECS if _can_be_calibrated(judged, name)}
+
+
+def _can_be_calibrated(judged: Judged, name: str) -> bool:
+    return name in judged.names and len(set(real_scores(judged, name)[1].tolist())) >= MIN_PEOPLE
 
 
 def _without_heads(bundle: Bundle) -> Bundle:
@@ -253,15 +295,12 @@ def _write(
 ) -> Bundle:
     manifest = old.manifest
     scores = {name: spec for name, spec in SPECS.items() if spec.head in heads and name in calibrations}
-    evidence = dict(manifest.evidence)
-    if report.stands:
-        evidence["artifact"] = SUPERVISED
     fields: dict[str, Any] = msgspec.structs.asdict(manifest)
     for name in ("format", "files"):
         del fields[name]
     fields |= {
         "scores": manifest.scores | scores,
-        "evidence": evidence,
+        "evidence": manifest.evidence | report.stands,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": manifest.training
         | {"adapted": {**record(report), "evidence_before": manifest.evidence, "files": digests}},

@@ -74,9 +74,12 @@ def test_the_head_finds_what_the_logit_does_not_look_at(adapted: AdaptReport) ->
         assert figures["supervised"][Level.VIDEO].auc.value > 0.9
         assert figures["logit"][Level.VIDEO].auc.value < 0.7  # red is what the fakes leave alone
         assert figures["supervised_minus_anchor"][Level.WINDOW_1S].auc.value > 0.95
-    assert adapted.transfer.reasons_against == []
-    assert adapted.transfer.sources.keys() == {"tool0", "tool1"}
-    assert all(head > before for head, before in adapted.transfer.sources.values())
+    found = adapted.transfer["artifact"]
+    assert found.reasons_against == []
+    assert found.sources.keys() == {"tool0", "tool1"}
+    assert all(head > before for head, before in found.sources.values())
+    assert adapted.stands["artifact"] == "supervised"
+    assert adapted.stands["anchor"] == adapted.transfer["anchor"].score
 
 
 def test_the_bundle_reads_artifact_by_the_head_and_says_what_it_was_taught(adapted: AdaptReport) -> None:
@@ -86,8 +89,8 @@ def test_the_bundle_reads_artifact_by_the_head_and_says_what_it_was_taught(adapt
     assert told["data"] == "colours"
     assert told["folders"] == ["real", "tool0", "tool1"]
     assert (told["real_videos"], told["fake_people"], told["groups"]) == (PEOPLE, PEOPLE, PEOPLE)
-    assert told["cross_validated_video_auc"]["value"] > 0.9
-    assert told["reads_artifact"] is True
+    assert told["cross_validated_video_auc"]["supervised"]["value"] > 0.9
+    assert told["reads"] == adapted.stands
     assert len(told["files"]) == 2 * PEOPLE
     scorer = Scorer(bundle)
     faces = np.array([[4.0, 5.0, 4.0], [4.0, 4.0, 6.0]], np.float32)
@@ -98,14 +101,14 @@ def test_the_bundle_reads_artifact_by_the_head_and_says_what_it_was_taught(adapt
 def test_p_values_come_from_people_that_the_head_has_not_seen(adapted: AdaptReport) -> None:
     calibration = adapted.bundle.calibrations["supervised"]
     assert calibration.people == PEOPLE
-    assert adapted.transfer.false_windows < 0.2
+    assert adapted.transfer["artifact"].false_windows < 0.2
 
 
 def test_adapting_again_starts_from_what_was_there_before(adapted: AdaptReport, folders: Path, tmp_path: Path) -> None:
     detector = ColourDetector(Bundle.load(adapted.bundle.path))
     again = adapt(settings(folders, tmp_path / "cache", use=Use.NEVER, crfs=()), detector, tmp_path / "again")
     assert again.bundle.manifest.evidence["artifact"] == "logit"
-    assert again.bundle.manifest.training["adapted"]["reads_artifact"] is False
+    assert again.bundle.manifest.training["adapted"]["reads"] == {}
     assert set(again.bundle.calibrations) == set(adapted.bundle.calibrations)
 
 
@@ -133,7 +136,7 @@ def test_fakes_of_one_tool_do_not_make_it_the_default(folders: Path, tmp_path: P
         (root / "tool0" / path.name).write_bytes(path.read_bytes())
     detector = ColourDetector(colour_bundle(tmp_path / "before"))
     report = adapt(settings(root, tmp_path / "cache", crfs=()), detector, tmp_path / "after")
-    assert any("other tools" in reason for reason in report.transfer.reasons_against)
+    assert any("other tools" in reason for reason in report.transfer["artifact"].reasons_against)
     assert report.bundle.manifest.evidence["artifact"] == "logit"
     assert "supervised" in report.bundle.manifest.scores
 
@@ -155,7 +158,7 @@ def test_nothing_in_the_report_is_missing(adapted: AdaptReport, tmp_path: Path) 
     assert saved["figures"]["as recorded"]["supervised"]["window_5s"]["auc"]["interval"]
     assert saved["auc_minus_logit"]["supervised"]["CRF 35"]["video"]["value"] > 0
     text = to_markdown(adapted)
-    assert "The head is the reading of `artifact`." in text
+    assert "`artifact` is now read by `supervised` (logit before)" in text
     assert "nan" not in text
 
 
