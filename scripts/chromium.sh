@@ -32,9 +32,10 @@ if [ ! -x "$into/run" ]; then
   done
   shell=$(find "$scratch/tree/usr/lib" -type f -perm -u+x \( -name headless_shell -o -name chromium-headless-shell -o -name headless-shell \) | head -1)
   [ -n "$shell" ] || { echo "error: the package holds no headless Chromium" >&2; exit 1; }
+  libraries=$into/usr/lib/$(uname -m)-linux-gnu
   cat > "$scratch/tree/run" <<RUN
 #!/bin/sh
-export LD_LIBRARY_PATH="$into/usr/lib/$(uname -m)-linux-gnu:$into/lib/$(uname -m)-linux-gnu"
+export LD_LIBRARY_PATH="$libraries:$libraries/pulseaudio"
 exec "$into${shell#"$scratch/tree"}" "\$@"
 RUN
   chmod +x "$scratch/tree/run"
