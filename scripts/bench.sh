@@ -7,6 +7,8 @@ mkdir -p benchmarks/results
 "$bin/python" benchmarks/density.py --threads 1 --out benchmarks/results/density
 # With a crop store in CROPS the engines are held to the parity gate too.
 "$bin/python" benchmarks/engine_speed.py ${CROPS:+--store "$CROPS"} --out benchmarks/results/engine_speed
+"$bin/python" scripts/fetch_clips.py .cache/clips
+"$bin/python" benchmarks/metrics.py --clip .cache/clips/WolfgangLanger_Pexels.mp4 --out benchmarks/results/metrics
 # The pipeline: Apache Kafka (Java 17, Maven); a quiet machine.
 "$bin/python" benchmarks/pipeline.py --out benchmarks/results $full
 # The live wall: Apache Kafka and Chromium; rewrites the figures and pictures of docs/wall.md.
