@@ -145,6 +145,8 @@ class _Pages:
 
     async def events(self, request: Request) -> Response:
         hub = self._door.hub
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         if hub.clients >= hub.wall.settings.max_clients:
             return _problem(503, "too many pages are open", "close some, or raise --max-clients", retry_s=10)
         last = request.headers.get("last-event-id") or request.query_params.get("last", "")

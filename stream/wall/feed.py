@@ -123,7 +123,10 @@ class Feed:
     def _tick(self) -> None:
         """Time passes also while Kafka makes the reader wait: a clean stream must not stay so."""
         while not self._stop.wait(_TURN_S):
-            self._wall.turn()
+            try:
+                self._wall.turn()
+            except Exception:  # a clock that stopped would leave everything clean for ever
+                log.error("the wall's clock failed", exc_info=True)
             self._told()
 
     def _run(self) -> None:

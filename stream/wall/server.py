@@ -57,7 +57,7 @@ class WallServer:
         replay: what a replay command begins with.
 
     Raises:
-        AddressError: the address is taken, or none of this machine's.
+        AddressError: the address is taken, or none of this machine's; or certificate and key are of no use.
     """
 
     def __init__(
@@ -104,6 +104,13 @@ class WallServer:
                 ssl_keyfile=None if tls is None else str(tls[1]),
             )
         )
+        try:
+            self._server.config.load()
+        except OSError as error:  # ssl.SSLError is one
+            self._socket.close()
+            raise AddressError(
+                f"HTTPS cannot be served with these files: {error}", hint="check --certificate and --certificate-key"
+            ) from error
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="wall-http", daemon=True)
 
     @property

@@ -213,7 +213,17 @@ def test_https(tmp_path: Path) -> None:
         connection.close()
 
 
+def test_a_certificate_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("no certificate")
+    with pytest.raises(AddressError, match="HTTPS"):
+        WallServer(MemoryBroker, tls=(tmp_path / "no.pem", tmp_path / "nowhere.pem"))
+
+
 class TestEvents:
+    def test_asking_for_the_head_alone_opens_nothing(self, wall: tuple[WallServer, MemoryBroker]) -> None:
+        status, headers, body = ask(wall[0], "/events", "HEAD")
+        assert (status, headers["content-type"], body) == (200, "text/event-stream; charset=utf-8", b"")
+
     def test_a_page_gets_everything_first_and_then_what_changes(self) -> None:
         with served() as (server, broker):
             publish(broker, score("a"))
