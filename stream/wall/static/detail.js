@@ -1,6 +1,6 @@
 /** The details of one stream, and what an operator may do to it. */
 
-import { EVIDENCES, STATE_WORDS, duration, p, percent, quoted, streamTime } from "./format.js";
+import { EVIDENCES, STATE_WORDS, count, duration, p, percent, quoted, streamTime } from "./format.js";
 import { command } from "./command.js";
 
 const ALL = "everybody";
@@ -40,7 +40,7 @@ export class Detail {
     const facts = [
       ["last frame", `${stream.status} at ${streamTime(stream.pts)}, written ${duration((this.store.now() - stream.heard) / 1000)} ago`],
       ["delay", stream.lag === null ? "not known: its times are no times of day" : `${stream.lag.toFixed(1)} s`],
-      ["looked at", `${percent(stream.coverage)} of ${stream.frames} frames in the last minute of the stream`],
+      ["looked at", `${percent(stream.coverage)} of ${count(stream.frames, "frame")} in the last minute of the stream`],
       ...EVIDENCES.map((name) => [name, stream.worst[name] ? p(stream.worst[name].p) : "nothing said lately"]),
       ...stream.people.map((who, index) => [who.label, stream.anchors[index]]),
       ["model", stream.model],
