@@ -21,9 +21,10 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """``weights (D,)`` and ``bias``: the score of an embedding is ``e @ weights + bias``; higher is more suspicious.
+    """``e @ weights + logit_weight * logit + bias``, with ``weights (D,)``; higher is more suspicious.
 
-    As `difffake adapt` scales it, real faces that it was fitted on have mean 0 and standard deviation 1.
+    As `difffake adapt` scales it, the weights give real faces that it was fitted on mean 0 and standard deviation 1;
+    ``logit_weight`` draws the head towards the extractor's own reading.
 
     Raises:
         DataError: weights that are no vector, not finite, or all zero.
@@ -31,32 +32,36 @@ class LinearHead:
 
     weights: F64
     bias: float
+    logit_weight: float = 0.0
 
     def __post_init__(self) -> None:
         weights = np.array(self.weights, np.float64)
-        if weights.ndim != 1 or not weights.size or not np.isfinite(weights).all() or not np.isfinite(self.bias):
+        numbers = [self.bias, self.logit_weight]
+        if weights.ndim != 1 or not weights.size or not np.isfinite(weights).all() or not np.isfinite(numbers).all():
             raise DataError(f"not a head: weights {weights.shape}, bias {self.bias}", hint="adapt the bundle again")
         if not weights.any():
             raise DataError("not a head: all its weights are zero", hint="adapt the bundle again, with more clips")
         weights.flags.writeable = False
         object.__setattr__(self, "weights", weights)
 
-    def __call__(self, embedding: F32) -> F64:
-        """``(N, D) float32 -> (N,) float64``; the same bits for a face whatever faces stand beside it."""
+    def __call__(self, embedding: F32, logit: F32) -> F64:
+        """``(N, D)`` and ``(N,) float32 -> (N,) float64``; the same bits for a face whatever faces stand beside it."""
         # Row by row, not by matmul: BLAS sums in another order for another N, and scores must repeat exactly.
         score: F64 = (embedding.astype(np.float64) * self.weights).sum(axis=1) + self.bias
+        score += self.logit_weight * logit.astype(np.float64)
         return score
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays; `from_arrays` gives the same head back, bit for bit."""
-        return {"weights": self.weights, "bias": np.array(self.bias)}
+        return {"weights": self.weights, "bias": np.array(self.bias), "logit_weight": np.array(self.logit_weight)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LinearHead:
         """A head from `to_arrays`' mapping. Raises `DataError` for anything else."""
-        weights, bias = stored_arrays(arrays, "weights", "bias")
-        if weights.dtype != np.float64 or bias.dtype != np.float64 or bias.shape != ():
+        found = stored_arrays(arrays, "weights", "bias", "logit_weight")
+        weights, bias, logit_weight = found
+        if any(array.dtype != np.float64 for array in found) or (bias.shape, logit_weight.shape) != ((), ()):
             raise DataError(
-                f"not a head: weights {weights.dtype}, bias {bias.dtype} {bias.shape}", hint="adapt the bundle again"
+                f"not a head: {[(str(array.dtype), array.shape) for array in found]}", hint="adapt the bundle again"
             )
-        return cls(weights, float(bias))
+        return cls(weights, float(bias), float(logit_weight))

@@ -121,7 +121,7 @@ class Scorer:
         if spec.kind == "logit":
             return logit.astype(np.float64)
         if spec.kind == "supervised":
-            return self._bundle.heads[str(spec.head)](features)
+            return self._bundle.heads[str(spec.head)](features, logit)
         return -self._bundle.densities[str(spec.density)].log_density(features).astype(np.float64)
 
     def _against(self, spec: ScoreSpec, features: F32, logit: F32, pool: F32, pool_logit: F32) -> F64:

@@ -99,9 +99,11 @@ def left_out_scores(
         weight = 1 / np.bincount(clip_of, minlength=len(views))[clip_of]
         for kind in (fake, ~fake):
             weight[kind] /= 2 * weight[kind].sum()
-        (head,) = fit_heads(Rows(np.concatenate([views[i] for i in kept]), fake, weight), [_SHRINKAGE])
+        (head,) = fit_heads(
+            Rows(np.concatenate([views[i] for i in kept]), np.zeros(len(fake), np.float32), fake, weight), [_SHRINKAGE]
+        )
         for i in np.flatnonzero(series == one):
-            scores[i] = head(views[i]).mean()
+            scores[i] = head(views[i], np.zeros(len(views[i]), np.float32)).mean()
     return scores
 
 

@@ -53,6 +53,10 @@ def adapt_command(
         Path | None, typer.Option(metavar="STORE", help="A crop store: learn from its pseudo-fakes too (extra train).")
     ] = None,
     pseudo_share: Annotated[float, typer.Option(help="The weight of pseudo-fakes, 0 to below 1.")] = 0.5,
+    towards_logit: Annotated[
+        float,
+        typer.Option(help="How far to draw the head towards the extractor's own reading; 1: as much as the labels."),
+    ] = 0.0,
     clip_shares: Annotated[
         tuple[float, float, float],
         typer.Option(metavar="TRAIN VALIDATE FIT", help="As the extractor was trained with."),
@@ -79,7 +83,7 @@ def adapt_command(
         crfs=() if as_recorded else tuple(dict.fromkeys(crf or (23, 35))),
         fps=fps,
         max_frames=max_frames,
-        recipe=Recipe(pseudo_share=pseudo_share, seed=seed),
+        recipe=Recipe(pseudo_share=pseudo_share, towards_logit=towards_logit, seed=seed),
         use=use,
         description=description,
         draws=draws,

@@ -136,14 +136,15 @@ def with_head(bundle: Bundle, out: Path, taught_head: LinearHead, **spec: object
 
 def test_a_head_travels_with_the_bundle_and_reads_faces(tiny_bundle: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    head = LinearHead(rng.normal(size=DIM), -0.5)
+    head = LinearHead(rng.normal(size=DIM), -0.5, 2.0)
     made = with_head(tiny_bundle, tmp_path / "taught", head)
     again = Bundle.load(tmp_path / "taught")
     assert made.model_id == again.model_id != tiny_bundle.model_id
     x = rng.normal(size=(5, DIM)).astype("f4")
-    scores = Scorer(again).score(x, np.zeros(5, "f4"), np.arange(5.0))
-    np.testing.assert_array_equal(scores["supervised"], head(x))
-    np.testing.assert_allclose(scores["supervised"], x.astype(float) @ head.weights - 0.5)
+    logit = rng.normal(size=5).astype("f4")
+    scores = Scorer(again).score(x, logit, np.arange(5.0))
+    np.testing.assert_array_equal(scores["supervised"], head(x, logit))
+    np.testing.assert_allclose(scores["supervised"], x.astype(float) @ head.weights - 0.5 + 2.0 * logit)
 
 
 def test_bundles_from_before_there_were_heads_load(tiny_bundle: Bundle, folder: Path) -> None:

@@ -48,9 +48,11 @@ class LabelledClip:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a head is fitted on: ``x (N, D) float32``, ``fake (N,) bool``, ``weight (N,)``; each class weighs 1/2."""
+    """What a head is fitted on: ``x (N, D)`` and ``logit (N,) float32``, ``fake (N,) bool``, and ``weight (N,)``, of which
+    each class has 1/2."""
 
     x: F32
+    logit: F32
     fake: NDArray[np.bool_]
     weight: F64
 
@@ -69,13 +71,14 @@ def rows_of(clips: Sequence[LabelledClip], frames_per_clip: int, pseudo_share: f
         raise DataError("labelled clips of one kind alone teach nothing", hint="give real and fake clips")
     taken = [_evenly(len(clip.features), frames_per_clip) for clip in clips]
     x = np.concatenate([clip.features.embedding[rows] for clip, rows in zip(clips, taken, strict=True)])
+    logit = np.concatenate([clip.features.logit[rows] for clip, rows in zip(clips, taken, strict=True)])
     counts = np.array([len(rows) for rows in taken])
     clip_of = np.repeat(np.arange(len(clips)), counts)
     weight = _shares(clips, counts, pseudo_share)[clip_of] / counts[clip_of]
     fake = np.array([clip.is_fake for clip in clips])[clip_of]
     for kind in (fake, ~fake):
         weight[kind] /= 2 * weight[kind].sum()
-    return Rows(x, fake, weight)
+    return Rows(x, logit, fake, weight)
 
 
 def _shares(clips: Sequence[LabelledClip], counts: I64, pseudo_share: float) -> F64:

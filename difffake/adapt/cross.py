@@ -24,10 +24,11 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How heads are fitted: see `rows_of` and `CANDIDATES`; ``inner_folds`` are those within which one is chosen."""
+    """How heads are fitted: see `rows_of`, `fit_heads` and `CANDIDATES`; within ``inner_folds`` one is chosen."""
 
     frames_per_clip: int = 24
     pseudo_share: float = 0.5
+    towards_logit: float = 0.0
     folds: int = 10
     inner_folds: int = 5
     seed: int = 0
@@ -60,16 +61,22 @@ def divide(groups: Sequence[str], folds: int, seed: int) -> dict[str, int]:
     return {name: int(place % min(folds, len(names))) for name, place in zip(names, order, strict=True)}
 
 
+def fit(clips: Sequence[LabelledClip], recipe: Recipe, candidates: Sequence[Candidate]) -> list[LinearHead]:
+    """Heads on all of the clips."""
+    rows = rows_of(clips, recipe.frames_per_clip, recipe.pseudo_share)
+    return fit_heads(rows, candidates, recipe.towards_logit)
+
+
 def choose(clips: Sequence[LabelledClip], recipe: Recipe, seed: int) -> tuple[Candidate, dict[str, float]]:
     """The candidate with the best mean AUC over videos of left-out groups, and the AUC of each."""
     fold_of = divide([clip.group for clip in clips], recipe.inner_folds, seed)
     scores = np.full((len(clips), len(recipe.candidates)), np.nan)
     for fold in sorted(set(fold_of.values())):
         kept = [clip for clip in clips if fold_of[clip.group] != fold]
-        heads = fit_heads(rows_of(kept, recipe.frames_per_clip, recipe.pseudo_share), recipe.candidates)
+        heads = fit(kept, recipe, recipe.candidates)
         for i, clip in enumerate(clips):
             if fold_of[clip.group] == fold and len(clip.features):
-                scores[i] = [head(clip.features.embedding).mean() for head in heads]
+                scores[i] = [head(clip.features.embedding, clip.features.logit).mean() for head in heads]
     found = {str(c): video_auc(clips, scores[:, k], recipe.pseudo_share) for k, c in enumerate(recipe.candidates)}
     best = max(found.values())
     return next(c for c in recipe.candidates if found[str(c)] >= best - _EQUAL), found
@@ -95,7 +102,7 @@ def cross_fit(clips: Sequence[LabelledClip], recipe: Recipe, progress: Progress 
     for done, fold in enumerate(folds):
         kept = [clip for clip in clips if fold_of[clip.group] != fold]
         candidate, _ = choose(kept, recipe, recipe.seed + 1 + fold)
-        (head,) = fit_heads(rows_of(kept, recipe.frames_per_clip, recipe.pseudo_share), [candidate])
+        (head,) = fit(kept, recipe, [candidate])
         chosen.append(candidate)
         heads.append(head)
         if progress is not None:
@@ -116,8 +123,8 @@ def without_source(
         rest = [c for c in clips if fold_of[c.group] != fold and not (c.is_fake and c.source == source)]
         if not any(clip.is_fake for clip in rest):
             continue
-        (head,) = fit_heads(rows_of(rest, recipe.frames_per_clip, recipe.pseudo_share), [candidate])
+        (head,) = fit(rest, recipe, [candidate])
         for i, clip in enumerate(clips):
             if judged[i] and fold_of[clip.group] == fold and len(clip.features):
-                scores[i] = head(clip.features.embedding).mean()
+                scores[i] = head(clip.features.embedding, clip.features.logit).mean()
     return scores

@@ -32,8 +32,12 @@ class Candidate:
 CANDIDATES = (Candidate(0.95), Candidate(0.8), Candidate(0.5), Candidate(0.2))
 
 
-def fit_heads(rows: Rows, candidates: Sequence[Candidate]) -> list[LinearHead]:
-    """A head by each candidate, all from one pass over the rows."""
+def fit_heads(rows: Rows, candidates: Sequence[Candidate], towards_logit: float = 0.0) -> list[LinearHead]:
+    """A head by each candidate, all from one pass over the rows.
+
+    ``towards_logit`` times the logit, in units of its spread over real faces, is added: few labels of one kind of fake
+    should not make a head forget what the extractor knows of others.
+    """
     mean = rows.weight @ rows.x
     spread = np.sqrt(np.maximum(rows.weight @ (rows.x - mean.astype(np.float32)) ** 2, 0.0))
     # A dimension that hardly moves would be blown up to the size of the others.
@@ -48,14 +52,19 @@ def fit_heads(rows: Rows, candidates: Sequence[Candidate]) -> list[LinearHead]:
     for candidate in candidates:
         a = candidate.shrinkage
         direction = np.linalg.solve((1 - a) * covariance + a * level, fake - real)
-        heads.append(_scaled(direction / spread, rows))
+        heads.append(_scaled(direction / spread, rows, towards_logit))
     return heads
 
 
-def _scaled(weights: F64, rows: Rows) -> LinearHead:
-    """Real faces get mean 0 and standard deviation 1: heads of different folds speak of one scale."""
-    score = rows.x.astype(np.float64) @ weights
+def _scaled(weights: F64, rows: Rows, towards_logit: float) -> LinearHead:
+    """Both parts give real faces mean 0, the head's own standard deviation 1: heads of all folds speak of one scale."""
+    mean, deviation = _over_real(rows.x.astype(np.float64) @ weights, rows)
+    logit_mean, logit_deviation = _over_real(rows.logit.astype(np.float64), rows)
+    logit_weight = towards_logit / logit_deviation
+    return LinearHead(weights / deviation, -mean / deviation - logit_weight * logit_mean, logit_weight)
+
+
+def _over_real(score: F64, rows: Rows) -> tuple[float, float]:
     real = 2 * rows.weight * ~rows.fake
-    mean = real @ score
-    deviation = np.sqrt(real @ (score - mean) ** 2) + 1e-12
-    return LinearHead(weights / deviation, float(-mean / deviation))
+    mean = float(real @ score)
+    return mean, float(np.sqrt(real @ (score - mean) ** 2)) + 1e-12

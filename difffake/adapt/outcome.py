@@ -65,6 +65,8 @@ class AdaptSettings:
                 raise DataError(f"a CRF of {crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
         if not 0 <= self.recipe.pseudo_share < 1:
             raise DataError(f"a share of {self.recipe.pseudo_share} for pseudo-fakes", hint="choose 0 to below 1")
+        if not 0 <= self.recipe.towards_logit <= 1000:
+            raise DataError(f"{self.recipe.towards_logit} times the logit", hint="choose 0 (not) to 1000")
         if not 0.01 <= self.fps <= 1000 or not 1 <= self.max_frames <= 1_000_000:
             raise DataError(f"{self.fps} frames a second, {self.max_frames} of a video", hint="choose more, or fewer")
 

@@ -54,13 +54,13 @@ def probe_files(videos: Sequence[Labelled], resampling: Resampling, seed: int = 
 def _scores(x: NDArray[np.float32], label: NDArray[np.bool_], out: NDArray[np.bool_]) -> NDArray[np.float64]:
     kept = ~out
     weight = np.where(label, 0.5 / max(1, (label & kept).sum()), 0.5 / max(1, (~label & kept).sum()))[kept]
-    rows = Rows(x[kept], label[kept], weight.astype(np.float64))
+    rows = Rows(x[kept], x[kept, 0], label[kept], weight.astype(np.float64))
     varies = x[kept].std(axis=0) > 0
     # Nothing differs, or one label is all that is left: the files say nothing.
     if not varies.any() or len(np.unique(label[kept])) < 2 or _alike(rows, varies):
         return np.zeros(int(out.sum()))
-    (head,) = fit_heads(Rows(rows.x[:, varies], rows.fake, rows.weight), [Candidate(0.5)])
-    return head(x[out][:, varies])
+    (head,) = fit_heads(Rows(rows.x[:, varies], rows.logit, rows.fake, rows.weight), [Candidate(0.5)])
+    return head(x[out][:, varies], x[out, 0])
 
 
 def _alike(rows: Rows, varies: NDArray[np.bool_]) -> bool:

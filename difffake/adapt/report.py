@@ -47,6 +47,8 @@ def record(report: AdaptReport) -> dict[str, Any]:
         "encoded_at_crf": list(settings.crfs),
         "pseudo_fakes": bool(report.pseudo_fakes),
         "recipe": report.chosen,
+        "pseudo_share": settings.recipe.pseudo_share if report.pseudo_fakes else 0.0,
+        "towards_logit": settings.recipe.towards_logit,
         "cross_validated_video_auc": {
             name: _estimate(levels[Level.VIDEO].auc) for name, levels in recorded.items() if Level.VIDEO in levels
         },
@@ -150,7 +152,11 @@ def _page(report: AdaptReport) -> Iterator[str]:
         yield "|---" * (len(families) + 1) + "|"
         for name, by_family in report.pseudo_fakes.items():
             yield f"| `{name}` | " + " | ".join(f"{by_family.get(f, math.nan):.3f}" for f in families) + " |"
-    yield "\nRecipes: " + "; ".join(f"{name}: {recipe}" for name, recipe in report.chosen.items()) + "."
+    recipe = report.settings.recipe
+    yield (
+        "\nRecipes: " + "; ".join(f"{name}: {one}" for name, one in report.chosen.items()) + f"; share of pseudo-fakes "
+        f"{recipe.pseudo_share if report.pseudo_fakes else 0:g}, towards the logit {recipe.towards_logit:g}."
+    )
     for name, of in report.chosen_in_folds.items():
         yield f"In the folds, {name}: " + ", ".join(f"{c} ({n})" for c, n in Counter(of).most_common()) + "."
     yield from (f"\nLeft out: {video}: {reason}." for video, reason in report.left_out.items())

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from difffake.adapt.clips import AS_RECORDED, FOOTAGE, LabelledClip, counts_of, rows_of
-from difffake.adapt.cross import CrossFit, Recipe, choose, cross_fit, divide, without_source
-from difffake.adapt.heads import Candidate, fit_heads
+from difffake.adapt.clips import AS_RECORDED, FOOTAGE, LabelledClip, counts_of
+from difffake.adapt.cross import CrossFit, Recipe, choose, cross_fit, divide, fit, without_source
+from difffake.adapt.heads import Candidate
 from difffake.adapt.judging import (
     ARTIFACT,
     DIFFERENCE,
@@ -85,8 +85,10 @@ def adapt(
     fits[ARTIFACT] = cross_fit(clips, recipe, lambda share: tell("cross-validation", share))
     heads[ARTIFACT], chosen[ARTIFACT] = _fit_on_all(clips, recipe)
     if _can_be_divided(against):
-        fits[DIFFERENCE] = cross_fit(against, recipe, lambda share: tell("against anchors", share))
-        heads[DIFFERENCE], chosen[DIFFERENCE] = _fit_on_all(against, recipe)
+        # The size and direction of a change stand for themselves; the logit's own change is another score.
+        alone = replace(recipe, towards_logit=0.0)
+        fits[DIFFERENCE] = cross_fit(against, alone, lambda share: tell("against anchors", share))
+        heads[DIFFERENCE], chosen[DIFFERENCE] = _fit_on_all(against, alone)
     old = _without_heads(detector.bundle)
     judged = judge(old, clips, anchors, fits)
     resampling = Resampling(settings.draws)
@@ -168,7 +170,7 @@ def _can_be_divided(clips: Sequence[LabelledClip]) -> bool:
 
 def _fit_on_all(clips: Sequence[LabelledClip], recipe: Recipe) -> tuple[LinearHead, Candidate]:
     candidate, _ = choose(clips, recipe, recipe.seed)
-    (head,) = fit_heads(rows_of(clips, recipe.frames_per_clip, recipe.pseudo_share), [candidate])
+    (head,) = fit(clips, recipe, [candidate])
     return head, candidate
 
 

@@ -56,7 +56,7 @@ def clips(
 
 def held_out_auc(labelled: list[LabelledClip], recipe: Recipe = QUICK) -> float:
     fit = cross_fit(labelled, recipe)
-    scores = np.array([fit.head_for(clip)(clip.features.embedding).mean() for clip in labelled])
+    scores = np.array([fit.head_for(clip)(clip.features.embedding, clip.features.logit).mean() for clip in labelled])
     return video_auc(labelled, scores, recipe.pseudo_share)
 
 
@@ -73,7 +73,7 @@ def test_a_head_puts_real_faces_at_zero_with_unit_spread() -> None:
     labelled = clips(shift=2.0)
     rows = rows_of(labelled, 12, 0.0)
     for head in fit_heads(rows, CANDIDATES):
-        score = head(rows.x)
+        score = head(rows.x, rows.logit)
         assert score[~rows.fake].mean() == pytest.approx(0, abs=1e-4)
         assert score[~rows.fake].std() == pytest.approx(1, abs=1e-4)
         assert score[rows.fake].mean() > 0.5
@@ -81,10 +81,23 @@ def test_a_head_puts_real_faces_at_zero_with_unit_spread() -> None:
 
 def test_a_score_does_not_depend_on_its_neighbours() -> None:
     rng = np.random.default_rng(0)
-    head, faces = LinearHead(rng.normal(size=1280), 0.1), rng.normal(size=(33, 1280)).astype(np.float32)
-    whole = head(faces)
+    head, faces = LinearHead(rng.normal(size=1280), 0.1, 0.7), rng.normal(size=(33, 1280)).astype(np.float32)
+    logit = rng.normal(size=33).astype(np.float32)
+    whole = head(faces, logit)
     for count in (1, 2, 7):
-        np.testing.assert_array_equal(np.concatenate([head(faces[i : i + count]) for i in range(0, 33, count)]), whole)
+        np.testing.assert_array_equal(
+            np.concatenate([head(faces[i : i + count], logit[i : i + count]) for i in range(0, 33, count)]), whole
+        )
+
+
+def test_a_head_is_drawn_towards_the_logit_in_units_of_its_spread() -> None:
+    rows = rows_of(clips(shift=2.0), 12, 0.0)
+    (alone,), (drawn,) = fit_heads(rows, QUICK.candidates[:1]), fit_heads(rows, QUICK.candidates[:1], 3.0)
+    more = drawn(rows.x, rows.logit) - alone(rows.x, rows.logit)
+    real = ~rows.fake
+    assert more[real].mean() == pytest.approx(0, abs=1e-4)
+    assert more[real].std() == pytest.approx(3, abs=1e-3)
+    assert np.corrcoef(more, rows.logit)[0, 1] == pytest.approx(1)
 
 
 def test_classes_domains_sources_and_videos_weigh_as_promised() -> None:
@@ -155,4 +168,6 @@ def test_a_head_of_rubbish_is_refused(weights: np.ndarray) -> None:
     with pytest.raises(DataError, match="not a head"):
         LinearHead(weights, 0.0)
     with pytest.raises(DataError):
-        LinearHead.from_arrays({"weights": weights.astype(np.float32), "bias": np.array(0.0)})
+        LinearHead.from_arrays(
+            {"weights": weights.astype(np.float32), "bias": np.array(0.0), "logit_weight": np.array(0.0)}
+        )
