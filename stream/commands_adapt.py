@@ -53,6 +53,9 @@ def adapt_command(
         Path | None, typer.Option(metavar="STORE", help="A crop store: learn from its pseudo-fakes too (extra train).")
     ] = None,
     pseudo_share: Annotated[float, typer.Option(help="The weight of pseudo-fakes, 0 to below 1.")] = 0.5,
+    anchor_pseudo_share: Annotated[
+        float | None, typer.Option(help="The same for the head that reads anchor, if another.")
+    ] = None,
     towards_logit: Annotated[
         float,
         typer.Option(help="How far to draw the head towards the extractor's own reading; 1: as much as the labels."),
@@ -84,6 +87,7 @@ def adapt_command(
         fps=fps,
         max_frames=max_frames,
         recipe=Recipe(pseudo_share=pseudo_share, towards_logit=towards_logit, seed=seed),
+        anchor_pseudo_share=anchor_pseudo_share,
         use=use,
         description=description,
         draws=draws,

@@ -48,8 +48,8 @@ class LabelledClip:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a head is fitted on: ``x (N, D)`` and ``logit (N,) float32``, ``fake (N,) bool``, and ``weight (N,)``, of which
-    each class has 1/2."""
+    """What a head is fitted on: ``x (N, D)`` and ``logit (N,) float32``, ``fake (N,) bool``, and ``weight (N,)``, of
+    which each class has 1/2."""
 
     x: F32
     logit: F32

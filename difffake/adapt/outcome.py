@@ -40,6 +40,7 @@ class AdaptSettings:
         data: data sets by layout.
         series: keep videos together, and take for one source, whose names differ in a last number alone.
         crfs: besides as recorded, everything is also learnt and judged re-encoded at these CRFs, real and fake alike.
+        anchor_pseudo_share: the recipe's ``pseudo_share`` for the head on differences to an anchor, if another.
         use: `Use.AUTO` lets the figures decide, see `Transfer.helps`.
         description: of the data, for the manifest.
     """
@@ -53,6 +54,7 @@ class AdaptSettings:
     fps: float = 4.0
     max_frames: int = 400
     recipe: Recipe = field(default_factory=Recipe)
+    anchor_pseudo_share: float | None = None
     use: Use = Use.AUTO
     description: str = "not stated"
     draws: int = 1000
@@ -63,8 +65,9 @@ class AdaptSettings:
         for crf in self.crfs:
             if not 0 <= crf <= MAX_CRF:
                 raise DataError(f"a CRF of {crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
-        if not 0 <= self.recipe.pseudo_share < 1:
-            raise DataError(f"a share of {self.recipe.pseudo_share} for pseudo-fakes", hint="choose 0 to below 1")
+        for share in (self.recipe.pseudo_share, self.anchor_pseudo_share or 0.0):
+            if not 0 <= share < 1:
+                raise DataError(f"a share of {share} for pseudo-fakes", hint="choose 0 to below 1")
         if not 0 <= self.recipe.towards_logit <= 1000:
             raise DataError(f"{self.recipe.towards_logit} times the logit", hint="choose 0 (not) to 1000")
         if not 0.01 <= self.fps <= 1000 or not 1 <= self.max_frames <= 1_000_000:

@@ -48,6 +48,7 @@ def record(report: AdaptReport) -> dict[str, Any]:
         "pseudo_fakes": bool(report.pseudo_fakes),
         "recipe": report.chosen,
         "pseudo_share": settings.recipe.pseudo_share if report.pseudo_fakes else 0.0,
+        "anchor_pseudo_share": settings.anchor_pseudo_share,
         "towards_logit": settings.recipe.towards_logit,
         "cross_validated_video_auc": {
             name: _estimate(levels[Level.VIDEO].auc) for name, levels in recorded.items() if Level.VIDEO in levels

@@ -86,7 +86,8 @@ def adapt(
     heads[ARTIFACT], chosen[ARTIFACT] = _fit_on_all(clips, recipe)
     if _can_be_divided(against):
         # The size and direction of a change stand for themselves; the logit's own change is another score.
-        alone = replace(recipe, towards_logit=0.0)
+        share = settings.anchor_pseudo_share if pseudo_fakes else None
+        alone = replace(recipe, towards_logit=0.0, pseudo_share=recipe.pseudo_share if share is None else share)
         fits[DIFFERENCE] = cross_fit(against, alone, lambda share: tell("against anchors", share))
         heads[DIFFERENCE], chosen[DIFFERENCE] = _fit_on_all(against, alone)
     old = _without_heads(detector.bundle)
