@@ -22,6 +22,7 @@ from stream.messages import (
     Face,
     FaceEvidence,
     ScoreRecord,
+    Status,
 )
 
 #: Pictures kept at once: state must stay small.
@@ -29,6 +30,7 @@ MAX_PICTURES = 8
 #: A picture gives way to one that is so much more suspicious.
 _BETTER = 0.5
 _ALL = ""
+_LOST = frozenset({Status.DECODE_ERROR, Status.SHED, Status.STALE})
 
 _Key = tuple[int, EvidenceName]
 #: A face of the frame -> its picture as JPEG, or None.
@@ -59,14 +61,17 @@ class Alerts:
             portray: makes the picture of a face, where it is asked for one.
         """
         found: list[AlertRecord] = []
-        block, now_ns = score.pts_ns // self._block_ns, score.pts_ns
-        if self._state.block is not None and block > self._state.block:
-            found += self._end_block(score)
-        # What was lost of a record is told after it, with earlier times.
-        self._state.block = block if self._state.block is None else max(block, self._state.block)
-        self._state.now_ns = now_ns if self._state.now_ns is None else max(now_ns, self._state.now_ns)
+        before_ns, now_ns = self._state.now_ns, score.pts_ns
+        # The clock follows what was looked at: what was lost of a record is told after it, with times of its own.
+        if score.status not in _LOST:
+            if before_ns is not None and now_ns // self._block_ns > before_ns // self._block_ns:
+                found += self._end_block(score)
+            self._state.now_ns = now_ns if before_ns is None else max(now_ns, before_ns)
+        clock_ns = self._state.now_ns
         self._state.mutes = [
-            m for m in map(self._resolved, self._state.mutes) if m.until_ns is None or now_ns < m.until_ns
+            mute
+            for mute in map(self._resolved, self._state.mutes)
+            if mute.until_ns is None or clock_ns is None or clock_ns < mute.until_ns
         ]
         for face in score.faces:
             for evidence in EVIDENCES:
@@ -204,12 +209,16 @@ class Alerts:
                 found += self._close(watch, score.stream, score.model_id, AlertEnd.GONE)
             elif watch.told is not None and watch.told.is_due:
                 found += self._update(watch, score)
-            elif watch.told is None and silent_ns >= _ns(settings.forget_s) and not watch.is_quiet(now_ns):
+            elif watch.told is None and self._is_forgotten(watch):
                 del self._watches[key]
         while len(self._watches) > settings.max_watched:
             key = min(self._watches, key=lambda k: (self._watches[k].heard_ns, k))
             found += self._close(self._watches.pop(key), score.stream, score.model_id, AlertEnd.CROWDED)
         return found
+
+    def _is_forgotten(self, watch: Watch) -> bool:
+        clock_ns = self._state.now_ns or 0
+        return clock_ns - watch.heard_ns >= _ns(self._settings.forget_s) and not watch.is_quiet(clock_ns)
 
     @property
     def is_open(self) -> bool:

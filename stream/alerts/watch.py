@@ -113,14 +113,13 @@ class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     Args:
         watches: in order of person and evidence.
-        block: the one that is not over yet.
+        now_ns: PTS of the last frame that was looked at.
         budgets: false alerts per stream-day that an operator set, by evidence; ``""`` for all.
         mutes: those in force.
     """
 
     version: Literal[2] = 2
     watches: list[Watch]
-    block: int | None = None
     now_ns: Nanoseconds | None = None
     budgets: Annotated[dict[str, Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(max_length=4)] = {}
     mutes: Annotated[list[Mute], msgspec.Meta(max_length=MAX_OVERRIDES)] = []

@@ -27,7 +27,8 @@ from stream.messages import AlertRecord, MessageError, decode
 
 log = structlog.get_logger()
 
-_COMMIT_S, _CLOSE_S = 1.0, 10.0
+_COMMIT_S, _CLOSE_S, _COMPLAIN_S = 1.0, 10.0, 60.0
+_FAILURES = ("retries", "refused", "given_up", "expired", "unreadable")
 _CHANCE = secrets.SystemRandom()
 
 
@@ -101,6 +102,7 @@ class Hooks:
         #: Done with, not yet committed: the next offset of each partition.
         self._done: dict[TopicPartition, int] = {}
         self._committed_s, self._stopping, self._is_paused = monotonic(), False, False
+        self._failed, self._complained_s, self._reason = 0, float("-inf"), ""
         self._producer = broker.producer(f"{group}.{name}")
         self._consumer = broker.consumer(group)
         self._consumer.subscribe([topic], self)
@@ -143,6 +145,14 @@ class Hooks:
             self._attempt(self._events[0])
         if self._done and self._monotonic() - self._committed_s >= _COMMIT_S:
             self._commit()
+        self._complain()
+
+    def _complain(self) -> None:
+        """Where alerts did not arrive, say so now and then; not once for each of them."""
+        failed = sum(self.counts[name] for name in _FAILURES)
+        if failed > self._failed and self._monotonic() - self._complained_s >= _COMPLAIN_S:
+            self._failed, self._complained_s = failed, self._monotonic()
+            log.warning("alerts do not arrive", waiting=self.waiting, last=self._reason, **dict(self.counts))
 
     def _make_room(self) -> None:
         is_full = len(self._events) >= self._settings.waiting
@@ -158,7 +168,7 @@ class Hooks:
             alert = decode(record.value or b"", AlertRecord)
         except MessageError as error:
             self.counts["unreadable"] += 1
-            log.warning("alert unreadable", offset=record.offset, error=str(error), hint=error.hint)
+            self._reason = f"offset {record.offset}: {error}. {error.hint}"
             return self._skip(record)
         if alert.state not in self._settings.states:
             self.counts["skipped"] += 1
@@ -192,14 +202,13 @@ class Hooks:
         if answer.is_done:
             self.counts["delivered"] += 1
             return self._finish(event)
+        self._reason = f"{answer.status} {answer.reason}"
         if answer.is_final:
             self.counts["refused"] += 1
-            log.warning("alert refused by the receiver", key=event.key, status=answer.status, reason=answer.reason)
             return self._finish(event)
         wait_s = self._wait_s(event.attempts, answer)
         if self._monotonic() + wait_s - event.begun_s > self._settings.give_up_s:
             self.counts["given_up"] += 1
-            log.warning("alert given up", key=event.key, attempts=event.attempts, reason=answer.reason)
             return self._finish(event)
         self.counts["retries"] += 1
         event.due_s = self._monotonic() + wait_s

@@ -219,6 +219,17 @@ def test_what_waits_when_it_is_told_to_stop_is_left_to_the_next_one(world: World
     assert world.keys[before:] == ["a2-opened"]
 
 
+def test_a_dead_receiver_is_told_of_once_a_minute_not_once_an_alert(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.answers = [NO] * 200
+    world.send(*(alert(n) for n in range(200)))
+    world.run(world.hooks(), steps=240)  # two minutes
+    said = [line for line in capsys.readouterr().out.splitlines() if "do not arrive" in line]
+    assert 1 <= len(said) <= 3
+    assert "404" in said[0]
+
+
 def test_nonsense_on_the_topic_and_old_alerts_are_counted_and_passed_over(world: World) -> None:
     world.send(b"not an alert", alert(1, AlertState.UPDATED))
     world.send(alert(2), at_s=NOW_S - 7200)

@@ -37,6 +37,8 @@ from stream.messages import (
 
 S = 1_000_000_000
 RARE, STRONG, SUSPICIOUS, CALM = 1e-4, 0.001, 0.03, 0.6
+#: Frames, five a second, that open an alert of identity.
+OPENING = [1e-4] * 60
 #: One false alert an hour; no cool-down to speak of, for tests that are not about it.
 SETTINGS = AlertSettings(budget_per_day=24.0, cooldown_s=0.001)
 
@@ -214,6 +216,19 @@ def test_identity_against_the_streams_own_anchor_is_judged_by_how_people_differ_
     assert Rarity().p_value("identity", usual) == 1e-6
 
 
+def test_lost_frames_of_any_time_hold_no_alert_up() -> None:
+    lost = [frame(t, status=Status.STALE) for t in (0.0, 1e6)]
+    alerts = Alerts(SETTINGS)
+    for one in lost:
+        assert alerts.observe(one) == []
+    assert told(OPENING[:10], alerts=alerts) == []
+    assert alerts.apply(command(Command.ALERT_MUTE, person=9, value=60.0)) == []
+    before = alerts.to_state()
+    assert alerts.observe(lost[1]) == []
+    assert alerts.to_state() == before
+    assert told(OPENING, alerts=alerts, begin_s=4.0)
+
+
 # -- kinds -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["artifact", "anchor"])
 @pytest.mark.parametrize(
@@ -289,9 +304,6 @@ def test_a_person_who_was_off_the_picture_is_taken_up_again_but_not_after_an_hou
 
 
 # -- lives -----------------------------------------------------------------------------------------------------------
-OPENING = [RARE] * 60
-
-
 def test_hysteresis_closing_takes_a_while_below_suspicious() -> None:
     restless = OPENING + [SUSPICIOUS] * 10 + [CALM] * 14 + [SUSPICIOUS] * 3
     assert {a.state for a in told(restless)} == {AlertState.OPENED, AlertState.UPDATED}
