@@ -159,7 +159,8 @@ class _Pages:
             return _problem(404, "no picture of that", "start the wall with --pictures")
         async with self._drawing:
             jpeg = await asyncio.to_thread(pictures.get, *found)
-        return _jpeg(jpeg, "private, max-age=5")
+        # A page asks for each but once; browsers would keep them all.
+        return _jpeg(jpeg, "no-store")
 
     async def thumbnail(self, request: Request) -> Response:
         return _jpeg(self._door.hub.wall.thumbnail(request.path_params["alert"]), "private, max-age=60")
