@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,11 +46,14 @@ def test_it_serves_what_is_on_kafka_and_leaves_when_told(kafka_bootstrap: str, t
         assert found, line + (process.stderr.read() if process.poll() is not None else "")
         publish(broker, score("studio-1"), topics=Topics.under(prefix))
 
-        def ask(method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
+        @contextmanager
+        def ask(method: str, path: str, body: bytes | None = None) -> Iterator[http.client.HTTPResponse]:
             connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
             headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
-            connection.request(method, path, body, headers)
-            return connection.getresponse()
+            with closing(connection):
+                connection.request(method, path, body, headers)
+                with connection.getresponse() as answer:
+                    yield answer
 
         def tiles() -> bool:
             with ask("GET", "/events") as events:

@@ -308,7 +308,7 @@ class TestSlowClients:
                 publish(broker, *(score(f"stream-{number:04}-{'x' * 900}") for number in range(64)))
                 return server.hub.dropped > 0
 
-            until(is_dropped, 60)
+            until(is_dropped)
             until(lambda: server.hub.clients == 0)
             until(lambda: first_event(server)[0]["wall"]["shown"] == 64)
 

@@ -186,7 +186,7 @@ def served(broker: MemoryBroker | None = None, **more: Any) -> Iterator[tuple[Wa
         yield server, broker
 
 
-def until(condition: Any, timeout_s: float = 30.0) -> Any:
+def until(condition: Any, timeout_s: float = 90.0) -> Any:
     """What a condition gives once it is true; generous, for machines that have other things to do."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
