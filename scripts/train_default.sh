@@ -17,4 +17,7 @@ start=()
   --data "LFW, 600 FFHQ portraits, London Set, 42 clips: see the model card"
 [ -f "$out/identity.onnx" ] || "$bin/python" scripts/make_identity.py --out "$out/identity.onnx"
 "$bin/difffake" fit-identity "$out/store" "$data/clips/" --bundle "$out/fitted" --identity "$out/identity.onnx" --out "$out/bundle"
+# Labelled swaps side by side with their originals, where there are any: two heads on the finished network.
+[ ! -d "$data/swaps" ] || "$bin/difffake" adapt --data "side-by-side=$data/swaps" --series --pseudo-fakes "$out/store" "${shares[@]}" \
+  --pseudo-share 0.25 --towards-logit 3 --anchor-pseudo-share 0.5 --bundle "$out/bundle" --out "$out/adapted" --markdown "$out/adapted.md"
 "$bin/python" scripts/judge_extractors.py "$out/store" difffake/models/default/extractor.onnx "$out/bundle/extractor.onnx"
