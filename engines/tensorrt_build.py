@@ -10,6 +10,7 @@ import importlib
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,6 +167,12 @@ class _Build:
         try:
             self._plan = self._build()
         except BaseException as error:
+            # TensorRT's objects must end here. Left to a garbage collection, they may end in one that TensorRT's call
+            # to our logger sets off, and wait for ever for the lock that this call holds.
+            told: BaseException | None = error
+            while told is not None:
+                traceback.clear_frames(told.__traceback__)
+                told = told.__cause__ or told.__context__
             self._error = error
 
     def _build(self) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +104,28 @@ def test_a_graph_that_cannot_be_built_is_refused_with_the_parser_s_words(
         build(edited(change))
     assert "no reason given" not in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_build_that_failed_keeps_nothing_of_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its builder, ended by a garbage collection in the next one's constructor, would wait for that for ever."""
+    trt = import_tensorrt("tensorrt_rtx")
+    ends: list[weakref.ref[object]] = []
+
+    def watched(logger: object, new: Callable[[object], object] = trt.Builder) -> object:
+        builder = new(logger)
+        ends.append(weakref.ref(builder))
+        return builder
+
+    monkeypatch.setattr(trt, "Builder", watched)
+    gc.disable()
+    try:
+        for change in (_unknown_operator, _mixed_types):
+            with pytest.raises(EngineError) as caught:
+                build(edited(change))
+            assert caught.value.__traceback__ is not None
+        assert [end() for end in ends] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("graph", [b"", b"no network", to_half(tiny_extractor())[:700]])
