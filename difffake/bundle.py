@@ -36,8 +36,8 @@ from difffake.differential import Combination
 from difffake.errors import BundleError, DiffFakeError
 from difffake.head import LinearHead
 
-FORMAT = 3
-_READABLE = (2, FORMAT)
+FORMAT = 4
+_READABLE = (2, 3, FORMAT)
 EXTRACTOR = "extractor.onnx"
 IDENTITY = "identity.onnx"
 DENSITY = "density.safetensors"
@@ -56,17 +56,20 @@ F32 = npt.NDArray[np.float32]
 class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How one named score is computed.
 
-    ``kind``: ``logit`` (f's own), ``density`` (minus log density of the embedding), ``differential`` (minus mean log
-    density of its differences to the anchor), ``distance`` (mean Euclidean distance to the anchor), ``supervised`` (a
-    linear head on the embedding).
+    ``kind``: ``logit`` (f's own), ``density`` (minus log density of the embedding), ``differential`` (minus log
+    density of its difference to the anchor), ``distance`` (Euclidean distance to the anchor), ``supervised`` (a linear
+    head on the embedding).
     ``anchor``: ``none``, ``self`` (frames of the same clip) or ``given`` (frames known to be the genuine person).
+    ``frames``: with which of the anchor's frames a face is compared: with ``all``, and the mean taken, or with the
+    ``nearest`` in the embedding, which has about the same pose and expression.
     ``embedding``: whose embedding it is: the extractor's (``artifact``) or the identity network's (``identity``).
-    ``density``, ``head``: which mixture or head of the bundle; ``minus_anchor_mean``: subtract the anchor's mean score.
+    ``density``, ``head``: which mixture or head of the bundle; ``minus_anchor_mean``: subtract these frames' score.
     """
 
     evidence: Literal["artifact", "anchor", "identity"]
     kind: Literal["logit", "density", "differential", "distance", "supervised"]
     anchor: Literal["none", "self", "given"] = "none"
+    frames: Literal["all", "nearest"] = "all"
     embedding: Literal["artifact", "identity"] = "artifact"
     density: str | None = None
     head: str | None = None

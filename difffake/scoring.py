@@ -127,10 +127,19 @@ class Scorer:
     def _against(self, spec: ScoreSpec, features: F32, logit: F32, pool: F32, pool_logit: F32) -> F64:
         if spec.kind in ("logit", "density", "supervised"):
             own = self._alone(spec, features, logit)
-            return own - self._alone(spec, pool, pool_logit).mean() if spec.minus_anchor_mean else own
+            if not spec.minus_anchor_mean:
+                return own
+            of_pool = self._alone(spec, pool, pool_logit)
+            return own - (of_pool[_nearest(features, pool)] if spec.frames == "nearest" else of_pool.mean())
         return self._differ(spec, features, pool)
 
     def _differ(self, spec: ScoreSpec, features: F32, pool: F32) -> F64:
+        if spec.frames == "nearest" and len(pool) > 1:
+            nearest, scores = _nearest(features, pool), np.empty(len(features))
+            for frame in np.unique(nearest):
+                rows = nearest == frame
+                scores[rows] = self._differ(spec, features[rows], pool[frame : frame + 1])
+            return scores
         if spec.kind == "distance":
             return np.asarray(distances(features, pool).mean(axis=1), np.float64)
         mixture = self._bundle.densities[str(spec.density)]
@@ -146,6 +155,11 @@ class Scorer:
                 spec, features[row : row + 1], logit[row : row + 1], features[others], logit[others]
             )[0]
         return scores
+
+
+def _nearest(features: F32, pool: F32) -> I64:
+    """Which row of ``(K, D)`` is nearest to each of ``(N, D)``: ``(N,)``."""
+    return distances(features, pool).argmin(axis=1)
 
 
 def distances(features: F32, pool: F32) -> F32:

@@ -69,7 +69,7 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 4}, "format 4"),
+        ({"format": 5}, "format 5"),
         ({"surprise": 1}, "damaged"),
         ({"dim": "many"}, "damaged"),
         ({"dim": DIM + 1}, "dimensions"),

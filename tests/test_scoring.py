@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 from tiny import DIM, SCORES
 
 from difffake.anchors import AnchorPool, Origin
-from difffake.bundle import Bundle
+from difffake.bundle import Bundle, ScoreSpec
 from difffake.differential import Combination, differences
 from difffake.errors import BundleError
 from difffake.scoring import Scorer, distances
@@ -56,6 +59,29 @@ def test_the_anchored_score_is_the_mean_over_the_pool(scorer: Scorer, tiny_bundl
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     shifted = scorer.score(embedding, logit, time_s, anchor)["logit_minus_anchor"]
     np.testing.assert_allclose(shifted, logit - anchor.logits.mean(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["signed_anchor", "logit_minus_anchor", "distance"])
+def test_the_nearest_frame_of_the_anchor_can_stand_for_all(tiny_bundle: Bundle, name: str) -> None:
+    distance = ScoreSpec(evidence="anchor", kind="distance", anchor="given")
+    spec = tiny_bundle.manifest.scores.get(name, distance)
+    nearest = msgspec.structs.replace(spec, frames="nearest")
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, scores={"all": spec, "nearest": nearest})
+    scorer = Scorer(replace(tiny_bundle, manifest=manifest))
+    embedding, logit, time_s = clip()
+    anchor = pool()
+    got = scorer.score(embedding, logit, time_s, anchor)["nearest"]
+    chosen = np.linalg.norm(embedding[:, None] - anchor.embeddings, axis=2).argmin(axis=1)
+    assert len(set(chosen)) > 2
+    for row, frame in enumerate(chosen):
+        alone = AnchorPool(
+            anchor.embeddings[frame : frame + 1], anchor.logits[frame : frame + 1], anchor.times_s[:1], anchor.origin
+        )
+        one = slice(row, row + 1)
+        expected = scorer.score(embedding[one], logit[one], time_s[one], alone)["all"]
+        np.testing.assert_allclose(got[one], expected, rtol=1e-4, atol=1e-5)
+    if name == "distance":
+        assert (got < scorer.score(embedding, logit, time_s, anchor)["all"]).all()
 
 
 def test_an_anchor_frame_does_not_vouch_for_itself(scorer: Scorer) -> None:

@@ -53,6 +53,10 @@ SCORES: dict[str, ScoreSpec] = {
     "signed_anchor": ScoreSpec(evidence="anchor", kind="differential", anchor="given", density="signed"),
     "logit_minus_anchor": ScoreSpec(evidence="anchor", kind="logit", anchor="given", minus_anchor_mean=True),
     "distance_anchor": ScoreSpec(evidence="anchor", kind="distance", anchor="given"),
+    "signed_nearest": ScoreSpec(
+        evidence="anchor", kind="differential", anchor="given", frames="nearest", density="signed"
+    ),
+    "distance_nearest": ScoreSpec(evidence="anchor", kind="distance", anchor="given", frames="nearest"),
 }
 
 
