@@ -159,7 +159,7 @@ class Scorer:
 
 def _nearest(features: F32, pool: F32) -> I64:
     """Which row of ``(K, D)`` is nearest to each of ``(N, D)``: ``(N,)``."""
-    return distances(features, pool).argmin(axis=1)
+    return np.asarray(distances(features, pool).argmin(axis=1), np.int64)
 
 
 def distances(features: F32, pool: F32) -> F32:
