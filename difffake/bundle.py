@@ -58,7 +58,7 @@ class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     ``kind``: ``logit`` (f's own), ``density`` (minus log density of the embedding), ``differential`` (minus log
     density of its difference to the anchor), ``distance`` (Euclidean distance to the anchor), ``supervised`` (a linear
-    head on the embedding).
+    head on the embedding), ``supervised_difference`` (a linear head on its difference to the anchor).
     ``anchor``: ``none``, ``self`` (frames of the same clip) or ``given`` (frames known to be the genuine person).
     ``frames``: with which of the anchor's frames a face is compared: with ``all``, and the mean taken, or with the
     ``nearest`` in the embedding, which has about the same pose and expression.
@@ -67,7 +67,7 @@ class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """
 
     evidence: Literal["artifact", "anchor", "identity"]
-    kind: Literal["logit", "density", "differential", "distance", "supervised"]
+    kind: Literal["logit", "density", "differential", "distance", "supervised", "supervised_difference"]
     anchor: Literal["none", "self", "given"] = "none"
     frames: Literal["all", "nearest"] = "all"
     embedding: Literal["artifact", "identity"] = "artifact"
@@ -200,7 +200,7 @@ class Bundle:
         for name, spec in manifest.scores.items():
             if not dims[spec.embedding]:
                 raise BundleError(f"bundle {self.path.name}: score {name} needs {IDENTITY}", hint=_REINSTALL)
-            if spec.kind == "supervised":
+            if spec.kind in ("supervised", "supervised_difference"):
                 self._check_head(name, spec, dims["artifact"])
             if spec.kind not in ("density", "differential"):
                 continue
@@ -226,8 +226,9 @@ class Bundle:
         head = self.heads.get(str(spec.head))
         if head is None:
             raise BundleError(f"bundle {self.path.name}: score {name} needs the head {spec.head}", hint=_REINSTALL)
-        # Only what a head can do: read faces alone or against the mean of a given anchor.
-        if spec.embedding != "artifact" or head.weights.shape != (dim,) or spec.anchor == "self":
+        # Only what a head can do: read faces alone or against a given anchor.
+        anchors = ("none", "given") if spec.kind == "supervised" else ("given",)
+        if spec.embedding != "artifact" or head.weights.shape != (dim,) or spec.anchor not in anchors:
             raise BundleError(
                 f"bundle {self.path.name}: head {spec.head} of {head.weights.shape[0]} dimensions cannot give the "
                 f"score {name} of embeddings of {dim}",

@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from difffake.density import stored_arrays
 from difffake.errors import DataError
 
+_NUMBERS = ("bias", "logit_weight", "length_weight")
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """``e @ weights + logit_weight * logit + bias``, with ``weights (D,)``; higher is more suspicious.
+    """``e @ weights + logit_weight * logit + length_weight * |e| + bias``, ``weights (D,)``; higher is more suspicious.
 
     As `difffake adapt` scales it, the weights give real faces that it was fitted on mean 0 and standard deviation 1;
-    ``logit_weight`` draws the head towards the extractor's own reading.
+    ``logit_weight`` draws a head that reads faces towards the extractor's own reading, ``length_weight`` one that
+    reads differences towards their size.
 
     Raises:
         DataError: weights that are no vector, not finite, or all zero.
@@ -33,10 +36,11 @@ class LinearHead:
     weights: F64
     bias: float
     logit_weight: float = 0.0
+    length_weight: float = 0.0
 
     def __post_init__(self) -> None:
         weights = np.array(self.weights, np.float64)
-        numbers = [self.bias, self.logit_weight]
+        numbers = [self.bias, self.logit_weight, self.length_weight]
         if weights.ndim != 1 or not weights.size or not np.isfinite(weights).all() or not np.isfinite(numbers).all():
             raise DataError(f"not a head: weights {weights.shape}, bias {self.bias}", hint="adapt the bundle again")
         if not weights.any():
@@ -49,19 +53,22 @@ class LinearHead:
         # Row by row, not by matmul: BLAS sums in another order for another N, and scores must repeat exactly.
         score: F64 = (embedding.astype(np.float64) * self.weights).sum(axis=1) + self.bias
         score += self.logit_weight * logit.astype(np.float64)
+        if self.length_weight:
+            score += self.length_weight * np.sqrt((embedding.astype(np.float64) ** 2).sum(axis=1))
         return score
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays; `from_arrays` gives the same head back, bit for bit."""
-        return {"weights": self.weights, "bias": np.array(self.bias), "logit_weight": np.array(self.logit_weight)}
+        return {"weights": self.weights} | {name: np.array(getattr(self, name)) for name in _NUMBERS}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LinearHead:
         """A head from `to_arrays`' mapping. Raises `DataError` for anything else."""
-        found = stored_arrays(arrays, "weights", "bias", "logit_weight")
-        weights, bias, logit_weight = found
-        if any(array.dtype != np.float64 for array in found) or (bias.shape, logit_weight.shape) != ((), ()):
+        # Bundles of format 3 know no length.
+        found = stored_arrays({"length_weight": np.array(0.0), **arrays}, "weights", *_NUMBERS)
+        weights, *numbers = found
+        if any(array.dtype != np.float64 for array in found) or any(number.shape for number in numbers):
             raise DataError(
                 f"not a head: {[(str(array.dtype), array.shape) for array in found]}", hint="adapt the bundle again"
             )
-        return cls(weights, float(bias), float(logit_weight))
+        return cls(weights, *map(float, numbers))

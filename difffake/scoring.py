@@ -131,6 +131,10 @@ class Scorer:
                 return own
             of_pool = self._alone(spec, pool, pool_logit)
             return own - (of_pool[_nearest(features, pool)] if spec.frames == "nearest" else of_pool.mean())
+        if spec.kind == "supervised_difference":
+            nearest = spec.frames == "nearest"
+            changes = difference_to_nearest(features, pool) if nearest else features - pool.mean(axis=0)
+            return self._bundle.heads[str(spec.head)](changes, np.zeros(len(changes), np.float32))
         return self._differ(spec, features, pool)
 
     def _differ(self, spec: ScoreSpec, features: F32, pool: F32) -> F64:
@@ -155,6 +159,11 @@ class Scorer:
                 spec, features[row : row + 1], logit[row : row + 1], features[others], logit[others]
             )[0]
         return scores
+
+
+def difference_to_nearest(features: F32, pool: F32) -> F32:
+    """``(N, D)`` minus, each, the nearest row of ``(K, D)``: ``(N, D)``."""
+    return features - pool[_nearest(features, pool)]
 
 
 def _nearest(features: F32, pool: F32) -> I64:

@@ -60,6 +60,10 @@ def adapt_command(
         float,
         typer.Option(help="How far to draw the head towards the extractor's own reading; 1: as much as the labels."),
     ] = 0.0,
+    towards_length: Annotated[
+        float,
+        typer.Option(help="How far to draw the head on differences towards their size; 1: as much as the labels."),
+    ] = 1.0,
     clip_shares: Annotated[
         tuple[float, float, float],
         typer.Option(metavar="TRAIN VALIDATE FIT", help="As the extractor was trained with."),
@@ -88,6 +92,7 @@ def adapt_command(
         max_frames=max_frames,
         recipe=Recipe(pseudo_share=pseudo_share, towards_logit=towards_logit, seed=seed),
         anchor_pseudo_share=anchor_pseudo_share,
+        towards_length=towards_length,
         use=use,
         description=description,
         draws=draws,

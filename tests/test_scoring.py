@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ from difffake.anchors import AnchorPool, Origin
 from difffake.bundle import Bundle, ScoreSpec
 from difffake.differential import Combination, differences
 from difffake.errors import BundleError
+from difffake.head import LinearHead
 from difffake.scoring import Scorer, distances
 
 
@@ -82,6 +84,20 @@ def test_the_nearest_frame_of_the_anchor_can_stand_for_all(tiny_bundle: Bundle, 
         np.testing.assert_allclose(got[one], expected, rtol=1e-4, atol=1e-5)
     if name == "distance":
         assert (got < scorer.score(embedding, logit, time_s, anchor)["all"]).all()
+
+
+@pytest.mark.parametrize("frames", ["all", "nearest"])
+def test_a_head_reads_the_difference_to_the_anchor(tiny_bundle: Bundle, frames: Literal["all", "nearest"]) -> None:
+    head = LinearHead(np.arange(DIM) - 2.5, 0.5, length_weight=3.0)
+    spec = ScoreSpec(evidence="anchor", kind="supervised_difference", head="difference", anchor="given", frames=frames)
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, scores={"taught": spec})
+    scorer = Scorer(replace(tiny_bundle, manifest=manifest, heads={"difference": head}))
+    embedding, logit, time_s = clip()
+    anchor = pool()
+    nearest = np.linalg.norm(embedding[:, None] - anchor.embeddings, axis=2).argmin(axis=1)
+    change = embedding - (anchor.embeddings[nearest] if frames == "nearest" else anchor.embeddings.mean(axis=0))
+    expected = change @ head.weights + 0.5 + 3 * np.linalg.norm(change, axis=1)
+    np.testing.assert_allclose(scorer.score(embedding, logit, time_s, anchor)["taught"], expected, atol=1e-4)
 
 
 def test_an_anchor_frame_does_not_vouch_for_itself(scorer: Scorer) -> None:

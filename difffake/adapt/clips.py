@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from difffake.errors import DataError
 from difffake.evaluation.features import Features
 from difffake.evaluation.layouts import FAKE, REAL, Item
+from difffake.scoring import difference_to_nearest
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -105,9 +106,9 @@ def _evenly(count: int, limit: int) -> I64:
 
 
 def against_anchor(clip: LabelledClip, anchor: F32, after_s: float) -> LabelledClip:
-    """The clip's faces later than ``after_s``, each minus the mean of the anchor ``(K, D)``."""
+    """The clip's faces later than ``after_s``, each minus the nearest frame of the anchor ``(K, D)``."""
     features = clip.features.only(clip.features.time_s > after_s)
-    return replace(clip, features=replace(features, embedding=features.embedding - anchor.mean(axis=0)))
+    return replace(clip, features=replace(features, embedding=difference_to_nearest(features.embedding, anchor)))
 
 
 def counts_of(clips: Sequence[LabelledClip]) -> dict[str, int]:

@@ -29,6 +29,7 @@ class Recipe:
     frames_per_clip: int = 24
     pseudo_share: float = 0.5
     towards_logit: float = 0.0
+    towards_length: float = 0.0
     folds: int = 10
     inner_folds: int = 5
     seed: int = 0
@@ -64,7 +65,7 @@ def divide(groups: Sequence[str], folds: int, seed: int) -> dict[str, int]:
 def fit(clips: Sequence[LabelledClip], recipe: Recipe, candidates: Sequence[Candidate]) -> list[LinearHead]:
     """Heads on all of the clips."""
     rows = rows_of(clips, recipe.frames_per_clip, recipe.pseudo_share)
-    return fit_heads(rows, candidates, recipe.towards_logit)
+    return fit_heads(rows, candidates, recipe.towards_logit, recipe.towards_length)
 
 
 def choose(clips: Sequence[LabelledClip], recipe: Recipe, seed: int) -> tuple[Candidate, dict[str, float]]:

@@ -32,11 +32,14 @@ class Candidate:
 CANDIDATES = (Candidate(0.95), Candidate(0.8), Candidate(0.5), Candidate(0.2))
 
 
-def fit_heads(rows: Rows, candidates: Sequence[Candidate], towards_logit: float = 0.0) -> list[LinearHead]:
+def fit_heads(
+    rows: Rows, candidates: Sequence[Candidate], towards_logit: float = 0.0, towards_length: float = 0.0
+) -> list[LinearHead]:
     """A head by each candidate, all from one pass over the rows.
 
     ``towards_logit`` times the logit, in units of its spread over real faces, is added: few labels of one kind of fake
-    should not make a head forget what the extractor knows of others.
+    should not make a head forget what the extractor knows of others. So is ``towards_length`` times the length of the
+    row, for rows that are differences: a change may be large in a direction that no label has shown.
     """
     mean = rows.weight @ rows.x
     spread = np.sqrt(np.maximum(rows.weight @ (rows.x - mean.astype(np.float32)) ** 2, 0.0))
@@ -52,16 +55,19 @@ def fit_heads(rows: Rows, candidates: Sequence[Candidate], towards_logit: float 
     for candidate in candidates:
         a = candidate.shrinkage
         direction = np.linalg.solve((1 - a) * covariance + a * level, fake - real)
-        heads.append(_scaled(direction / spread, rows, towards_logit))
+        heads.append(_scaled(direction / spread, rows, towards_logit, towards_length))
     return heads
 
 
-def _scaled(weights: F64, rows: Rows, towards_logit: float) -> LinearHead:
-    """Both parts give real faces mean 0, the head's own standard deviation 1: heads of all folds speak of one scale."""
+def _scaled(weights: F64, rows: Rows, towards_logit: float, towards_length: float) -> LinearHead:
+    """Every part gives real faces mean 0, the head's own deviation 1: heads of all folds speak of one scale."""
     mean, deviation = _over_real(rows.x.astype(np.float64) @ weights, rows)
     logit_mean, logit_deviation = _over_real(rows.logit.astype(np.float64), rows)
     logit_weight = towards_logit / logit_deviation
-    return LinearHead(weights / deviation, -mean / deviation - logit_weight * logit_mean, logit_weight)
+    length_mean, length_deviation = _over_real(np.linalg.norm(rows.x.astype(np.float64), axis=1), rows)
+    length_weight = towards_length / length_deviation
+    bias = -mean / deviation - logit_weight * logit_mean - length_weight * length_mean
+    return LinearHead(weights / deviation, bias, logit_weight, length_weight)
 
 
 def _over_real(score: F64, rows: Rows) -> tuple[float, float]:

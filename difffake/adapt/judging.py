@@ -20,7 +20,7 @@ from difffake.scoring import ANCHOR_SIZE, Scorer
 
 F64 = NDArray[np.float64]
 
-#: Heads by the names that the bundle keeps them under: of the embedding, of its difference to the anchor's mean.
+#: Heads by the names that the bundle keeps them under: of the embedding, of its difference to the anchor.
 ARTIFACT, DIFFERENCE = "artifact", "difference"
 SUPERVISED, MINUS_ANCHOR, OF_DIFFERENCE = "supervised", "supervised_minus_anchor", "supervised_difference"
 #: The scores that heads give.
@@ -30,10 +30,10 @@ SPECS = {
         evidence="anchor", kind="supervised", head=ARTIFACT, anchor="given", minus_anchor_mean=True
     ),
     OF_DIFFERENCE: ScoreSpec(
-        evidence="anchor", kind="supervised", head=DIFFERENCE, anchor="given", minus_anchor_mean=True
+        evidence="anchor", kind="supervised_difference", head=DIFFERENCE, anchor="given", frames="nearest"
     ),
 }
-_COMPARED = ("logit", "logit_minus_anchor", "distance_anchor")
+_COMPARED = ("logit", "logit_minus_anchor", "distance_anchor", "distance_nearest")
 #: Two encodes of one recording give frame times that differ a little.
 _TOLERANCE_S = 0.125
 
@@ -83,7 +83,7 @@ def anchors_of(clips: Sequence[LabelledClip]) -> Anchors:
 
 
 def anchored_clips(clips: Sequence[LabelledClip], anchors: Anchors) -> list[LabelledClip]:
-    """The clips whose stream has an anchor, as differences to its mean; the anchor's stretch is left out."""
+    """The clips whose stream has an anchor, as differences to its nearest frame; the anchor's stretch is left out."""
     return [
         against_anchor(clip, anchor.pool.embeddings, anchor.until_s + _TOLERANCE_S)
         for clip in clips

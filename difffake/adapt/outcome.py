@@ -41,6 +41,7 @@ class AdaptSettings:
         series: keep videos together, and take for one source, whose names differ in a last number alone.
         crfs: besides as recorded, everything is also learnt and judged re-encoded at these CRFs, real and fake alike.
         anchor_pseudo_share: the recipe's ``pseudo_share`` for the head on differences to an anchor, if another.
+        towards_length: how far that head is drawn towards the size of the difference; 1: as much as the labels.
         use: `Use.AUTO` lets the figures decide, see `Transfer.helps`.
         description: of the data, for the manifest.
     """
@@ -55,6 +56,7 @@ class AdaptSettings:
     max_frames: int = 400
     recipe: Recipe = field(default_factory=Recipe)
     anchor_pseudo_share: float | None = None
+    towards_length: float = 1.0
     use: Use = Use.AUTO
     description: str = "not stated"
     draws: int = 1000
@@ -68,8 +70,9 @@ class AdaptSettings:
         for share in (self.recipe.pseudo_share, self.anchor_pseudo_share or 0.0):
             if not 0 <= share < 1:
                 raise DataError(f"a share of {share} for pseudo-fakes", hint="choose 0 to below 1")
-        if not 0 <= self.recipe.towards_logit <= 1000:
-            raise DataError(f"{self.recipe.towards_logit} times the logit", hint="choose 0 (not) to 1000")
+        for times, what in ((self.recipe.towards_logit, "the logit"), (self.towards_length, "the difference's size")):
+            if not 0 <= times <= 1000:
+                raise DataError(f"{times} times {what}", hint="choose 0 (not) to 1000")
         if not 0.01 <= self.fps <= 1000 or not 1 <= self.max_frames <= 1_000_000:
             raise DataError(f"{self.fps} frames a second, {self.max_frames} of a video", hint="choose more, or fewer")
 

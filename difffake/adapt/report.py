@@ -50,6 +50,7 @@ def record(report: AdaptReport) -> dict[str, Any]:
         "pseudo_share": settings.recipe.pseudo_share if report.pseudo_fakes else 0.0,
         "anchor_pseudo_share": settings.anchor_pseudo_share,
         "towards_logit": settings.recipe.towards_logit,
+        "towards_length": settings.towards_length,
         "cross_validated_video_auc": {
             name: _estimate(levels[Level.VIDEO].auc) for name, levels in recorded.items() if Level.VIDEO in levels
         },
@@ -156,7 +157,8 @@ def _page(report: AdaptReport) -> Iterator[str]:
     recipe = report.settings.recipe
     yield (
         "\nRecipes: " + "; ".join(f"{name}: {one}" for name, one in report.chosen.items()) + f"; share of pseudo-fakes "
-        f"{recipe.pseudo_share if report.pseudo_fakes else 0:g}, towards the logit {recipe.towards_logit:g}."
+        f"{recipe.pseudo_share if report.pseudo_fakes else 0:g}, towards the logit {recipe.towards_logit:g}, "
+        f"the difference's towards its size {report.settings.towards_length:g}."
     )
     for name, of in report.chosen_in_folds.items():
         yield f"In the folds, {name}: " + ", ".join(f"{c} ({n})" for c, n in Counter(of).most_common()) + "."

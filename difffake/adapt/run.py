@@ -85,9 +85,14 @@ def adapt(
     fits[ARTIFACT] = cross_fit(clips, recipe, lambda share: tell("cross-validation", share))
     heads[ARTIFACT], chosen[ARTIFACT] = _fit_on_all(clips, recipe)
     if _can_be_divided(against):
-        # The size and direction of a change stand for themselves; the logit's own change is another score.
+        # Direction and size of a change, in equal parts; the logit's own change is another score.
         share = settings.anchor_pseudo_share if pseudo_fakes else None
-        alone = replace(recipe, towards_logit=0.0, pseudo_share=recipe.pseudo_share if share is None else share)
+        alone = replace(
+            recipe,
+            towards_logit=0.0,
+            towards_length=settings.towards_length,
+            pseudo_share=recipe.pseudo_share if share is None else share,
+        )
         fits[DIFFERENCE] = cross_fit(against, alone, lambda share: tell("against anchors", share))
         heads[DIFFERENCE], chosen[DIFFERENCE] = _fit_on_all(against, alone)
     old = _without_heads(detector.bundle)

@@ -100,6 +100,26 @@ def test_a_head_is_drawn_towards_the_logit_in_units_of_its_spread() -> None:
     assert np.corrcoef(more, rows.logit)[0, 1] == pytest.approx(1)
 
 
+def test_a_head_is_drawn_towards_the_size_of_what_it_reads() -> None:
+    rows = rows_of(clips(shift=2.0), 12, 0.0)
+    (alone,) = fit_heads(rows, QUICK.candidates[:1])
+    (drawn,) = fit_heads(rows, QUICK.candidates[:1], towards_length=1.0)
+    more = drawn(rows.x, rows.logit) - alone(rows.x, rows.logit)
+    real = ~rows.fake
+    assert more[real].mean() == pytest.approx(0, abs=1e-4)
+    assert more[real].std() == pytest.approx(1, abs=1e-3)
+    assert np.corrcoef(more, np.linalg.norm(rows.x, axis=1))[0, 1] == pytest.approx(1)
+
+
+def test_a_head_keeps_all_of_its_numbers() -> None:
+    head = LinearHead(np.arange(1.0, 4.0), -0.5, 2.0, 0.25)
+    again = LinearHead.from_arrays(head.to_arrays())
+    x, logit = np.ones((2, 3), np.float32), np.zeros(2, np.float32)
+    np.testing.assert_array_equal(again(x, logit), head(x, logit))
+    before = {name: array for name, array in head.to_arrays().items() if name != "length_weight"}
+    np.testing.assert_allclose(head(x, logit) - LinearHead.from_arrays(before)(x, logit), 0.25 * np.sqrt(3))
+
+
 def test_classes_domains_sources_and_videos_weigh_as_promised() -> None:
     labelled = [
         *clips(6, sources=("a", "b", "b"), frames=5),
