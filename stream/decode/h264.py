@@ -1,21 +1,24 @@
 """The few fields of H.264 headers that tell what a decoder does not: gaps, fields, what precedes a key frame.
 
-ITU-T H.264: 7.3.2.1.1 (sequence parameter set), 7.3.3 (slice header), 7.4.3 (frame_num), 8.2.1 (picture order count).
+ITU-T H.264: 7.3.2.1.1 (sequence parameter set), 7.3.3 (slice header), 7.4.3 (frame_num), 8.2.1 (picture order count),
+E.1 (usability information).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _NAL_IDR, _NAL_SPS, _SLICES = 5, 7, (1, 2, 5)
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
 _HEAD_BYTES = 64
 _MAX_SPS_BYTES = 1024
+_EXTENDED_SAR = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """What a sequence parameter set says."""
+    """What a sequence parameter set says. ``tells_delay``: how many pictures come out of turn at most."""
 
     frame_num_bits: int
     order_bits: int
@@ -24,6 +27,7 @@ class Sequence:
     is_frames_only: bool
     has_colour_planes: bool
     is_in_order: bool
+    tells_delay: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,30 @@ class H264Headers:
         return frame_num != (last_reference + 1) % (1 << sequence.frame_num_bits)
 
 
+def tells_delay(extradata: bytes) -> bool:
+    """Whether every sequence parameter set in front of a stream, in either format, says how many pictures come out of
+    turn at most; a decoder would have to find that out."""
+    sets = list(_sets(extradata))
+    try:
+        return bool(sets) and all(_sequence(data[1:_MAX_SPS_BYTES]).tells_delay for data in sets)
+    except IndexError:
+        return False
+
+
+def _sets(extradata: bytes) -> Iterator[bytes]:
+    """Sequence parameter sets, from their first byte on; behind start codes, or of ISO/IEC 14496-15."""
+    if extradata[:1] != b"\x01":
+        for unit in extradata.split(b"\x00\x00\x01"):
+            if unit and unit[0] & 0x1F == _NAL_SPS:
+                yield unit
+        return
+    at = 6
+    for _ in range(extradata[5] & 0x1F if len(extradata) > 5 else 0):
+        size = int.from_bytes(extradata[at : at + 2], "big")
+        yield extradata[at + 2 : at + 2 + size]
+        at += 2 + size
+
+
 class _Bits:
     """Reads bits of a unit; past its end `IndexError`."""
 
@@ -162,11 +190,57 @@ def _sequence(data: bytes) -> Sequence:
     bits.golomb()
     bits.golomb()
     is_frames_only = bool(bits.read(1))
+    tells_delay = order_type == 2 or _tells_delay(bits, is_frames_only=is_frames_only)
     if frame_num_bits > 16 or order_bits > 16:
         raise IndexError
     # Baseline has no B slices, and order type 2 no order but that of decoding.
     is_in_order = order_type == 2 or profile == 66
-    return Sequence(frame_num_bits, order_bits, order_type, has_gaps, is_frames_only, has_planes, is_in_order)
+    return Sequence(
+        frame_num_bits, order_bits, order_type, has_gaps, is_frames_only, has_planes, is_in_order, tells_delay
+    )
+
+
+def _tells_delay(bits: _Bits, *, is_frames_only: bool) -> bool:
+    """What follows of a sequence parameter set, up to bitstream_restriction_flag."""
+    try:
+        bits.read(1 if is_frames_only else 2)
+        if bits.read(1):  # frame_cropping_flag
+            for _ in range(4):
+                bits.golomb()
+        if not bits.read(1):  # vui_parameters_present_flag
+            return False
+        if bits.read(1) and bits.read(8) == _EXTENDED_SAR:
+            bits.read(32)
+        if bits.read(1):  # overscan_info_present_flag
+            bits.read(1)
+        if bits.read(1):  # video_signal_type_present_flag
+            bits.read(4)
+            if bits.read(1):  # colour_description_present_flag
+                bits.read(24)
+        if bits.read(1):  # chroma_loc_info_present_flag
+            bits.golomb()
+            bits.golomb()
+        if bits.read(1):  # timing_info_present_flag
+            bits.read(65)
+        has_hrd = [_skip_hrd(bits) for _ in range(2)]
+        bits.read(2 if any(has_hrd) else 1)
+        return bool(bits.read(1))
+    except IndexError:
+        return False
+
+
+def _skip_hrd(bits: _Bits) -> bool:
+    """Parameters of a decoder's buffer (E.1.2), whether they are there."""
+    if not bits.read(1):
+        return False
+    count = bits.golomb() + 1
+    bits.read(8)
+    for _ in range(min(count, 32)):
+        bits.golomb()
+        bits.golomb()
+        bits.read(1)
+    bits.read(20)
+    return True
 
 
 def _skip_scaling(bits: _Bits, count: int) -> None:
