@@ -67,6 +67,12 @@ class NoFaceError(DiffFakeError, ValueError):
     exit_code = 17
 
 
+class OutputError(DiffFakeError, OSError):
+    """A result that cannot be written: no such folder, no right to, no space left."""
+
+    exit_code = 18
+
+
 class BundleError(DiffFakeError, ValueError):
     """A model bundle that is missing, damaged, or does not fit this version."""
 

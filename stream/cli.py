@@ -1,11 +1,12 @@
 """The command line: ``difffake COMMAND``. Each command lives in its own ``stream/commands_*.py``.
 
 Exit codes: 0 done; 1 something unexpected; 2 wrong usage; 3 found what ``--fail-on`` asks for; 10 and above: the kind
-of the first failure, see `difffake.errors`; 130 interrupted.
+of the first failure, see `difffake.errors`; 130 interrupted; 141 nobody reads the output.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ import typer
 
 import difffake
 from difffake.errors import DiffFakeError
+from difffake.files import not_written
 from stream import (
     commands_adapt,
     commands_alerts,
@@ -111,21 +113,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DiffFakeError as error:
         print_error(error)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): the interpreter's last flush must not complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+    except SystemExit as left:
+        # Typer ends by itself at Ctrl-C, and when the reader of our output has gone (`| head`).
+        if isinstance(left.__context__, BrokenPipeError):
+            _drop_output()
+            code = 141
+        elif left.code == 130:
+            print("interrupted", file=sys.stderr)  # noqa: T201
+            code = 130
+        else:
+            raise
     except Exception as error:  # the last line of defence: one line for the user, the rest with --debug
         if options.debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error = not_written("the output", error)
+            _drop_output()
         print_error(error)
-        code = 1
+        code = error.exit_code if isinstance(error, DiffFakeError) else 1
     else:
         code = 0
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """What is still buffered cannot be written: the interpreter's last flush must not complain about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -21,8 +20,9 @@ from rich.text import Text
 
 from difffake.anchors.file import AnchorFile, load_anchors
 from difffake.detector import Detector
-from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError
+from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError, OutputError
 from difffake.faces.runtime import DetectorRuntime
+from difffake.files import check_target, write_whole
 from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
@@ -60,6 +60,8 @@ MEDIA_SUFFIXES = frozenset(
 )
 _MAX_FILES = 100_000
 _MAX_ROWS = 30
+#: File systems hold names of 255 bytes; a number and a suffix come behind.
+_MAX_STEM_BYTES = 200
 
 
 class FailOn(StrEnum):
@@ -130,6 +132,9 @@ def scan(
     )
     sources, failures = _expand(paths)
     reports = _report_paths(report, sources)
+    for target in {*reports, None if json in (None, "-") else Path(json)}:
+        if target is not None:
+            check_target(target)
     results: list[ScanResult] = []
     tables = Console(stderr=json == "-")
     with (
@@ -150,7 +155,11 @@ def scan(
                 continue
             results.append(result)
             if target is not None:
-                _write(target, render_report(result).encode())
+                try:
+                    write_whole(target, render_report(result).encode())
+                except OutputError as error:  # the result itself, and the other files, are not lost with it
+                    failures.append(_failed(source, error))
+                    target = None
             if not quiet:
                 print_result(tables, result, target)
     if json is not None:
@@ -159,7 +168,7 @@ def scan(
             sys.stdout.buffer.write(document + b"\n")
             sys.stdout.buffer.flush()
         else:
-            _write(Path(json), document)
+            write_whole(Path(json), document)
     raise typer.Exit(_exit_code(results, failures, fail_on))
 
 
@@ -237,34 +246,13 @@ def _report_paths(report: Path | None, sources: list[str]) -> list[Path | None]:
     targets: list[Path | None] = []
     for source in sources:
         stem = re.sub(r"[^\w.-]+", "_", Path(source.split("?")[0].split("@")[-1]).name).strip("._") or "report"
+        stem = stem.encode(errors="replace")[:_MAX_STEM_BYTES].decode(errors="ignore")
         name, number = stem, 2
         while name in taken:
             name, number = f"{stem}-{number}", number + 1
         taken.add(name)
         targets.append(report / f"{name}.html")
     return targets
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            file.write(data)
-        temporary = Path(file.name)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-    except OSError as error:
-        raise DiffFakeError(
-            f"{target}: cannot be written ({error.strerror or error})",
-            hint="check the folder, its rights and its space",
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _exit_code(results: list[ScanResult], failures: list[Failure], fail_on: FailOn | None) -> int:

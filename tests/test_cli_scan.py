@@ -17,6 +17,7 @@ from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.detector import Detector
+from difffake.files import not_written, write_whole
 from difffake.results import ScanResult
 from stream.cli import main
 from stream.commands_scan import ScanDocument
@@ -147,10 +148,33 @@ def test_a_report_that_cannot_be_written(
     clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert run("scan", clips["man"], *base, "-q", "--report", tmp_path / "file" / "a.html") == 1
+    assert run("scan", clips["man"], *base, "-q", "--report", tmp_path / "file" / "a.html") == 18
     err = capsys.readouterr().err
     assert "cannot be written" in err
     assert err.count("\n") == 1
+
+
+def test_a_disk_that_is_full_in_the_end_costs_the_report_alone(
+    clips: dict[str, Path],
+    base: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(path: Path, _: bytes) -> None:
+        raise not_written(str(path), OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(
+        "stream.commands_scan.write_whole", lambda p, d: (full if p.suffix == ".html" else write_whole)(p, d)
+    )
+    target, report = tmp_path / "out.json", tmp_path / "a.html"
+    assert run("scan", clips["man"], *base, "--fps", 1, "--report", report, "--json", target) == 18
+    out, err = capsys.readouterr()
+    assert "a.html: cannot be written (no space left on device)" in err
+    assert "person 1" in out
+    assert "report:" not in out
+    document = msgspec.json.decode(target.read_bytes(), type=ScanDocument)
+    assert [len(document.results), document.failures[0].exit_code] == [1, 18]
 
 
 def test_a_bug_costs_one_line_and_not_the_other_files(
@@ -257,3 +281,13 @@ def test_anchors_that_cannot_be_used_stop_the_scan(
     capsys.readouterr()
     assert run("scan", clips["man"], "--bundle", recognising, "--threads", "1", "--anchor", other) == 24
     assert "other networks" in capsys.readouterr().err
+
+
+def test_output_that_nobody_takes(clips: dict[str, Path], base: list[str]) -> None:
+    command = [sys.executable, "-m", "stream.cli", "scan", str(clips["man"]), str(clips["man"]), "--fps", "1", *base]
+    with subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141

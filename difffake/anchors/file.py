@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import unicodedata
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +15,8 @@ import difffake
 from difffake.anchors.pool import AnchorPool, Origin
 from difffake.anchors.record import MAX_BYTES, PoolRecord, seal, unseal
 from difffake.bundle import EXTRACTOR, IDENTITY, Bundle
-from difffake.errors import AnchorError, DiffFakeError
+from difffake.errors import AnchorError
+from difffake.files import write_whole
 
 KIND, VERSION = "difffake-anchors", 1
 MAX_PEOPLE = 256
@@ -136,9 +135,10 @@ def save_anchors(path: Path, anchors: AnchorFile) -> None:
 
     Raises:
         AnchorError: as `anchors_to_bytes`.
-        DiffFakeError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    _write(path, anchors_to_bytes(anchors))
+    # Identity embeddings are biometric data: a new file is its owner's alone.
+    write_whole(path, anchors_to_bytes(anchors), private=True)
 
 
 def anchors_to_bytes(anchors: AnchorFile) -> bytes:
@@ -331,24 +331,3 @@ def _check(anchors: AnchorFile) -> None:
     dims = {(p.pool.embeddings.shape[1], p.pool.identities.shape[1]) for p in anchors.people}
     if any(len({d[i] for d in dims if d[i]}) > 1 for i in (0, 1)):
         raise AnchorError(f"embeddings of several sizes in one file: {sorted(dims)}", hint="enrol all people again")
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # Identity embeddings are biometric data: a new file is its owner's alone, an old one keeps its rights.
-        if path.exists():
-            temporary.chmod(path.stat().st_mode & 0o777)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise DiffFakeError(
-            f"{path}: cannot be written ({error.strerror or error})", hint="check the folder, its rights and its space"
-        ) from error

@@ -1,0 +1,80 @@
+"""Results on disk, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from difffake.errors import OutputError
+
+
+def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a file by another one beside it, so that nobody ever reads half of it; its folders are made.
+
+    A link is followed. What is no regular file (``/dev/null``, a pipe) is written as it is: a rename would put a
+    regular file in its place.
+
+    Args:
+        private: a new file is its owner's alone. An old one keeps its rights in any case.
+
+    Raises:
+        OutputError: it cannot be written; what stood there before still does.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_bytes(data)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside(target, data, private=private)
+    except OSError as error:
+        raise not_written(str(path), error) from error
+
+
+def check_target(path: Path) -> None:
+    """Whether `write_whole` has a chance, asked before the work whose result it writes; makes the folders.
+
+    Raises:
+        OutputError: it has none.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            mode = target.stat().st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(target.parent if stat.S_ISREG(mode) else target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise not_written(str(path), error) from error
+
+
+def not_written(where: str, error: OSError) -> OutputError:
+    """What a user is told of an output that failed."""
+    return OutputError(
+        f"{where}: cannot be written ({(error.strerror or str(error)).lower()})",
+        hint="check the folder, its rights and its space",
+    )
+
+
+def _write_beside(target: Path, data: bytes, *, private: bool) -> None:
+    # Not named after the target: its name may be as long as names can be.
+    part = target.parent / f".{secrets.token_hex(8)}.part"
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            part.chmod(target.stat().st_mode & 0o777)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
