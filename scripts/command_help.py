@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import pkgutil
 import sys
 from pathlib import Path
 
@@ -11,7 +14,21 @@ os.environ |= {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 import typer.main
 from typer.testing import CliRunner
 
+import difffake
+import stream
+from difffake.errors import DiffFakeError
 from stream.cli import _Options, app
+
+_NO_ERROR = {
+    0: "done",
+    1: "something unexpected",
+    2: "wrong usage",
+    3: "found: `--fail-on`, `--tolerance`",
+    130: "interrupted",
+    141: "nobody reads the output",
+}
+#: Import torch.
+_TRAINING = ("difffake.training", "difffake.extractor")
 
 
 def main() -> None:
@@ -26,7 +43,29 @@ def main() -> None:
             raise SystemExit(f"{title}: {result.output}")
         text = result.output
         page += [f"## {title}", "", "```", text.strip(), "```", ""]
+    page += _exit_codes()
     Path(sys.argv[1]).write_text("\n".join(page), encoding="utf-8")
+
+
+def _exit_codes() -> list[str]:
+    """Every code with the class that ends the command with it; each class says what it is about."""
+    for package in (difffake, stream):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith(_TRAINING):
+                importlib.import_module(module.name)
+    page = ["## Exit codes", "", "Of several failures the first gives the code; `--json` lists all.", ""]
+    page += ["| code | error | what |", "|---|---|---|"]
+    page += [f"| {code} | | {what} |" for code, what in _NO_ERROR.items() if code < 10]
+    for code, error in sorted((e.exit_code, e) for e in _leaves(DiffFakeError)):
+        what = " ".join(inspect.cleandoc(error.__doc__ or "").split("\n\n")[0].split())
+        page.append(f"| {code} | `{error.__name__}` | {what.replace('|', '/')} |")
+    return [*page, *(f"| {code} | | {what} |" for code, what in _NO_ERROR.items() if code > 99), ""]
+
+
+def _leaves(error: type[DiffFakeError]) -> list[type[DiffFakeError]]:
+    """Classes with a code of their own."""
+    own = [error] if "exit_code" in vars(error) and error is not DiffFakeError else []
+    return [*own, *(leaf for below in error.__subclasses__() for leaf in _leaves(below))]
 
 
 def _below(command: object) -> list[str]:
