@@ -34,6 +34,7 @@ from stream import (
     commands_operate,
     commands_publish,
     commands_replay,
+    commands_robustness,
     commands_scan,
     commands_tail,
     commands_train,
@@ -68,6 +69,7 @@ app.command("demo")(commands_demo.demo)
 app.command("doctor")(commands_doctor.doctor)
 app.command("bench")(commands_bench.bench)
 app.command("evaluate")(commands_evaluate.evaluate_command)
+app.command("robustness")(commands_robustness.robustness_command)
 app.command("compare")(commands_evaluate.compare_command)
 app.command("adapt")(commands_adapt.adapt_command)
 app.command("crops")(commands_train.crops)

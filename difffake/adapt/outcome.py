@@ -13,7 +13,7 @@ from difffake.errors import DataError
 from difffake.evaluation.bootstrap import Difference, Performance
 from difffake.evaluation.layouts import Layout
 from difffake.evaluation.protocol import Level
-from difffake.evaluation.recompress import MAX_CRF
+from difffake.evaluation.recompress import MAX_CRF, Codec
 
 #: Below these a head would be a portrait of its few clips.
 MIN_VIDEOS = 10
@@ -65,8 +65,10 @@ class AdaptSettings:
         if not self.data and not (self.real and self.fake):
             raise DataError("nothing to adapt to", hint="give --real DIR and --fake DIR, or --data LAYOUT=DIR")
         for crf in self.crfs:
-            if not 0 <= crf <= MAX_CRF:
-                raise DataError(f"a CRF of {crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
+            if not 0 <= crf <= MAX_CRF[Codec.H264]:
+                raise DataError(
+                    f"a CRF of {crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF[Codec.H264]} (worst)"
+                )
         for share in (self.recipe.pseudo_share, self.anchor_pseudo_share or 0.0):
             if not 0 <= share < 1:
                 raise DataError(f"a share of {share} for pseudo-fakes", hint="choose 0 to below 1")

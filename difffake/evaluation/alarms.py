@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,23 @@ class Alarms:
     def per_hour(self, footage_s: float) -> float:
         """Alarms in an hour of such footage; NaN without footage."""
         return 3600.0 * self.alarms / footage_s if footage_s > 0 else float("nan")
+
+    def per_hour_at_most(self, footage_s: float) -> float:
+        """The rate that would bring so few alarms, or fewer, one time in twenty (Garwood 1936); NaN without footage.
+
+        It takes alarms for independent, which those of one clip are not.
+        """
+        return 3600.0 * _poisson_at_most(self.alarms) / footage_s if footage_s > 0 else float("nan")
+
+
+def _poisson_at_most(count: int, probability: float = 0.05) -> float:
+    """The mean of which ``count`` events or fewer are seen with this probability, by bisection."""
+    low, high = float(count), 3.0 * count + 10.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        terms = (i * math.log(middle) - middle - math.lgamma(i + 1) for i in range(count + 1))
+        low, high = (middle, high) if sum(map(math.exp, terms)) > probability else (low, middle)
+    return (low + high) / 2
 
 
 def count_alarms(p_values: ArrayLike, clip: ArrayLike, threshold: float) -> Alarms:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from difffake.errors import MediaNotFoundError
+from difffake.evaluation.conditions import Condition, TreatedFile
 from difffake.evaluation.layouts import IMAGE_SUFFIXES, Item, Region
 from difffake.evaluation.recompress import Recompression, recompress
 from difffake.video import Frame, open_video
@@ -60,11 +62,13 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which pictures are looked at: ``fps`` a second, the first ``max_frames``, after which encode."""
+    """Which pictures are looked at: ``fps`` a second, the first ``max_frames``, after which encode or under which
+    condition."""
 
     fps: float = 4.0
     max_frames: int = 400
     recompression: Recompression | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +115,15 @@ _TABLES = ("embedding", "identity")
 class FeatureStore:
     """Computes an item's features, or reads them from ``folder``.
 
-    The key is all that can change them: the file's content, the region, the sampling, the recompression, and
-    ``features_id``, which stands for the extractor and the way faces are found and cut out. A cache file that
+    The key is all that can change them: the file's content, the region, the sampling, the recompression or condition,
+    and ``features_id``, which stands for the extractor and the way faces are found and cut out. A cache file that
     cannot be read is computed again. Remove the folder after a change to the code that finds faces.
     """
 
     def __init__(self, folder: Path, observer: Observer, features_id: str, sampling: Sampling) -> None:
         self._folder, self._observer = folder, observer
         self._features_id, self._sampling = features_id, sampling
+        self._treated = TreatedFile()
         self.computed = 0
 
     def features(self, item: Item) -> Features:
@@ -142,10 +147,12 @@ class FeatureStore:
             "recompression": None if self._sampling.recompression is None else str(self._sampling.recompression),
             "features": self._features_id,
         }
+        if self._sampling.condition is not None:
+            parts["condition"] = self._sampling.condition.fingerprint
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _compute(self, item: Item, digest: str) -> Features:
-        looked_at = _Counted(frames_of(self._source(item, digest), self._sampling, item.region))
+        looked_at = _Counted(self._frames(item, digest))
         seen = self._observer.observe(looked_at)
         everything = Features(
             **{name: np.asarray(getattr(seen, name), kind) for name, kind in ROWS.items()},
@@ -156,6 +163,14 @@ class FeatureStore:
         good = np.isfinite(everything.logit) & np.isfinite(everything.embedding).all(axis=1)
         rows = np.flatnonzero(good)
         return everything.only(rows[np.argsort(everything.time_s[rows], kind="stable")])
+
+    def _frames(self, item: Item, digest: str) -> Iterator[Frame]:
+        told = self._sampling
+        if told.condition is None:
+            return frames_of(self._source(item, digest), told, item.region)
+        panels = 1 if item.region is None else 2
+        frames = self._treated.frames(item.path, digest, told.condition, told.fps, told.max_frames, panels)
+        return _halves(iter(frames), item.region)
 
     def _source(self, item: Item, digest: str) -> Path:
         recompression = self._sampling.recompression
@@ -184,10 +199,12 @@ class _Counted:
 def frames_of(path: Path, sampling: Sampling, region: Region | None) -> Iterator[Frame]:
     """The frames of a video, or of a half of it, that are looked at; ``sampling.recompression`` was done before."""
     with open_video(path, fps=sampling.fps) as video:
-        for count, frame in enumerate(video, 1):
-            yield frame if region is None else replace(frame, image=half(frame.image, region))
-            if count >= sampling.max_frames:
-                return
+        yield from _halves(islice(video, sampling.max_frames), region)
+
+
+def _halves(frames: Iterator[Frame], region: Region | None) -> Iterator[Frame]:
+    for frame in frames:
+        yield frame if region is None else replace(frame, image=half(frame.image, region))
 
 
 def half(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from difffake.errors import DataError
 from difffake.evaluation.bootstrap import Difference, Performance
+from difffake.evaluation.conditions import Condition
 from difffake.evaluation.layouts import Item, Layout, Listing
 from difffake.evaluation.protocol import EvaluationProtocol, Level, Subject
 from difffake.evaluation.recompress import Recompression
@@ -40,8 +41,11 @@ class EvaluationSettings:
     seed: int = 0
     protocol: EvaluationProtocol = EvaluationProtocol.CLIP
     anchor_as_recorded: bool = False
+    condition: Condition | None = None  # what happened to the pictures before they are judged
 
     def __post_init__(self) -> None:
+        if self.condition is not None and self.recompression is not None:
+            raise DataError("a condition encodes by itself", hint="leave the recompression out")
         for name, value, low, high in (
             ("fps", self.fps, 0.01, 1000.0),
             ("max_frames", self.max_frames, 1, 1_000_000),

@@ -6,6 +6,7 @@ manipulated half get the same bits, and that compression cannot give the answer 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +23,6 @@ from difffake.errors import DataError, LimitExceededError
 from difffake.video import Limits, open_video
 
 TIME_BASE = Fraction(1, 90_000)
-MAX_CRF = 51
 MAX_SHRINK = 16
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 DEFAULT_FPS = 25.0  # for rate control only, where a file does not tell its rate
@@ -33,14 +33,18 @@ class Codec(StrEnum):
 
     H264 = "h264"
     H265 = "h265"
+    VP9 = "vp9"
+    AV1 = "av1"
 
 
-_ENCODERS = {Codec.H264: "libx264", Codec.H265: "libx265"}
+ENCODERS = {Codec.H264: "libx264", Codec.H265: "libx265", Codec.VP9: "libvpx-vp9", Codec.AV1: "libsvtav1"}
+MAX_CRF = {Codec.H264: 51, Codec.H265: 51, Codec.VP9: 63, Codec.AV1: 63}
 
 
 @dataclass(frozen=True, slots=True)
 class Recompression:
-    """Codec, constant rate factor (0 best .. 51 worst), encoder preset; each side divided by ``shrink`` (1 to 16)."""
+    """Codec, constant rate factor (0 best .. 51 worst, 63 for VP9 and AV1), encoder preset (of H.264 and H.265; the
+    others are always coded fast); each side divided by ``shrink`` (1 to 16)."""
 
     codec: Codec = Codec.H264
     crf: int = 23
@@ -48,8 +52,9 @@ class Recompression:
     shrink: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.crf <= MAX_CRF:
-            raise DataError(f"a CRF of {self.crf} does not exist", hint=f"choose 0 (best) to {MAX_CRF} (worst)")
+        worst = MAX_CRF[self.codec]
+        if not 0 <= self.crf <= worst:
+            raise DataError(f"a CRF of {self.crf} does not exist", hint=f"choose 0 (best) to {worst} (worst)")
         if self.preset not in PRESETS:
             raise DataError(f"no preset {self.preset[:40]!r}", hint=f"choose one of {', '.join(PRESETS)}")
         if not 1 <= self.shrink <= MAX_SHRINK:
@@ -125,14 +130,27 @@ def _encode(path: Path, out: Path, recompression: Recompression, stop_s: float |
             container.mux(stream.encode())
 
 
+def encoder_options(recompression: Recompression) -> dict[str, str]:
+    """What the encoder of ``recompression.codec`` is told."""
+    crf = str(recompression.crf)
+    match recompression.codec:
+        case Codec.VP9:
+            # Without a rate of 0 the factor would only be a bound.
+            return {"crf": crf, "b": "0", "deadline": "realtime", "cpu-used": "8"}
+        case Codec.AV1:
+            os.environ.setdefault("SVT_LOG", "1")  # errors alone: it writes to stderr by itself
+            return {"crf": crf, "preset": "12", "svtav1-params": "lp=1"}
+        case Codec.H265:
+            return {"crf": crf, "preset": recompression.preset, "x265-params": "log-level=error"}  # stderr, too
+        case Codec.H264:
+            return {"crf": crf, "preset": recompression.preset}
+
+
 def _open_stream(
     container: OutputContainer, recompression: Recompression, size: tuple[int, int], fps: float | None
 ) -> VideoStream:
-    options = {"crf": str(recompression.crf), "preset": recompression.preset}
-    if recompression.codec is Codec.H265:
-        options["x265-params"] = "log-level=error"  # x265 writes to stderr by itself
     rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
-    stream = container.add_stream(_ENCODERS[recompression.codec], rate=rate, options=options)
+    stream = container.add_stream(ENCODERS[recompression.codec], rate=rate, options=encoder_options(recompression))
     if not isinstance(stream, VideoStream):
         raise DataError(f"{recompression.codec} is no video encoder here", hint="install the PyAV wheel from PyPI")
     stream.height, stream.width = size

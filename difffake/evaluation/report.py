@@ -25,6 +25,7 @@ from difffake.evaluation.bootstrap import (
 from difffake.evaluation.layouts import FAKE, REAL
 from difffake.evaluation.outcome import DEFAULT_FPS, DEFAULT_MAX_FRAMES, EvaluationReport, EvaluationSettings
 from difffake.evaluation.protocol import EvaluationProtocol, Level
+from difffake.evaluation.tables import cell, number, row
 
 FORMAT = 1
 MAX_NAMED = 20
@@ -83,7 +84,7 @@ def to_json(report: EvaluationReport) -> dict[str, Any]:
                 "video": v.item.video,
                 "person": v.item.person,
                 "label": v.item.label,
-                "scores": {name: _number(score) for name, score in v.scores.items()},
+                "scores": {name: number(score) for name, score in v.scores.items()},
             }
             for v in report.videos
         ],
@@ -151,14 +152,14 @@ def _performance(p: Performance) -> dict[str, Any]:
         ("eer", p.eer),
         *((f"tpr_at_fpr_{_fpr(fpr)}", e) for fpr, e in p.tpr_at_fpr.items()),
     ):
-        found[key] = _number(estimate.value)
+        found[key] = number(estimate.value)
         found[f"{key}_ci"] = estimate.interval
     return found | {"real": p.real, "fake": p.fake, "people": p.people}
 
 
 def _difference(d: Difference) -> dict[str, Any]:
     return {
-        "difference": _number(d.difference.value),
+        "difference": number(d.difference.value),
         "difference_ci": d.difference.interval,
         "people": d.people,
     }
@@ -166,10 +167,6 @@ def _difference(d: Difference) -> dict[str, Any]:
 
 def _fpr(fpr: float) -> str:
     return f"{fpr:.0e}".replace("e-0", "e-")
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _json_text(report: EvaluationReport) -> str:
@@ -198,8 +195,8 @@ def to_markdown(report: EvaluationReport) -> str:
     for name, levels in report.performance.items():
         for level, p in levels.items():
             figures = (p.auc, p.eer, p.tpr_at_fpr[0.05], p.tpr_at_fpr[0.01], p.tpr_at_fpr[0.001])
-            cells = [name, report.evidence[name], level.value, f"{p.real} / {p.fake}", *map(_cell, figures)]
-            lines.append(_row(cells))
+            cells = [name, report.evidence[name], level.value, f"{p.real} / {p.fake}", *map(cell, figures)]
+            lines.append(row(cells))
     lines += [*_difference_lines(report), *_method_lines(report), *_note_lines(report)]
     return "\n".join(lines) + "\n"
 
@@ -210,9 +207,9 @@ def _count_lines(report: EvaluationReport) -> list[str]:
     lines = [
         "| | real | fake |",
         "|---|---|---|",
-        _row(["videos listed", str(listed["real"]), str(listed["fake"])]),
-        _row(["videos scored", str(scored["real"]), str(scored["fake"])]),
-        _row(["frames scored", str(frames["real"]), str(frames["fake"])]),
+        row(["videos listed", str(listed["real"]), str(listed["fake"])]),
+        row(["videos scored", str(scored["real"]), str(scored["fake"])]),
+        row(["frames scored", str(frames["real"]), str(frames["fake"])]),
         "",
         f"{counts['people']} people; {counts['anchored_pairs']} genuine videos anchor their own fakes.",
     ]
@@ -236,7 +233,7 @@ def _difference_lines(report: EvaluationReport) -> list[str]:
         "| score | frame | video |",
         "|---|---|---|",
         *(
-            _row([name, *(_cell(levels[level].difference, signed=True) for level in levels)])
+            row([name, *(cell(levels[level].difference, signed=True) for level in levels)])
             for name, levels in report.over_baseline.items()
         ),
     ]
@@ -251,32 +248,17 @@ def _method_lines(report: EvaluationReport) -> list[str]:
         "",
         "Video AUC by manipulation:",
         "",
-        _row(["manipulation", *scores]),
+        row(["manipulation", *scores]),
         "|---" * (len(scores) + 1) + "|",
     ]
     for method, found in report.methods.items():
-        lines.append(_row([method, *(_cell(found[name].auc) for name in scores)]))
+        lines.append(row([method, *(cell(found[name].auc) for name in scores)]))
     return lines
 
 
 def _note_lines(report: EvaluationReport) -> list[str]:
     apart = "Scores against a given anchor leave out the stretch that it was taken from, in real and fake alike."
     return ["", *(f"- {note}" for note in (*report.notes, apart))]
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(estimate: Estimate, *, signed: bool = False) -> str:
-    if not math.isfinite(estimate.value):
-        return "–"
-    form = "{:+.3f}" if signed else "{:.3f}"
-    text = form.format(estimate.value)
-    if estimate.interval is None:
-        return text
-    low, high = (form.format(bound) for bound in estimate.interval)
-    return f"{text} [{low}, {high}]"
 
 
 class _Video(msgspec.Struct):
@@ -326,7 +308,7 @@ def compare(a: Path, b: Path, resampling: Resampling = DEFAULT_RESAMPLING) -> st
             if level is Level.VIDEO and len(labels):
                 in_a, in_b = scores[name]
                 delta = paired_difference(labels, in_b, in_a, people, resampling).difference
-            lines.append(_row([name, level.value, _cell(old), _cell(new), _cell(delta, signed=True)]))
+            lines.append(row([name, level.value, cell(old), cell(new), cell(delta, signed=True)]))
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from difffake import __version__
 from difffake.bundle import EXTRACTOR, IDENTITY, Bundle
 from difffake.errors import BundleError, DataError, DiffFakeError, NoFaceError
 from difffake.evaluation.bootstrap import FPRS, Difference, Performance, Resampling, paired_difference, performance
+from difffake.evaluation.conditions import AS_RECORDED
 from difffake.evaluation.features import FeatureStore, Observer, Sampling
 from difffake.evaluation.layouts import FAKE, REAL, Item, Listing, list_items
 from difffake.evaluation.outcome import CROWDED, EvaluationReport, EvaluationSettings, LeftOut, VideoScores
@@ -26,7 +27,7 @@ from difffake.evaluation.protocol import (
     pool,
     score_clip,
 )
-from difffake.evaluation.seen import seen_in_adaptation
+from difffake.evaluation.seen import taught_notes
 from difffake.networks import ModelName
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
@@ -50,7 +51,9 @@ class BundledDetector(Observer, Protocol):
 
 
 @dataclass(slots=True)
-class _Collected:
+class Collected:
+    """Scored videos, aligned; those without a score; and the anchors of genuine videos, by pair."""
+
     items: list[Item] = field(default_factory=list)
     clips: list[ClipScores] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -72,21 +75,13 @@ def evaluate(
     scorer = Scorer(detector.bundle)
     names = _asked_for(settings, scorer)
     listing = list_items(settings.layout, settings.root, compression=settings.compression, split=settings.split)
-    stores = _Stores.of(settings, detector)
-    collected = _collect(settings, listing, stores, scorer, progress)
+    stores = Stores.of(settings, detector)
+    collected = collect(settings, listing, stores, scorer, progress)
     _require_both(settings, collected)
     report = _judge(settings, listing, scorer, names, detector.model_id, collected)
-    return replace(report, notes=(*report.notes, *_seen(detector.bundle, collected.items)))
-
-
-def _seen(bundle: Bundle, items: Sequence[Item]) -> Iterator[str]:
-    seen = seen_in_adaptation(bundle, (item.path for item in items))
-    names = [name for name, spec in bundle.manifest.scores.items() if spec.kind == "supervised"]
-    if seen and names:
-        yield (
-            f"{len(seen)} of these files taught the bundle ({', '.join(names)}): their figures are no test of it. "
-            "`difffake adapt` gives those of cross-validation."
-        )
+    return replace(
+        report, notes=(*report.notes, *taught_notes(detector.bundle, (item.path for item in collected.items)))
+    )
 
 
 def features_id(detector: BundledDetector) -> str:
@@ -120,31 +115,33 @@ def _asked_for(settings: EvaluationSettings, scorer: Scorer) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stores:
+class Stores:
     """Where the faces that are judged come from, and those of anchors."""
 
     judged: FeatureStore
     anchors: FeatureStore
 
     @classmethod
-    def of(cls, settings: EvaluationSettings, detector: BundledDetector) -> _Stores:
+    def of(cls, settings: EvaluationSettings, detector: BundledDetector) -> Stores:
+        """The stores that the settings ask for: one and the same unless anchors come from the files as recorded."""
         model = features_id(detector)
-        sampling = Sampling(settings.fps, settings.max_frames, settings.recompression)
+        sampling = Sampling(settings.fps, settings.max_frames, settings.recompression, settings.condition)
         judged = FeatureStore(settings.cache, detector, model, sampling)
-        if not settings.anchor_as_recorded or settings.recompression is None:
+        as_recorded = replace(sampling, recompression=None, condition=settings.condition and AS_RECORDED)
+        if not settings.anchor_as_recorded or as_recorded == sampling:
             return cls(judged, judged)
-        as_recorded = replace(sampling, recompression=None)
         return cls(judged, FeatureStore(settings.cache, detector, model, as_recorded))
 
 
-def _collect(
+def collect(
     settings: EvaluationSettings,
     listing: Listing,
-    stores: _Stores,
+    stores: Stores,
     scorer: Scorer,
     progress: Progress | None,
-) -> _Collected:
-    found = _Collected()
+) -> Collected:
+    """Score the listed videos; one that cannot be scored is left out, with the reason."""
+    found = Collected()
     # A genuine video comes right before the fakes made from it: its anchor is ready, its file's hash still
     # known.
     items = sorted(listing.items, key=lambda item: (item.pair or item.video, item.label, item.video))
@@ -166,7 +163,7 @@ def _collect(
 def _score(
     settings: EvaluationSettings,
     item: Item,
-    stores: _Stores,
+    stores: Stores,
     scorer: Scorer,
     anchors: dict[str, GenuineAnchor],
 ) -> ClipScores:
@@ -202,7 +199,7 @@ def _reason(error: DiffFakeError) -> str:
     return str(error) if isinstance(error, NoFaceError) else f"unreadable ({type(error).__name__})"
 
 
-def _require_both(settings: EvaluationSettings, collected: _Collected) -> None:
+def _require_both(settings: EvaluationSettings, collected: Collected) -> None:
     hint = "look at one of them with: difffake scan FILE"
     if settings.protocol is EvaluationProtocol.HIJACK:
         hint = "the hijack protocol needs fakes beside the genuine videos that they were made from"
@@ -217,7 +214,7 @@ def _require_both(settings: EvaluationSettings, collected: _Collected) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class Rows:
     """All rows of one level: labels, people and scores, (M,) each."""
 
     label: NDArray[np.int64]
@@ -231,10 +228,10 @@ def _judge(
     scorer: Scorer,
     names: list[str],
     model_id: str,
-    collected: _Collected,
+    collected: Collected,
 ) -> EvaluationReport:
     resampling = Resampling(settings.draws, settings.seed)
-    rows = {level: _rows(collected, scorer, level) for level in Level}
+    rows = {level: rows_of(collected, scorer, level) for level in Level}
     scored = [name for name in names if _has_both(rows[Level.FRAME], name)]
     videos = rows[Level.VIDEO]
     figures = {name: {level: _performance(rows[level], name, resampling) for level in Level} for name in scored}
@@ -261,39 +258,40 @@ def _judge(
     )
 
 
-def _has_both(rows: _Rows, name: str) -> bool:
+def _has_both(rows: Rows, name: str) -> bool:
     return len(np.unique(rows.label[~np.isnan(rows.scores[name])])) == 2
 
 
-def _rows(collected: _Collected, scorer: Scorer, level: Level) -> _Rows:
+def rows_of(collected: Collected, scorer: Scorer, level: Level) -> Rows:
+    """Means over time of all scores at one level."""
     clip, scores = pool(collected.clips, scorer.names, level)
     label = np.array([item.label for item in collected.items], np.int64)
     person = np.array([item.person for item in collected.items])
-    return _Rows(label[clip], person[clip], scores)
+    return Rows(label[clip], person[clip], scores)
 
 
-def _performance(rows: _Rows, name: str, resampling: Resampling) -> Performance:
+def _performance(rows: Rows, name: str, resampling: Resampling) -> Performance:
     return performance(rows.label, rows.scores[name], rows.person, resampling)
 
 
-def _difference(rows: _Rows, name: str, resampling: Resampling) -> Difference:
+def _difference(rows: Rows, name: str, resampling: Resampling) -> Difference:
     return paired_difference(rows.label, rows.scores[name], rows.scores[BASELINE], rows.person, resampling)
 
 
 def _by_method(
-    collected: _Collected, videos: _Rows, scored: list[str], resampling: Resampling
+    collected: Collected, videos: Rows, scored: list[str], resampling: Resampling
 ) -> dict[str, dict[str, Performance]]:
     """Each manipulation against all real videos, where the layout tells several apart."""
     method = np.array([item.method for item in collected.items])
     found: dict[str, dict[str, Performance]] = {}
     for name in sorted({item.method for item in collected.items if item.label == FAKE} - {""}):
         keep = (videos.label == REAL) | (method == name)
-        part = _Rows(videos.label[keep], videos.person[keep], {s: videos.scores[s][keep] for s in scored})
+        part = Rows(videos.label[keep], videos.person[keep], {s: videos.scores[s][keep] for s in scored})
         found[name] = {s: _performance(part, s, resampling) for s in scored}
     return found
 
 
-def _anchored_pairs(collected: _Collected) -> int:
+def _anchored_pairs(collected: Collected) -> int:
     fakes = {item.pair for item in collected.items if item.label == FAKE}
     return len(fakes & set(collected.anchors))
 

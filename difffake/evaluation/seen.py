@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from difffake.bundle import Bundle
@@ -26,3 +26,14 @@ def seen_in_adaptation(bundle: Bundle, paths: Iterable[Path]) -> list[Path]:
         return []
     known = {one for one in listed if isinstance(one, str)}
     return [path for path in sorted(set(paths)) if path.is_file() and file_digest(path) in known]
+
+
+def taught_notes(bundle: Bundle, paths: Iterable[Path]) -> Iterator[str]:
+    """What a report on these files must say of those that a head has been fitted on; nothing if there are none."""
+    seen = seen_in_adaptation(bundle, paths)
+    names = [name for name, spec in bundle.manifest.scores.items() if spec.kind == "supervised"]
+    if seen and names:
+        yield (
+            f"{len(seen)} of these files taught the bundle ({', '.join(names)}): their figures are no test of it. "
+            "`difffake adapt` gives those of cross-validation."
+        )

@@ -40,7 +40,9 @@ def noisy(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("codec", "name"), [(Codec.H264, "h264"), (Codec.H265, "hevc")])
+@pytest.mark.parametrize(
+    ("codec", "name"), [(Codec.H264, "h264"), (Codec.H265, "hevc"), (Codec.VP9, "vp9"), (Codec.AV1, "libdav1d")]
+)
 def test_frames_size_and_times_stay(tmp_path: Path, write_video: WriteVideo, codec: Codec, name: str) -> None:
     source = write_video(tmp_path / "a.mp4", COLOURS, size=(96, 64))
     out = recompress(source, tmp_path / "out" / "b.mp4", Recompression(codec, crf=18))
