@@ -41,7 +41,8 @@ from stream.live import LiveModels, LiveSettings
 from stream.messages import AlertRecord, AlertState, ScoreRecord, decode
 from stream.pipeline import PipelineSettings
 from stream.publish import Form
-from stream.settings import Topics, WorkerSettings
+from stream.settings import WorkerSettings
+from stream.topics import Topics
 from stream.worker import Worker
 
 U8 = npt.NDArray[np.uint8]

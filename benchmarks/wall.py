@@ -38,7 +38,7 @@ from wall_show import Show, record
 
 from stream.bench.clock import process_s, resident_mib
 from stream.broker.kafka import KafkaBroker, KafkaSettings
-from stream.settings import Topics
+from stream.topics import Topics
 
 ROOT = Path(__file__).parents[1]
 PREFIX, SOURCE = "show", "show.video"

@@ -22,7 +22,7 @@ from stream.live import LiveModels, LiveSettings
 from stream.media_records import frames
 from stream.messages import AlertEnd, AlertRecord, AlertState, ScoreRecord, Source, Status, decode, encode
 from stream.packets import SourceReport
-from stream.settings import Topics
+from stream.topics import Topics
 
 FPS = 2.0
 PARTITIONS = 4

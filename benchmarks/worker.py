@@ -44,7 +44,8 @@ from stream.decode import DecoderState, DecodeSettings
 from stream.live import LiveModels, LiveSettings
 from stream.messages import PartitionRecord, StateRecord, decode_state, encode
 from stream.publish import Form, Publisher, PublishSettings
-from stream.settings import Topics, WorkerSettings
+from stream.settings import WorkerSettings
+from stream.topics import Topics
 from stream.worker import Worker
 
 STREAMS, PARTITIONS = 12, 6

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from difffake.video import Limits
+from difffake.limits import Limits
 
 _BOUNDS = Limits()
 
@@ -30,7 +30,7 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         switch_s: for how long a face must be somebody else's before an identity switch is told, s.
         suspicious_p, strong_p: p-values below which evidence is called suspicious, and strong.
         moments: most suspicious moments kept per evidence.
-        max_width_px, max_height_px, max_megapixels, max_duration_s, max_frames: see `difffake.video.Limits`.
+        max_width_px, max_height_px, max_megapixels, max_duration_s, max_frames: see `difffake.limits.Limits`.
     """
 
     fps: float = 5.0

@@ -36,6 +36,7 @@ from difffake.errors import (
     NoVideoError,
 )
 from difffake.hardware import HardwareUse, Hwaccel
+from difffake.limits import Limits
 from difffake.media import VideoInfo, check_readable, describe, reason, without_secrets
 from difffake.picture import Deinterlacer, RgbConverter, rotation_deg
 from difffake.stills import StillHeader, decode_still, read_still_header
@@ -56,23 +57,6 @@ _MAX_WARNINGS = 20
 _GAP_S = 3.0
 _MAX_DECODE_THREADS = 4
 _NO_DRM_HINT = "DiffFake opens no DRM: scan the decrypted source"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what comes from outside; beyond them `LimitExceededError` is raised, or reading stops with a warning.
-
-    Args:
-        max_width_px, max_height_px, max_pixels: of a decoded picture, checked in the header and at every frame.
-        max_duration_s: a file whose header says more is refused; a live source is left at this age.
-        max_frames: frames yielded.
-    """
-
-    max_width_px: int = 12_288
-    max_height_px: int = 12_288
-    max_pixels: int = 8192 * 8192
-    max_duration_s: float = 6 * 3600.0
-    max_frames: int = 250_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import msgspec
 import difffake
 import stream.messages as messages
 from difffake.anchors import AnchorState, Origin
-from difffake.faces import Reason
+from difffake.fitness import Reason
 from difffake.results import Level
 from stream.messages import (
     AlertEnd,

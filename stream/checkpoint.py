@@ -24,7 +24,7 @@ from stream.broker.contract import (
 from stream.broker.errors import MessageTooLargeError
 from stream.messages import DeadLetter, PartitionRecord, StateKey, StateRecord, decode_state, encode
 from stream.messages.codec import MessageError
-from stream.settings import Topics
+from stream.topics import Topics
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from stream.doctor.report import Check, EngineRow, Report, Section, State
 from stream.doctor.software import software_checks
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
-from stream.settings import Topics
+from stream.topics import Topics
 
 _STYLES = {State.OK: "", State.NOTE: "yellow", State.PROBLEM: "bold red"}
 

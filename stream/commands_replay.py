@@ -30,7 +30,7 @@ from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import ScoreRecord, decode
 from stream.replay import Replay, ReplayError, parse_lines, replay
-from stream.settings import Topics
+from stream.topics import Topics
 
 _PLACE = re.compile(r"^([a-zA-Z0-9._-]{1,249}):(\d{1,10}):(\d{1,19})$")
 _MAX_ROWS = 60

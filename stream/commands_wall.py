@@ -13,7 +13,7 @@ import typer
 from difffake.errors import MissingExtraError
 from stream.console import printable
 from stream.kafka_options import KafkaOptions, with_kafka
-from stream.settings import Topics
+from stream.topics import Topics
 
 HTTP_ENV, TOKEN_FILE_ENV, AUDIT_ENV = "DIFFFAKE_WALL_HTTP", "DIFFFAKE_WALL_TOKEN_FILE", "DIFFFAKE_WALL_AUDIT"
 #: A wall must say soon that Kafka is gone.

@@ -32,8 +32,9 @@ from stream.metrics.instruments import Metrics
 from stream.metrics.settings import MetricsSettings
 from stream.pipeline import PipelineSettings
 from stream.probes import Door
-from stream.settings import Overload, Topics, WorkerSettings
+from stream.settings import Overload, WorkerSettings
 from stream.stopping import StopSignals
+from stream.topics import Topics
 from stream.tracing import Tracing
 from stream.worker import Worker
 

@@ -14,8 +14,9 @@ from stream.broker.contract import Broker, Record, TopicSpec
 from stream.decode import DecodeSettings
 from stream.live import LiveModels, LiveSettings
 from stream.publish import Form, Publisher, PublishSettings
-from stream.settings import Topics, WorkerSettings
+from stream.settings import WorkerSettings
 from stream.tail import Follower
+from stream.topics import Topics
 from stream.worker import Worker
 
 _POLL_S = 0.25

@@ -16,7 +16,7 @@ from stream.messages import FIRST_LOST_INDEX, AlertRecord, Face, ScoreRecord, So
 from stream.metrics.instruments import Metrics
 from stream.partition import StreamState
 from stream.pipeline import Job, Sight
-from stream.settings import Topics
+from stream.topics import Topics
 from stream.tracing import NO_TRACE, Trace
 
 _STATUS = {LossReason.STALE: Status.STALE, LossReason.SHED: Status.SHED}

@@ -23,8 +23,9 @@ from difffake.errors import (
     MediaTruncatedError,
     NoVideoError,
 )
+from difffake.limits import Limits
 from difffake.media import reason, without_secrets
-from difffake.video import Limits, open_video
+from difffake.video import open_video
 
 S = 1_000_000_000
 AS_FRAMES_HINT = "publish it as pictures (--as frames), or re-encode it to H.264"

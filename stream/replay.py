@@ -19,7 +19,7 @@ from stream.gears import GearSettings
 from stream.live import LiveModels, LiveSettings
 from stream.messages import MessageError, ScoreRecord, Source, StateKey, StateRecord, Status, decode_state
 from stream.partition import Partition, StreamSettings, StreamState
-from stream.settings import Topics
+from stream.topics import Topics
 
 _BATCH = 16
 #: Fields that tell who scored, not what came out.

@@ -12,7 +12,8 @@ import pytest
 from media_files import CORNERS, corner_picture, cut, seen_corners, write_audio, write_video
 
 from difffake.errors import LimitExceededError, MediaEmptyError, NoVideoError
-from difffake.video import Frame, Limits, VideoSource, open_video
+from difffake.limits import Limits
+from difffake.video import Frame, VideoSource, open_video
 
 
 def read(path: Path, **options: object) -> tuple[list[Frame], VideoSource]:

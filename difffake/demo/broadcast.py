@@ -13,7 +13,8 @@ import numpy.typing as npt
 from difffake.demo.swap import Donor, lay_on
 from difffake.demo.writer import VideoWriter
 from difffake.faces import CenterFace
-from difffake.video import Limits, open_video
+from difffake.limits import Limits
+from difffake.video import open_video
 
 U8 = npt.NDArray[np.uint8]
 #: A picture and its time within the shot (s) -> the picture that is broadcast.

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from difffake.demo.writer import VideoWriter
 from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, Faces, align
-from difffake.video import Limits, open_video
+from difffake.limits import Limits
+from difffake.video import open_video
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]

@@ -20,7 +20,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from difffake.errors import DataError, LimitExceededError
-from difffake.video import Limits, open_video
+from difffake.limits import Limits
+from difffake.video import open_video
 
 TIME_BASE = Fraction(1, 90_000)
 MAX_SHRINK = 16

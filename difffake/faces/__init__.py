@@ -3,7 +3,8 @@
 from difffake.faces.align import CROP_SIDE_PX, EYE_DISTANCE, align, template, to_crop
 from difffake.faces.centerface import CenterFace
 from difffake.faces.contract import LANDMARKS, FaceDetector, Faces
-from difffake.faces.quality import Limits, Quality, Reason, assess
+from difffake.faces.quality import Limits, Quality, assess
+from difffake.fitness import Reason
 
 __all__ = [
     "CROP_SIDE_PX",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import cv2
 import numpy as np
@@ -16,17 +15,7 @@ import numpy.typing as npt
 
 from difffake.faces.align import EYE_DISTANCE
 from difffake.faces.contract import F32, U8, Faces
-
-
-class Reason(StrEnum):
-    """Why a face is not scored; the order is the order in which the limits are looked at."""
-
-    OK = "ok"
-    TOO_SMALL = "too small"
-    TRUNCATED = "truncated"
-    POSE = "pose"
-    EXPOSURE = "exposure"
-    BLURRED = "blurred"
+from difffake.fitness import Reason
 
 
 @dataclass(frozen=True, slots=True)

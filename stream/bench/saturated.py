@@ -14,7 +14,8 @@ from stream.decode import DecodeSettings, Gear
 from stream.gears import GearSettings
 from stream.live import LiveModels, LiveSettings
 from stream.pipeline import PipelineSettings
-from stream.settings import Topics, WorkerSettings
+from stream.settings import WorkerSettings
+from stream.topics import Topics
 from stream.worker import Worker
 
 TOPIC = "bench.in"

@@ -13,7 +13,7 @@ from stream.broker.errors import TopicNotFoundError
 from stream.doctor.report import Check, State
 from stream.kafka_options import KafkaOptions
 from stream.messages import EnrolmentRecord, ScoreRecord, StateRecord
-from stream.settings import Topics
+from stream.topics import Topics
 
 if TYPE_CHECKING:
     from stream.broker.kafka_client import KafkaSettings

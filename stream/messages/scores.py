@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from difffake.anchors import AnchorState, Origin
-from difffake.faces import Reason
+from difffake.fitness import Reason
 from difffake.results import Level
 from stream.messages.codec import (
     EvidenceName,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.applications import Starlette
@@ -28,7 +29,9 @@ from stream.wall.access import Limiter, Operators, TooManyError
 from stream.wall.actions import Action, ActionError, parse_action, perform
 from stream.wall.audit import Audit
 from stream.wall.events import EventStream, Hub
-from stream.wall.pictures import Pictures
+
+if TYPE_CHECKING:
+    from stream.wall.pictures import Pictures
 
 log = structlog.get_logger()
 

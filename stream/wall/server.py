@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -23,8 +23,10 @@ from stream.wall.audit import Audit
 from stream.wall.events import Hub
 from stream.wall.feed import Feed
 from stream.wall.model import Wall
-from stream.wall.pictures import Pictures
 from stream.wall.settings import WallSettings
+
+if TYPE_CHECKING:
+    from stream.wall.pictures import Pictures
 
 _KEEP_ALIVE_S = 15
 _SHUTDOWN_S = 3
@@ -78,7 +80,7 @@ class WallServer:
         self.wall = Wall(settings)
         self.wall.has_pictures, self.wall.replay = with_pictures, replay
         self.hub = Hub(self.wall)
-        self._pictures = Pictures(connect) if with_pictures else None
+        self._pictures = _pictures(connect) if with_pictures else None
         self._feed = Feed(self.wall, connect, group=group, watch_inputs=watch_inputs, told=self.hub.told)
         self._socket = _listen(address)
         if hosts is not None or self._socket.getsockname()[0] in LOOPBACK:
@@ -236,3 +238,10 @@ def _give_up_after(connection: socket.socket | None, seconds: float) -> None:
     if connection is not None and option is not None:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))
+
+
+def _pictures(connect: Callable[[], Broker]) -> Pictures:
+    """Decoders, and 60 MiB with them: only for a wall that shows pictures."""
+    from stream.wall.pictures import Pictures
+
+    return Pictures(connect)

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from stream.settings import Topics
+from stream.topics import Topics
 
 
 class WallSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

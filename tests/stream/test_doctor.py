@@ -27,7 +27,7 @@ from stream.doctor.cluster import cluster_checks
 from stream.doctor.host import Container, container_limits, host_checks
 from stream.doctor.report import State
 from stream.kafka_options import KafkaOptions
-from stream.settings import Topics
+from stream.topics import Topics
 
 Run = Callable[..., tuple[int, Any]]
 

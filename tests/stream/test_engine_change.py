@@ -22,7 +22,8 @@ from stream.kafka_options import KafkaOptions
 from stream.live import LiveModels, LiveSettings
 from stream.messages import ScoreRecord, decode, encode
 from stream.publish import Form, Publisher, PublishSettings
-from stream.settings import Topics, WorkerSettings
+from stream.settings import WorkerSettings
+from stream.topics import Topics
 from stream.worker import Worker
 
 pytestmark = needs_int8

@@ -23,7 +23,8 @@ from stream.messages import Command, ScoreRecord, Status, decode, encode
 from stream.operate import send_command
 from stream.publish import Form, Publisher, PublishSettings
 from stream.replay import Replay, ReplayError, differences, replay
-from stream.settings import Topics, WorkerSettings
+from stream.settings import WorkerSettings
+from stream.topics import Topics
 from stream.worker import Worker
 
 TOPIC, STREAM = "video.in", "studio"

@@ -19,7 +19,8 @@ import stream.checkpoint
 from difffake.bundle import Bundle
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.kafka_producer import KafkaProducer
-from stream.settings import Topics, WorkerSettings
+from stream.settings import WorkerSettings
+from stream.topics import Topics
 from stream.worker import Worker
 
 #: Of the worker: a batch of so many records is one commit.

@@ -21,7 +21,7 @@ from wall_world import TOKEN, make_topics, publish, score, until
 from difffake.errors import DiffFakeError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.cli import _Options, app
-from stream.settings import Topics
+from stream.topics import Topics
 
 COMMAND = [sys.executable, "-m", "stream.cli", "wall"]
 

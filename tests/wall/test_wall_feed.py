@@ -14,7 +14,7 @@ from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.memory import MemoryBroker
 from stream.messages import AlertState, ScoreRecord, decode, encode
 from stream.operate import mute_alerts, unmute_alerts
-from stream.settings import Topics
+from stream.topics import Topics
 from stream.wall.feed import Feed
 from stream.wall.inputs import InputWatch
 from stream.wall.model import Wall

@@ -23,7 +23,7 @@ from stream.messages import (
     Status,
     encode,
 )
-from stream.settings import Topics
+from stream.topics import Topics
 from stream.wall.looking import Place
 from stream.wall.model import Wall
 from stream.wall.server import WallServer
