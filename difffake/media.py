@@ -65,7 +65,9 @@ def _duration_s(container: av.container.InputContainer, stream: av.video.stream.
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if tag:
-        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+        # Matroska writes when the last picture ends, also where the first one does not begin at 0.
+        begins_s = max(container.start_time or 0, 0) / 1e6
+        return max(int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - begins_s, 0.0)
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
 

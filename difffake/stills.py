@@ -22,6 +22,7 @@ _HEADER_BYTES = 1 << 20
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: Chunks of a PNG that its picture needs. Others hold text and profiles that a few bytes can blow up to gigabytes.
 _PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"gAMA", b"sRGB"})
+_WEBP_ANIMATION = 0x02
 #: Each scan of a progressive JPEG is a pass over the whole picture; encoders write about ten.
 _MAX_JPEG_SCANS = 200
 _DAMAGED_HINT = "open it in an image viewer, save it again, or fetch it again from its source"
@@ -29,11 +30,13 @@ _DAMAGED_HINT = "open it in an image viewer, save it again, or fetch it again fr
 
 @dataclass(frozen=True, slots=True)
 class StillHeader:
-    """What the header of an image says: codec ``"jpeg" | "png" | "webp"``, and the size before EXIF rotation."""
+    """What the header of an image says: codec ``"jpeg" | "png" | "webp"``, the size before EXIF rotation, and whether
+    it is an animation, of which only the first picture is decoded."""
 
     codec: str
     width_px: int
     height_px: int
+    animated: bool = False
 
 
 def read_still_header(path: Path) -> StillHeader | None:
@@ -41,6 +44,7 @@ def read_still_header(path: Path) -> StillHeader | None:
 
     Raises:
         MediaTruncatedError: an image by its first bytes, but it ends within its header.
+        MediaFormatError: an animated WebP.
     """
     with path.open("rb") as file:
         return still_header(file.read(_HEADER_BYTES), path.name)
@@ -58,7 +62,9 @@ def still_header(head: bytes, name: str) -> StillHeader | None:
         return None
     if size is None:
         raise MediaTruncatedError(f"{name}: the {codec.upper()} ends within its header", hint=_DAMAGED_HINT)
-    return StillHeader(codec, *size)
+    if codec == "webp" and head[12:16] == b"VP8X" and head[20] & _WEBP_ANIMATION:
+        raise MediaFormatError(f"{name}: an animated WebP", hint="convert it to MP4 or GIF, or save one picture of it")
+    return StillHeader(codec, *size, animated=codec == "png" and b"acTL" in head[: max(head.find(b"IDAT"), 0)])
 
 
 def decode_still(path: Path, header: StillHeader) -> U8:

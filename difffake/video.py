@@ -215,6 +215,8 @@ class VideoSource:
             return
         self._check_size(header.width_px, header.height_px)
         self._still = path, header
+        if header.animated:
+            self.warnings.append("animation: only the first picture of it is looked at")
         self.info = VideoInfo(
             "image", header.codec, header.codec, header.width_px, header.height_px, None, None, "rgb24", False
         )
@@ -266,6 +268,11 @@ class VideoSource:
         for stream in usable:
             if "enc_key_id" in stream.metadata:
                 raise MediaEncryptedError(f"{self.name}: the video is encrypted", hint=_NO_DRM_HINT)
+        # A phone's HEIC is a grid of small pictures; FFmpeg hands them out one by one, and any of them looks whole.
+        if any(s.disposition & av.stream.Disposition.dependent for s in usable):
+            raise MediaFormatError(
+                f"{self.name}: a picture in tiles, as phones write HEIC", hint="save it as JPEG, PNG or WebP"
+            )
         default = av.stream.Disposition.default
         best = max(
             usable, key=lambda s: (bool(s.disposition & default), s.codec_context.width * s.codec_context.height)

@@ -106,3 +106,42 @@ def png(width: int, height: int, rows: bytes = b"") -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def write_tiles(path: Path) -> Path:
+    """A picture of two tiles side by side, as phones write theirs (HEIC; AV1 in place of H.265)."""
+    tile = write_video(path.with_suffix(".tile.avif"), frames=1, codec="libaom-av1").read_bytes()
+
+    def body(kind: bytes) -> bytes:
+        at = tile.index(kind)
+        return tile[at + 4 : at - 4 + int.from_bytes(tile[at - 4 : at], "big")]
+
+    def box(kind: bytes, *parts: bytes) -> bytes:
+        inner = b"".join(parts)
+        return struct.pack(">I", 8 + len(inner)) + kind + inner
+
+    def full(kind: bytes, *parts: bytes, version: int = 0, flags: int = 0) -> bytes:
+        return box(kind, struct.pack(">I", version << 24 | flags), *parts)
+
+    # One row of two columns; items 2 and 3 are the tiles of item 1.
+    items = [struct.pack(">BBBBHH", 0, 0, 0, 1, 192, 64), body(b"mdat"), body(b"mdat")]
+    names = [full(b"infe", struct.pack(">HH4sB", i + 1, 0, b"av01" if i else b"grid", 0), version=2) for i in range(3)]
+    sizes = [full(b"ispe", struct.pack(">II", width, 64)) for width in (192, 96)]
+    uses = struct.pack(">I HBB HBBB HBBB", 3, 1, 1, 1, 2, 2, 2, 0x83, 3, 2, 2, 0x83)
+
+    def meta(first: int) -> bytes:
+        places = [first + sum(map(len, items[:i])) for i in range(3)]
+        located = [struct.pack(">HHHII", i + 1, 0, 1, places[i], len(items[i])) for i in range(3)]
+        return full(
+            b"meta",
+            full(b"hdlr", struct.pack(">I4s12sB", 0, b"pict", b"", 0)),
+            full(b"pitm", struct.pack(">H", 1)),
+            full(b"iloc", struct.pack(">BBH", 0x44, 0, 3), *located),
+            full(b"iinf", struct.pack(">H", 3), *names),
+            full(b"iref", box(b"dimg", struct.pack(">HHHH", 1, 2, 2, 3))),
+            box(b"iprp", box(b"ipco", *sizes, box(b"av1C", body(b"av1C"))), full(b"ipma", uses)),
+        )
+
+    head = box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf")
+    path.write_bytes(head + meta(len(head + meta(0)) + 8) + box(b"mdat", *items))
+    return path

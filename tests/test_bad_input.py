@@ -11,7 +11,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from media_files import cut, png, write_audio, write_encrypted, write_video
+from media_files import cut, png, write_audio, write_encrypted, write_tiles, write_video
 
 from difffake import errors
 from difffake.bundle import Bundle
@@ -71,6 +71,12 @@ BAD: dict[str, tuple[Maker, type[errors.DiffFakeError], str]] = {
     "cut webp": (_cut_still(".webp"), errors.MediaTruncatedError, "WEBP breaks off"),
     "stub of a png": (_write("a.png", png(64, 64)[:20]), errors.MediaTruncatedError, "within its header"),
     "broken png": (_write("b.png", png(64, 64, b"\x07" * 99)), errors.MediaFormatError, "PNG is damaged"),
+    "animated webp": (
+        _write("a.webp", b"RIFF\x96\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00\x02" + bytes(200)),
+        errors.MediaFormatError,
+        "an animated WebP",
+    ),
+    "tiles": (lambda folder: write_tiles(folder / "photo.heic"), errors.MediaFormatError, "in tiles"),
     "audio": (lambda folder: write_audio(folder / "sound.mp4"), errors.NoVideoError, "only audio"),
     "encrypted": (lambda folder: write_encrypted(folder / "drm.mp4"), errors.MediaEncryptedError, "encrypted"),
     "16k png": (_write("big.png", png(16_384, 16_384)), errors.LimitExceededError, "16384 x 16384"),

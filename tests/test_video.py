@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -143,6 +145,17 @@ def test_a_still_image_is_a_video_of_one_frame(tmp_path: Path, suffix: str) -> N
     assert (video.info.width, video.info.height) == (96, 64)
 
 
+def test_of_an_animated_png_the_first_picture_is_looked_at_and_that_is_said(tmp_path: Path) -> None:
+    whole = cv2.imencode(".png", cv2.cvtColor(corner_picture(), cv2.COLOR_RGB2BGR))[1].tobytes()
+    animation = b"acTL" + struct.pack(">II", 2, 0)
+    chunk = struct.pack(">I", 8) + animation + struct.pack(">I", zlib.crc32(animation))
+    for name, data in (("still.png", whole), ("animated.png", whole[:33] + chunk + whole[33:])):
+        (tmp_path / name).write_bytes(data)
+        frames, video = read(tmp_path / name)
+        assert seen_corners(frames[0].image) == [0, 1, 2, 3]
+        assert [w.split(":")[0] for w in video.warnings] == ["animation"] * name.startswith("animated")
+
+
 def test_a_photo_is_turned_by_its_exif_orientation(tmp_path: Path) -> None:
     jpeg = cv2.imencode(".jpg", cv2.cvtColor(corner_picture(), cv2.COLOR_RGB2BGR))[1].tobytes()
     # APP1 with one TIFF entry: Orientation (0x0112) = 6, "turn clockwise by 90 degrees".
@@ -170,6 +183,14 @@ def test_an_mp4_with_its_index_in_front_survives_a_cut(tmp_path: Path) -> None:
     frames, video = read(cut(whole, tmp_path / "cut.mp4"))
     assert 5 < len(frames) < 90
     assert any(w.startswith("truncated: the picture ends at") for w in video.warnings)
+
+
+def test_a_video_that_begins_late_is_not_called_truncated(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "late.mkv", frames=50, pts=list(range(3000, 5000, 40)))
+    frames, video = read(path)
+    assert len(frames) == 50
+    assert video.info.duration_s == pytest.approx(2.0, abs=0.05)
+    assert video.warnings == []
 
 
 def test_damage_in_the_middle_is_counted_and_placed(tmp_path: Path) -> None:
