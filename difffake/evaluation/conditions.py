@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,8 @@ REVISION = 1
 BASE_FPS = 10.0
 #: Pictures of one file that are looked at are held together, because both halves take them.
 MAX_HELD_BYTES = 2**30
+#: Those that are treated, if the next condition follows at once.
+MAX_SOURCE_BYTES = 2**28
 
 
 class Stage(Protocol):
@@ -76,15 +79,15 @@ def _coded(codec: Codec, crf: int, preset: str = "veryfast", *, core: bool = Fal
 
 AS_RECORDED = Condition("as-recorded", (), is_core=True)
 # Enlarged pictures are dear to encode.
-_SIZES = ((1080, "ultrafast"), (720, "ultrafast"), (360, "veryfast"), (240, "veryfast"), (180, "veryfast"))
+_SIZES = ((1080, "ultrafast"), (360, "veryfast"), (240, "veryfast"), (180, "veryfast"))
 
 CONDITIONS: tuple[Condition, ...] = (
     AS_RECORDED,
     *(_coded(Codec.H264, crf, core=crf in (23, 35, 45)) for crf in (18, 23, 28, 35, 40, 45)),
     Condition("h264-crf23-full-rate", (_h264(23),), at_full_rate=True),
-    *(_coded(Codec.H265, crf, "superfast") for crf in (23, 35, 45)),
-    *(_coded(Codec.VP9, crf) for crf in (40, 55)),
-    *(_coded(Codec.AV1, crf) for crf in (45, 60)),
+    *(_coded(Codec.H265, crf, "superfast") for crf in (28, 40)),
+    _coded(Codec.VP9, 48),
+    _coded(Codec.AV1, 50),
     *(Condition(f"height-{lines}", (Height(lines), _h264(23, preset)), lines == 180) for lines, preset in _SIZES),
     *(Condition(f"fps-{fps}", (FrameRate(fps), _h264(23))) for fps in (5, 2)),
     Condition("darker", (Light(shift=-50), _h264(23))),
@@ -125,28 +128,33 @@ def treated(path: Path, condition: Condition, *, fps: float, max_frames: int, pa
     Raises:
         DiffFakeError: the file cannot be read (as `open_video` says), or not be encoded.
     """
+    return _treat(_source(path, condition.at_full_rate, max_frames / fps), condition, fps, max_frames, panels)
+
+
+def _source(path: Path, at_full_rate: bool, stop_s: float) -> Iterator[Frame]:
     with open_video(path) as header:
         rate = header.info.fps
-    every = 1 if condition.at_full_rate or not rate else max(1, round(rate / BASE_FPS))
-    with open_video(path, fps=rate / every if rate else None, stop_s=max_frames / fps) as video:
-        frames: Iterator[Frame] = iter(video)
-        for stage in condition.stages:
-            frames = stage(frames, panels)
-        clock = SampleClock(fps, 1 / fps, 0.0)
-        for frame in frames:
-            if clock.is_due(frame.pts_s):
-                yield frame
-                max_frames -= 1
-                if not max_frames:
-                    return
+    every = 1 if at_full_rate or not rate else max(1, round(rate / BASE_FPS))
+    with open_video(path, fps=rate / every if rate else None, stop_s=stop_s) as video:
+        yield from video
+
+
+def _treat(frames: Iterator[Frame], condition: Condition, fps: float, max_frames: int, panels: int) -> Iterator[Frame]:
+    for stage in condition.stages:
+        frames = stage(frames, panels)
+    clock = SampleClock(fps, 1 / fps, 0.0)
+    return islice((frame for frame in frames if clock.is_due(frame.pts_s)), max_frames)
 
 
 class TreatedFile:
-    """The frames of the file at hand: its other half, which comes next, takes the same ones."""
+    """The frames of the file at hand: under the same condition for its other half, which comes next and takes the same
+    ones; and as decoded, within `MAX_SOURCE_BYTES`, for the next condition."""
 
     def __init__(self) -> None:
         self._of: tuple[object, ...] = ()
         self._frames: list[Frame] = []
+        self._source_of: tuple[object, ...] = ()
+        self._source: list[Frame] = []
 
     def frames(
         self, path: Path, digest: str, condition: Condition, fps: float, max_frames: int, panels: int
@@ -159,15 +167,31 @@ class TreatedFile:
         wanted = (digest, condition, fps, max_frames, panels)
         if self._of != wanted:
             self._of, self._frames = (), []
-            held = 0
-            for frame in treated(path, condition, fps=fps, max_frames=max_frames, panels=panels):
+            found, held = [], 0
+            decoded = self._decoded(path, digest, condition, max_frames / fps)
+            for frame in _treat(decoded, condition, fps, max_frames, panels):
                 held += frame.image.nbytes
                 if held > MAX_HELD_BYTES:
-                    self._frames = []
                     raise LimitExceededError(
                         f"{path.name}: its frames do not fit into {MAX_HELD_BYTES // 2**20} MiB",
                         hint="look at fewer frames, with --max-frames",
                     )
-                self._frames.append(frame)
-            self._of = wanted
+                found.append(frame)
+            self._of, self._frames = wanted, found
         return self._frames
+
+    def _decoded(self, path: Path, digest: str, condition: Condition, stop_s: float) -> Iterator[Frame]:
+        frames = _source(path, condition.at_full_rate, stop_s)
+        if condition.at_full_rate:
+            return frames
+        wanted = (digest, stop_s)
+        if self._source_of != wanted:
+            self._source_of, self._source = (), []
+            kept, held = [], 0
+            for frame in frames:
+                kept.append(frame)
+                held += frame.image.nbytes
+                if held > MAX_SOURCE_BYTES:
+                    return chain(kept, frames)
+            self._source_of, self._source = wanted, kept
+        return iter(self._source)

@@ -117,13 +117,21 @@ class FeatureStore:
 
     The key is all that can change them: the file's content, the region, the sampling, the recompression or condition,
     and ``features_id``, which stands for the extractor and the way faces are found and cut out. A cache file that
-    cannot be read is computed again. Remove the folder after a change to the code that finds faces.
+    cannot be read is computed again. Remove the folder after a change to the code that finds faces. Stores of several
+    conditions may share what they decode, in ``treated``.
     """
 
-    def __init__(self, folder: Path, observer: Observer, features_id: str, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        observer: Observer,
+        features_id: str,
+        sampling: Sampling,
+        treated: TreatedFile | None = None,
+    ) -> None:
         self._folder, self._observer = folder, observer
         self._features_id, self._sampling = features_id, sampling
-        self._treated = TreatedFile()
+        self._treated = TreatedFile() if treated is None else treated
         self.computed = 0
 
     def features(self, item: Item) -> Features:

@@ -13,7 +13,7 @@ from difffake import __version__
 from difffake.bundle import EXTRACTOR, IDENTITY, Bundle
 from difffake.errors import BundleError, DataError, DiffFakeError, NoFaceError
 from difffake.evaluation.bootstrap import FPRS, Difference, Performance, Resampling, paired_difference, performance
-from difffake.evaluation.conditions import AS_RECORDED
+from difffake.evaluation.conditions import AS_RECORDED, TreatedFile
 from difffake.evaluation.features import FeatureStore, Observer, Sampling
 from difffake.evaluation.layouts import FAKE, REAL, Item, Listing, list_items
 from difffake.evaluation.outcome import CROWDED, EvaluationReport, EvaluationSettings, LeftOut, VideoScores
@@ -122,11 +122,11 @@ class Stores:
     anchors: FeatureStore
 
     @classmethod
-    def of(cls, settings: EvaluationSettings, detector: BundledDetector) -> Stores:
+    def of(cls, settings: EvaluationSettings, detector: BundledDetector, treated: TreatedFile | None = None) -> Stores:
         """The stores that the settings ask for: one and the same unless anchors come from the files as recorded."""
         model = features_id(detector)
         sampling = Sampling(settings.fps, settings.max_frames, settings.recompression, settings.condition)
-        judged = FeatureStore(settings.cache, detector, model, sampling)
+        judged = FeatureStore(settings.cache, detector, model, sampling, treated)
         as_recorded = replace(sampling, recompression=None, condition=settings.condition and AS_RECORDED)
         if not settings.anchor_as_recorded or as_recorded == sampling:
             return cls(judged, judged)

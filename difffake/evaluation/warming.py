@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from difffake.errors import DiffFakeError
+from difffake.evaluation.conditions import TreatedFile
 from difffake.evaluation.layouts import Item, list_items
 from difffake.evaluation.outcome import EvaluationSettings
 from difffake.evaluation.robustness import Progress, RobustnessSettings, clip_listing, files_of
@@ -26,22 +27,22 @@ def warm(settings: RobustnessSettings, make: MakeDetector, jobs: int, progress: 
     """
     told = settings.evaluation
     listing = list_items(told.layout, told.root, compression=told.compression, split=told.split)
-    work = [(settings.under(condition), items) for condition in settings.conditions for items in files_of(listing)]
+    work = [([settings.under(c) for c in settings.conditions], items) for items in files_of(listing)]
     if settings.clips is not None:
-        clips = list(files_of(clip_listing(settings.clips)))
-        work += [(settings.under(condition), items) for condition in settings.clips_conditions for items in clips]
-    total, done = sum(len(items) for _, items in work), 0
+        under = [settings.under(c) for c in settings.clips_conditions]
+        work += [(under, items) for items in files_of(clip_listing(settings.clips))]
+    total, done = sum(len(under) * len(items) for under, items in work), 0
     # Not forked: threads of networks and codecs do not survive that.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(make,)) as processes:
-        futures = {processes.submit(_look, one, items): (one, items) for one, items in work}
+        futures = {processes.submit(_look, *one): one for one in work}
         try:
             for future in as_completed(futures):
                 future.result()
-                one, items = futures[future]
-                done += len(items)
-                if progress is not None and one.condition is not None:
-                    progress(done, total, f"{one.condition.name} {items[0].video}")
+                under, items = futures[future]
+                done += len(under) * len(items)
+                if progress is not None:
+                    progress(done, total, items[0].video)
         except BaseException:
             processes.shutdown(cancel_futures=True)
             raise
@@ -52,13 +53,16 @@ def _start(make: MakeDetector) -> None:
     _detector = make()
 
 
-def _look(settings: EvaluationSettings, items: tuple[Item, ...]) -> None:
+def _look(under: Sequence[EvaluationSettings], items: tuple[Item, ...]) -> None:
+    """One file under all conditions, which share what is decoded."""
     if _detector is None:
         raise RuntimeError("the process was not started")
-    store = Stores.of(settings, _detector).judged
-    for item in items:
-        try:
-            store.features(item)
-        except DiffFakeError:
-            # Told by whoever reads the cache, who will meet the same error.
-            continue
+    treated = TreatedFile()
+    for settings in under:
+        store = Stores.of(settings, _detector, treated).judged
+        for item in items:
+            try:
+                store.features(item)
+            except DiffFakeError:
+                # Told by whoever reads the cache, who will meet the same error.
+                continue

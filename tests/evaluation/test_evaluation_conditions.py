@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from difffake.errors import DataError, LimitExceededError
+from difffake.errors import DataError, LimitExceededError, MediaNotFoundError
 from difffake.evaluation.conditions import AS_RECORDED, CONDITIONS, Condition, TreatedFile, conditions_named, treated
 from difffake.evaluation.encode import Encode
 from difffake.evaluation.recompress import Codec, Recompression
@@ -163,7 +163,7 @@ def test_names() -> None:
     assert len({c.name for c in CONDITIONS}) == len({c.fingerprint for c in CONDITIONS}) == len(CONDITIONS)
     with pytest.raises(DataError, match="no condition h266") as caught:
         conditions_named(["h266"])
-    assert "h265-crf45" in caught.value.hint
+    assert "h265-crf40" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["as-recorded", "h264-crf23", "h264-crf23-full-rate"])
@@ -172,6 +172,25 @@ def test_the_same_moments_are_looked_at_and_no_more(tmp_path: Path, write_video:
     (_, condition) = conditions_named([name]) if name != "as-recorded" else (None, AS_RECORDED)
     found = [f.pts_s for f in treated(path, condition, fps=2, max_frames=4, panels=2)]
     assert found == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=0.1)
+
+
+def test_what_was_decoded_serves_the_next_condition(
+    tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", [(90, 60 + i, 90) for i in range(16)], size=(128, 64))
+    shared = TreatedFile()
+    shared.frames(path, "digest", AS_RECORDED, 2.0, 4, 2)
+    (_, bright) = conditions_named(["brighter"])
+    expected = [f.image for f in TreatedFile().frames(path, "digest", bright, 2.0, 4, 2)]
+    monkeypatch.setattr("difffake.evaluation.conditions.MAX_SOURCE_BYTES", 128 * 64)
+    alone = TreatedFile()
+    alone.frames(path, "digest", AS_RECORDED, 2.0, 4, 2)
+    path.unlink()
+    found = [f.image for f in shared.frames(path, "digest", bright, 2.0, 4, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    # What is too large is not kept.
+    with pytest.raises(MediaNotFoundError):
+        alone.frames(path, "digest", bright, 2.0, 4, 2)
 
 
 def test_frames_of_a_file_are_treated_once_and_bounded(
