@@ -145,14 +145,15 @@ def _warp(image: U8 | Picture, matrix: F32, level: int, out: U8) -> None:
     side = out.shape[0]
     step = 1 << level
     border = cv2.BORDER_REFLECT_101
-    low, high = _covered(image, matrix, side, 2 * step)
+    low, high = _covered(image, matrix, side, 2 * step, step)
     region = _part(image, low, high)
     if level:
         # Whole blocks only: a shrink by exactly `step` keeps the geometry simple.
         pad_y, pad_x = (-region.shape[0]) % step, (-region.shape[1]) % step
-        whole = cv2.copyMakeBorder(region, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE)
-        size = whole.shape[1] // step, whole.shape[0] // step
-        region = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8)
+        if pad_y or pad_x:
+            region = np.asarray(cv2.copyMakeBorder(region, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE), np.uint8)
+        size = region.shape[1] // step, region.shape[0] // step
+        region = np.asarray(cv2.resize(region, size, interpolation=cv2.INTER_AREA), np.uint8)
     # Pixel i of the shrunk region has its centre at low + i * step + (step - 1) / 2 of the image.
     local = np.asarray(matrix, np.float64).copy()
     local[:, 2] += local[:, :2] @ (low + (step - 1) / 2)
@@ -170,8 +171,9 @@ def _warp(image: U8 | Picture, matrix: F32, level: int, out: U8) -> None:
     cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB, dst=out)
 
 
-def _covered(image: U8 | Picture, matrix: F32, side: int, margin: int) -> tuple[I64, I64]:
-    """Corners ``(2,)``, x and y, of what a warp reads of the image: low, and high, which is exclusive."""
+def _covered(image: U8 | Picture, matrix: F32, side: int, margin: int, step: int) -> tuple[I64, I64]:
+    """Corners ``(2,)``, x and y, of what a warp reads of the image: low, and high, which is exclusive. They hold whole
+    blocks of ``step`` between them, unless the image ends there."""
     to_image = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
     edge = np.array([[-1, -1], [side, -1], [-1, side], [side, side]], np.float64)
     corners = edge @ to_image[:, :2].T + to_image[:, 2]
@@ -180,7 +182,8 @@ def _covered(image: U8 | Picture, matrix: F32, side: int, margin: int) -> tuple[
     size = image.shape[1::-1] if isinstance(image, np.ndarray) else (image.width_px, image.height_px)
     limit = np.array(size, np.int64)
     low, high = np.clip(low, 0, limit - 1), np.clip(high, 1, limit)
-    return low, np.maximum(high, low + 1)
+    high = np.maximum(high, low + 1)
+    return low, np.where(high < limit, np.maximum(high - (high - low) % step, low + 1), high)
 
 
 def _part(image: U8 | Picture, low: I64, high: I64) -> U8:

@@ -302,6 +302,9 @@ class _CloseUp:
         begin = np.array([round(x - side / 2), round(y - side / 2)])
         low, high = np.clip([begin, begin + side], 0, (picture.width_px, picture.height_px))
         image = np.zeros((CLOSE_PX, CLOSE_PX, 3), np.uint8)
+        # By halves it is shrunk fast: at an edge of the picture, what does not fill a block there is left out.
+        rest = (high - low) % _block(side)
+        low, high = np.where(begin < 0, low + rest, low), np.where(begin < 0, high, high - rest)
         if not (low < high).all():
             return _CloseUp(image, np.zeros(2), begin.astype(np.float64), np.full(2, side / CLOSE_PX))
         part = _halved(picture.crop(*low.tolist(), *high.tolist()), side)
@@ -319,11 +322,17 @@ class _CloseUp:
         return Faces(boxes.reshape(-1, 4).astype(np.float32), points.astype(np.float32), faces.confidence)
 
 
-def _even(side: float) -> int:
-    """A side that can be halved until it is less than two close-ups' long."""
+def _block(side: float) -> int:
+    """How many pixels become one where a side is halved until it is less than two close-ups' long."""
     step = 1
     while side >= 2 * step * CLOSE_PX and step < 1 << 20:
         step *= 2
+    return step
+
+
+def _even(side: float) -> int:
+    """A side that can be halved so."""
+    step = _block(side)
     return max(2, round(side / step) * step)
 
 

@@ -186,16 +186,24 @@ def _bins(pixels: U8) -> npt.NDArray[np.int64]:
 
 
 def _unlike(picture: F32, other: F32, free: Mask) -> npt.NDArray[np.float32]:
-    """Root mean square difference of each free block of a picture to the place nearby in another that fits it best."""
-    padded = np.pad(other, ((_REACH, _REACH), (_REACH, _REACH), (0, 0)), mode="edge")
-    patches = np.lib.stride_tricks.sliding_window_view(padded, (_BLOCK, _BLOCK), axis=(0, 1))
-    steps = 2 * _REACH + 1
-    around = np.lib.stride_tricks.sliding_window_view(patches, (steps, steps), axis=(0, 1))[::_BLOCK, ::_BLOCK]
-    size = 3 * _BLOCK**2
-    candidates = around.reshape(-1, size, steps**2)[free]
+    """Root mean square difference of each free block of a picture to the place nearby in another that fits it best; to
+    its own place where it fits that well enough to be found."""
     height, width = picture.shape[:2]
-    blocks = picture.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, 3)
-    wanted = blocks.transpose(0, 2, 4, 1, 3).reshape(-1, size, 1)[free]
-    candidates -= wanted
-    squares = np.einsum("nkp,nkp->np", candidates, candidates)
-    return np.asarray(np.sqrt(squares.min(axis=1) / size), np.float32)
+    size = 3 * _BLOCK**2
+    blocks = picture.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, 3).transpose(0, 2, 4, 1, 3)
+    same = other.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, 3).transpose(0, 2, 4, 1, 3)
+    at = np.flatnonzero(free)
+    wanted = blocks.reshape(-1, size)[at]
+    moved = same.reshape(-1, size)[at] - wanted
+    result = np.asarray(np.sqrt(np.einsum("nk,nk->n", moved, moved) / size), np.float32)
+    searched = result > _FOUND
+    if searched.any():
+        padded = np.pad(other, ((_REACH, _REACH), (_REACH, _REACH), (0, 0)), mode="edge")
+        steps = 2 * _REACH + 1
+        patches = np.lib.stride_tricks.sliding_window_view(padded, (_BLOCK, _BLOCK), axis=(0, 1))
+        around = np.lib.stride_tricks.sliding_window_view(patches, (steps, steps), axis=(0, 1))[::_BLOCK, ::_BLOCK]
+        rows, columns = np.divmod(at[searched], width // _BLOCK)
+        candidates = around[rows, columns].reshape(-1, size, steps**2) - wanted[searched][:, :, None]
+        squares = np.einsum("nkp,nkp->np", candidates, candidates)
+        result[searched] = np.sqrt(squares.min(axis=1) / size)
+    return result
