@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 from apache_kafka import ApacheKafka, KafkaMissing
 from certificates import Certificates, OpensslMissing
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.demo.clips import fetch_clips
+
+# How long an example takes is the machine's affair, and it may be busy.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 CACHE = Path(__file__).parents[1] / ".cache" / "clips"
 
