@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import settings
 from apache_kafka import ApacheKafka, KafkaMissing
 from certificates import Certificates, OpensslMissing
+from hypothesis import settings
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
