@@ -1,4 +1,4 @@
-"""The command line: ``difffake COMMAND``. Each command lives in its own ``stream/commands_*.py``.
+"""The command line: ``difffake COMMAND``. `stream.commands` says where each of them lives.
 
 Exit codes: 0 done; 1 something unexpected; 2 wrong usage; 3 found what ``--fail-on`` asks for; 10 and above: the kind
 of the first failure, see `difffake.errors`; 130 interrupted; 141 nobody reads the output.
@@ -21,63 +21,17 @@ import typer
 import difffake
 from difffake.errors import DiffFakeError
 from difffake.files import not_written
-from stream import (
-    commands_adapt,
-    commands_alerts,
-    commands_bench,
-    commands_demo,
-    commands_doctor,
-    commands_enroll,
-    commands_evaluate,
-    commands_hooks,
-    commands_identity,
-    commands_operate,
-    commands_publish,
-    commands_replay,
-    commands_robustness,
-    commands_scan,
-    commands_tail,
-    commands_train,
-    commands_wall,
-    commands_work,
-)
+from stream.commands import Commands
 from stream.console import print_error
 
 app = typer.Typer(
     name="difffake",
+    cls=Commands,
     help="Watches video for deepfakes: a score for every face, with calibrated evidence.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("scan")(commands_scan.scan)
-app.command("enroll")(commands_enroll.enroll)
-app.command("anchors")(commands_enroll.show_anchors)
-app.command("publish")(commands_publish.publish)
-app.command("work")(commands_work.work)
-app.command("tail")(commands_tail.tail)
-app.command("wall")(commands_wall.wall)
-app.command("replay")(commands_replay.replay_command)
-app.command("freeze")(commands_operate.freeze)
-app.command("unfreeze")(commands_operate.unfreeze)
-app.command("reset")(commands_operate.reset)
-app.command("forget")(commands_operate.forget)
-app.command("gear")(commands_operate.gear)
-app.add_typer(commands_alerts.app, name="alerts")
-app.command("hooks")(commands_hooks.hooks)
-app.command("demo")(commands_demo.demo)
-app.command("doctor")(commands_doctor.doctor)
-app.command("bench")(commands_bench.bench)
-app.command("evaluate")(commands_evaluate.evaluate_command)
-app.command("robustness")(commands_robustness.robustness_command)
-app.command("compare")(commands_evaluate.compare_command)
-app.command("adapt")(commands_adapt.adapt_command)
-app.command("crops")(commands_train.crops)
-app.command("train-generator")(commands_train.train_generator)
-app.command("train")(commands_train.train)
-app.command("fit")(commands_train.fit)
-app.command("fit-identity")(commands_identity.fit_identity)
-app.command("contact-sheet")(commands_train.contact_sheet)
 
 
 @dataclass(slots=True)

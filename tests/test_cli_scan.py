@@ -233,8 +233,12 @@ def test_an_address_is_scanned_and_its_secrets_are_kept(
     assert b"hidden" not in out + err
 
 
-def test_the_installed_command_starts_without_torch() -> None:
-    code = "import sys, stream.cli; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn', 'onnx', 'tensorrt')))"
+def test_the_commands_load_without_torch() -> None:
+    code = """
+import sys, typer.main, stream.cli
+dict(typer.main.get_group(stream.cli.app).commands)
+sys.exit(any(m in sys.modules for m in ("torch", "sklearn", "onnx", "tensorrt")))
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     version = subprocess.run(
         [sys.executable, "-m", "stream.cli", "--version"], capture_output=True, text=True, check=True

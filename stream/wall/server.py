@@ -241,7 +241,7 @@ def _give_up_after(connection: socket.socket | None, seconds: float) -> None:
 
 
 def _pictures(connect: Callable[[], Broker]) -> Pictures:
-    """Decoders, and 60 MiB with them: only for a wall that shows pictures."""
+    """Loads decoders, whose memory only a wall that shows pictures needs."""
     from stream.wall.pictures import Pictures
 
     return Pictures(connect)

@@ -1,9 +1,15 @@
-"""Who reads records needs neither networks nor decoders."""
+"""Who reads records, or asks for help, needs neither networks nor decoders."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import pytest
+from typer.main import get_command
+
+from stream.cli import app
+from stream.commands import COMMANDS
 
 LIGHT = (
     "stream.messages",
@@ -11,6 +17,7 @@ LIGHT = (
     "stream.tail",
     "stream.hooks",
     "stream.wall.server",
+    "stream.cli",
     "stream.commands_alerts",
     "stream.commands_hooks",
     "stream.commands_operate",
@@ -30,3 +37,24 @@ for name in {LIGHT}:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_the_command_line_loads_no_command_before_it_is_called(option: str) -> None:
+    code = f"""
+import sys
+from stream.cli import main
+try:
+    main(["{option}"])
+finally:
+    print([name for name in sys.modules if name.startswith("stream.commands_") or name in {HEAVY}], file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip()
+    assert result.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_loaded_and_begins_its_help_as_the_list_says(name: str) -> None:
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert command.help.replace("\n", " ").startswith(COMMANDS[name].summary)
