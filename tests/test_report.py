@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 
 import msgspec
+import numpy as np
 import pytest
 
 from difffake.report import render_report
@@ -159,7 +161,8 @@ def test_the_page_is_well_formed_and_needs_nothing_else() -> None:
 
 
 def test_it_names_the_evidence_the_model_and_the_file() -> None:
-    html = render_report(make_result(warnings=("truncated: the picture ends at 3.0 s of 10.0 s",)))
+    at = datetime(2026, 11, 26, 9, 30, tzinfo=timezone(timedelta(hours=1)))
+    html = render_report(make_result(warnings=("truncated: the picture ends at 3.0 s of 10.0 s",)), at)
     for text in (
         "Does this face look manufactured?",
         "Strong evidence",
@@ -172,6 +175,8 @@ def test_it_names_the_evidence_the_model_and_the_file() -> None:
         "no face: 6",
         "truncated: the picture ends at 3.0 s",
         "It is not the probability of a fake",
+        "“Nothing unusual” does not mean genuine",
+        "scanned 2026-11-26 08:30 UTC",
     ):
         assert text in html
 
@@ -183,6 +188,34 @@ def test_names_from_outside_are_escaped() -> None:
     assert "&lt;script&gt;alert(1)" in html
     assert "too &lt;small&gt;" in html
     assert "<img src=x>" not in html
+
+
+def test_coloured_words_can_be_read() -> None:
+    """WCAG 2.2, 1.4.3: small text has a contrast of 4.5 or more, on paper and on dark screens."""
+    html = render_report(make_result())
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w+);", block)) for block in re.findall(r":root \{(.*?)\}", html, re.S)[:2]
+    )
+    for colours in (light, light | dark):
+        pairs = [("ink", "page"), ("soft", "page"), ("soft", "card"), ("ink", "card")]
+        for level in ("nothing", "suspicious", "strong", "none"):
+            pairs += [(level, "card"), (level, f"{level}-tint")]
+        for text, ground in pairs:
+            assert _contrast(colours[text], colours[ground], colours["card"]) >= 4.5, (text, ground)
+
+
+def _contrast(text: str, ground: str, below: str) -> float:
+    def channels(colour: str) -> np.ndarray:
+        digits = colour[1:] if len(colour) > 4 else "".join(2 * c for c in colour[1:])
+        return np.array([int(digits[i : i + 2], 16) / 255 for i in range(0, len(digits), 2)])
+
+    def luminance(rgb: np.ndarray) -> float:
+        return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))
+
+    over, under = channels(ground), channels(below)
+    share = over[3] if len(over) == 4 else 1.0
+    dim, bright = sorted((luminance(channels(text)), luminance(share * over[:3] + (1 - share) * under)))
+    return (bright + 0.05) / (dim + 0.05)
 
 
 def test_long_videos_stay_small() -> None:

@@ -39,20 +39,23 @@ def person_chart(person: Person, switches: list[IdentitySwitch], settings: ScanS
     lowest = min([p for values in dots.values() for p in values if p], default=1.0)
     lowest = max(min(lowest / 2, settings.strong_p / 4), _LEAST_P / 10)
     axes = _Axes(end_s, lowest)
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="p-values over time">']
+    # Words come last, so that no bar lies over them.
+    words = _zone_words(axes, settings)
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="p-values of {escape(person.label)} over time; the table of windows holds the figures">'
+    ]
     parts += _zones(axes, settings)
     own = next((a for a in person.anchors.values() if a.name is None), None)
     if own is not None:
-        parts.append(
-            _rect(axes.x(own.start_s), _TOP, axes.x(own.end_s), HEIGHT - _BOTTOM, "warm")
-            + _text(axes.x(own.start_s) + 4, HEIGHT - _BOTTOM - 5, "anchor taken here", "note")
-        )
+        parts.append(_rect(axes.x(own.start_s), _TOP, axes.x(own.end_s), HEIGHT - _BOTTOM, "warm"))
+        words.append(_text(axes.x(own.start_s) + 4, _TOP + 26, "anchor taken here", "note"))
     parts += axes.grid()
     for switch in switches:
         x = axes.x(switch.time_s)
         tip = f"<title>{escape(switch.sentence)}</title>"
         parts.append(f'<line class="switch" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}">{tip}</line>')
-        parts.append(_text(x + 4, _TOP + 12, f"another face, {clock(switch.time_s)}", "note strong"))
+        words.append(_text(x + 4, _TOP + 12, f"another face, {clock(switch.time_s)}", "note strong"))
     for evidence, values in dots.items():
         parts += _dots(axes, evidence, person.frames.time_s, values)
     for window in person.windows:
@@ -66,8 +69,7 @@ def person_chart(person: Person, switches: list[IdentitySwitch], settings: ScanS
                     f'<line class="bar {evidence}" x1="{axes.x(start):.1f}" x2="{axes.x(end):.1f}" y1="{y:.1f}" '
                     f'y2="{y:.1f}"><title>{escape(tip)}</title></line>'
                 )
-    parts.append("</svg>")
-    return "".join(parts)
+    return "".join([*parts, *words, "</svg>"])
 
 
 def status_strip(bands: list[Band], end_s: float) -> str:
@@ -127,6 +129,13 @@ def _zones(axes: _Axes, settings: ScanSettings) -> list[str]:
     return [
         _rect(_LEFT, _TOP, right, strong, "zone strong"),
         _rect(_LEFT, strong, right, suspicious, "zone suspicious"),
+    ]
+
+
+def _zone_words(axes: _Axes, settings: ScanSettings) -> list[str]:
+    suspicious, strong = axes.y(settings.suspicious_p), axes.y(settings.strong_p)
+    right = WIDTH - _RIGHT
+    return [
         _text(right - 6, strong - 5, f"strong evidence, p < {settings.strong_p:g}", "note strong end"),
         _text(right - 6, suspicious - 5, f"suspicious, p < {settings.suspicious_p:g}", "note suspicious end"),
     ]

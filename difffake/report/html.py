@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from importlib import resources
 
 import jinja2
@@ -40,8 +41,8 @@ class _Row(msgspec.Struct):
     least_p: float
 
 
-def render_report(result: ScanResult) -> str:
-    """Render one self-contained HTML page of a scan, UTF-8."""
+def render_report(result: ScanResult, scanned: datetime | None = None) -> str:
+    """Render one self-contained HTML page of a scan, UTF-8; ``scanned`` is when that was, now if not given."""
     end_s = max([b.end_s for b in result.bands] + [0.001])
     rows = _rows(result)
     shown = sorted(rows, key=lambda row: row.least_p)[:_MAX_ROWS]
@@ -51,6 +52,7 @@ def render_report(result: ScanResult) -> str:
         .get_template("template.html")
         .render(
             result=result,
+            scanned=f"{(scanned or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
             source=result.source,
             end_s=end_s,
             is_still=result.source.kind == "image",
@@ -95,7 +97,7 @@ def _cards(result: ScanResult) -> list[_Card]:
             level: Level | None = verdict.level
             sentence = verdict.sentence.removeprefix(f"{verdict.level}: ")
             sentence = sentence[:1].upper() + sentence[1:]
-            where = f"{person.label}, from {clock(verdict.worst_start_s)}"
+            where = f"{person.label}, most unusual from {clock(verdict.worst_start_s)} on"
         else:
             level, where = None, ""
             sentence = next((p.missing[evidence] for p in result.people if evidence in p.missing), "not available")
