@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 import unicodedata
 import uuid
-from typing import TypedDict
 
 from difffake.errors import AnchorError
 from stream.broker.contract import Broker, Headers, TopicSpec
@@ -59,7 +58,7 @@ def send_command(
         BrokerError: and its leaves.
         MessageError: names beyond their bounds.
     """
-    return _send_command(broker, topic, CommandRecord(stream=stream, command=command, person=person, **_issued(by)))
+    return _send_command(broker, topic, command, by, stream=stream, person=person)
 
 
 def set_alert_budget(
@@ -74,18 +73,7 @@ def set_alert_budget(
     Raises:
         TopicNotFoundError, BrokerError, MessageError: as `send_command`.
     """
-    return _send_command(
-        broker,
-        topic,
-        CommandRecord(
-            stream=stream,
-            command=Command.ALERT_BUDGET,
-            person=None,
-            evidence=evidence,
-            value=per_day,
-            **_issued(by),
-        ),
-    )
+    return _send_command(broker, topic, Command.ALERT_BUDGET, by, stream=stream, evidence=evidence, value=per_day)
 
 
 def mute_alerts(
@@ -109,16 +97,7 @@ def mute_alerts(
         TopicNotFoundError, BrokerError, MessageError: as `send_command`.
     """
     return _send_command(
-        broker,
-        topic,
-        CommandRecord(
-            stream=stream,
-            command=Command.ALERT_MUTE,
-            person=person,
-            evidence=evidence,
-            value=seconds,
-            **_issued(by),
-        ),
+        broker, topic, Command.ALERT_MUTE, by, stream=stream, person=person, evidence=evidence, value=seconds
     )
 
 
@@ -136,11 +115,7 @@ def unmute_alerts(
     Raises:
         TopicNotFoundError, BrokerError, MessageError: as `send_command`.
     """
-    return _send_command(
-        broker,
-        topic,
-        CommandRecord(stream=stream, command=Command.ALERT_UNMUTE, person=person, evidence=evidence, **_issued(by)),
-    )
+    return _send_command(broker, topic, Command.ALERT_UNMUTE, by, stream=stream, person=person, evidence=evidence)
 
 
 def acknowledge_alert(broker: Broker, topic: str, alert: AlertRecord, *, by: str) -> CommandRecord:
@@ -149,34 +124,45 @@ def acknowledge_alert(broker: Broker, topic: str, alert: AlertRecord, *, by: str
     Raises:
         TopicNotFoundError, BrokerError, MessageError: as `send_command`.
     """
+    person = alert.person if alert.person >= 0 else None
     return _send_command(
         broker,
         topic,
-        CommandRecord(
-            stream=alert.stream,
-            command=Command.ALERT_ACKNOWLEDGE,
-            person=alert.person if alert.person >= 0 else None,
-            evidence=alert.evidence,
-            alert=alert.id,
-            **_issued(by),
-        ),
+        Command.ALERT_ACKNOWLEDGE,
+        by,
+        stream=alert.stream,
+        person=person,
+        evidence=alert.evidence,
+        alert=alert.id,
     )
 
 
-class _Issued(TypedDict):
-    issued_ns: int
-    by: str
-    id: str
-
-
-def _issued(by: str) -> _Issued:
-    return {"issued_ns": time.time_ns(), "by": by, "id": uuid.uuid4().hex}
-
-
-def _send_command(broker: Broker, topic: str, record: CommandRecord) -> CommandRecord:
-    value = encode(record)
+def _send_command(
+    broker: Broker,
+    topic: str,
+    command: Command,
+    by: str,
+    *,
+    stream: str,
+    person: int | str | None = None,
+    evidence: EvidenceName | None = None,
+    value: float | None = None,
+    alert: str | None = None,
+) -> CommandRecord:
+    record = CommandRecord(
+        stream=stream,
+        command=command,
+        person=person,
+        evidence=evidence,
+        value=value,
+        alert=alert,
+        issued_ns=time.time_ns(),
+        by=by,
+        id=uuid.uuid4().hex,
+    )
+    data = encode(record)
     _check(broker, topic)
-    _send(broker, topic, record.key, value)
+    _send(broker, topic, record.key, data)
     return record
 
 
