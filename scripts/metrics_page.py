@@ -7,10 +7,9 @@ from itertools import groupby
 from pathlib import Path
 
 from stream.metrics.catalogue import CATALOGUE, Metric
-from stream.metrics.coverage import GAP_S
+from stream.metrics.coverage import GAP_S, QUIET_S
 from stream.metrics.settings import MetricsSettings
 from stream.metrics.store import MAX_SERIES
-from stream.metrics.streams import QUIET_S
 from stream.probes import DEFAULT_PORT
 from stream.settings import WorkerSettings
 

@@ -138,7 +138,7 @@ def _table(rows: list[Row]) -> Table:
             Text(row.status.value, style=_STATUS_STYLES.get(row.status, "")),
             Text(printable(", ".join(row.people))),
             *(_worst_text(row.worst.get(evidence)) for evidence in EVIDENCES),
-            f"{row.coverage:.0%}",
+            "" if row.coverage is None else f"{row.coverage:.0%}",
             "" if row.lag_s is None else f"{row.lag_s:.1f} s",
             f"{row.silent_s:.0f} s ago",
         )

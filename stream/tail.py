@@ -13,6 +13,7 @@ from difffake.results import Level
 from stream.broker.contract import Broker, Record, TopicPartition
 from stream.messages import UNKNOWN, AlertRecord, Face, FaceEvidence, ScoreRecord, Status
 from stream.messages.alerts import AlertState
+from stream.metrics.coverage import Coverage, ratio_now
 
 _S = 1_000_000_000
 _CLOSE_S = 5.0
@@ -43,7 +44,8 @@ class Row:
         status, reason: of its last frame.
         people: names, or ``person N``, seen lately, the latest first.
         worst: by evidence, lately.
-        coverage: share of the frames lately that were scored.
+        coverage: share of about the last minute that was really looked at, as in `stream.metrics.coverage`; None before
+            any time has passed.
         frames: analysed lately.
         lag_s: how far the last frame's PTS is behind the clock; None where PTS are no times of day.
         silent_s: since its last record was written.
@@ -55,7 +57,7 @@ class Row:
     reason: str
     people: tuple[str, ...]
     worst: dict[str, Worst]
-    coverage: float
+    coverage: float | None
     frames: int
     lag_s: float | None
     silent_s: float
@@ -71,7 +73,6 @@ class _Second:
     """What one second of stream time held."""
 
     frames: int = 0
-    scored: int = 0
     worst: dict[str, Worst] = field(default_factory=dict)
 
 
@@ -79,6 +80,7 @@ class _Second:
 class _Stream:
     last: ScoreRecord
     timestamp_ms: int
+    coverage: Coverage = field(default_factory=Coverage)
     seconds: OrderedDict[int, _Second] = field(default_factory=OrderedDict)
     people: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
@@ -109,7 +111,7 @@ class Board:
         now_s = record.pts_ns // _S
         second = stream.seconds.setdefault(now_s, _Second())
         second.frames += 1
-        second.scored += record.status is Status.SCORED
+        stream.coverage.add(record.pts_ns, record.status)
         for face in record.faces:
             for name, evidence in face.evidence.items():
                 worst = _worst(evidence)
@@ -157,8 +159,7 @@ class Board:
             for name, found in second.worst.items():
                 if found.is_worse_than(worst.get(name)):
                     worst[name] = found
-        frames = sum(second.frames for second in stream.seconds.values())
-        behind_s = now_ms / 1000 - last.pts_ns / _S
+        silent_s = max(0.0, (now_ms - stream.timestamp_ms) / 1000)
         return Row(
             stream=last.stream,
             pts_ns=last.pts_ns,
@@ -166,10 +167,10 @@ class Board:
             reason=last.reason,
             people=tuple(reversed(stream.people)),
             worst=worst,
-            coverage=sum(second.scored for second in stream.seconds.values()) / frames,
-            frames=frames,
-            lag_s=behind_s if abs(behind_s) < _WALL_CLOCK_S else None,
-            silent_s=max(0.0, (now_ms - stream.timestamp_ms) / 1000),
+            coverage=ratio_now(stream.coverage.ratio, silent_s),
+            frames=sum(second.frames for second in stream.seconds.values()),
+            lag_s=lag_s(last, now_ms),
+            silent_s=silent_s,
         )
 
 
@@ -222,6 +223,12 @@ class Follower:
 
     def lost(self, partitions: list[TopicPartition]) -> None:
         """Nothing to drop."""
+
+
+def lag_s(last: ScoreRecord, now_ms: int) -> float | None:
+    """How far a stream's last frame is behind the clock; None where PTS are no times of day."""
+    behind_s = now_ms / 1000 - last.pts_ns / _S
+    return behind_s if abs(behind_s) < _WALL_CLOCK_S else None
 
 
 def _worst(evidence: FaceEvidence) -> Worst:

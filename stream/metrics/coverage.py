@@ -17,6 +17,8 @@ GAP_S = 5.0
 _AFTER_BURIED_S = 1.0
 #: Memory of the ratio, s of stream time.
 _MEMORY_S = 60.0
+#: A stream that no frame came of for so long is not looked at, whatever it was before, s.
+QUIET_S = 10.0
 
 COVERED = frozenset({Status.SCORED, Status.NO_FACE})
 _REASONS = {
@@ -73,3 +75,8 @@ class Coverage:
     def ratio(self) -> float | None:
         """Covered share of about the last minute; None before any time has passed."""
         return self._covered / self._weight if self._weight else None
+
+
+def ratio_now(ratio: float | None, silent_s: float) -> float | None:
+    """What is told of a stream's ratio when its last due frame came so long ago."""
+    return 0.0 if ratio is not None and silent_s > QUIET_S else ratio

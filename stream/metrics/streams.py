@@ -19,10 +19,9 @@ from prometheus_client.metrics_core import Metric as Family
 from stream.broker.contract import TopicPartition
 from stream.metrics import catalogue as names
 from stream.metrics.catalogue import CATALOGUE, OTHER_STREAMS, Metric
+from stream.metrics.coverage import ratio_now
 from stream.metrics.store import Labels, family
 
-#: A stream that no frame came of for so long is not looked at, whatever it was before, s.
-QUIET_S = 10.0
 #: Streams beyond the bound that are told apart, to be counted.
 _MAX_FOLDED = 10_000
 _MAX_LABEL_BYTES = 200
@@ -215,9 +214,9 @@ _Values = dict[Labels, float]
 
 def _ratios(told: _Told, now_s: float) -> _Values:
     return {
-        (label,): one.ratio if now_s - one.frame_s <= QUIET_S else 0.0
+        (label,): ratio
         for label, one in told.items()
-        if one.ratio is not None
+        if (ratio := ratio_now(one.ratio, now_s - one.frame_s)) is not None
     }
 
 

@@ -13,15 +13,13 @@ from enum import StrEnum
 from difffake.results import Level
 from stream.broker.contract import TopicPartition
 from stream.messages import UNKNOWN, Face, ScoreRecord, Source, Status
-from stream.tail import Worst
+from stream.metrics.coverage import Coverage, ratio_now
+from stream.tail import Worst, lag_s
 
 _S = 1_000_000_000
 _MAX_PEOPLE = 32
-#: PTS that lie so near the clock are taken for times of day, and the difference for a delay.
-_WALL_CLOCK_S = 7 * 86_400.0
 #: Score records whose place is remembered, so that an alert's frames can be replayed: minutes at the usual rates.
 _MAX_PLACES = 512
-_COVERED = frozenset({Status.SCORED, Status.NO_FACE})
 
 
 class State(StrEnum):
@@ -95,7 +93,6 @@ class Second:
     """What one second of stream time held; ``revision``: the wall's when it last changed."""
 
     frames: int = 0
-    covered: int = 0
     scored: int = 0
     revision: int = 0
     worst: dict[str, Worst] = field(default_factory=dict)
@@ -134,7 +131,7 @@ class StreamView:
         self.scored_place: Place | None = None
         self.scored_faces: tuple[Face, ...] = ()
         self.open_alerts = 0
-        self._window_s = window_s
+        self._window_s, self._coverage = window_s, Coverage()
         self._people: OrderedDict[str, tuple[int, Face]] = OrderedDict()
         self._written_ms, self._received_s = 0, 0.0
 
@@ -152,13 +149,14 @@ class StreamView:
         if self.last is not None and at < self.last.pts_ns // _S:  # a stream that began anew
             self.seconds.clear()
             self._people.clear()
+            self._coverage = Coverage()
         self.last, self.revision = record, revision
         self._written_ms, self._received_s = written_ms, now_s
         self.places.append(place)
         second = self.seconds.setdefault(at, Second())
         second.revision = revision
         second.frames += 1
-        second.covered += record.status in _COVERED
+        self._coverage.add(record.pts_ns, record.status)
         second.scored += record.status is Status.SCORED
         for face in record.faces:
             self._see(face, at, second)
@@ -191,11 +189,10 @@ class StreamView:
         """Who was seen lately and their last face, the latest first."""
         return [(who, face) for who, (_, face) in reversed(self._people.items())]
 
-    @property
-    def coverage(self) -> float:
-        """Share of the frames of the window that were really looked at: scored, or without any face."""
-        frames = sum(second.frames for second in self.seconds.values())
-        return sum(second.covered for second in self.seconds.values()) / frames if frames else 0.0
+    def coverage(self, now_ms: int, now_s: float) -> float:
+        """Share of about the last minute that was really looked at, as in `stream.metrics.coverage`; 0 before any time
+        has passed."""
+        return ratio_now(self._coverage.ratio, self.silent_s(now_ms, now_s)) or 0.0
 
     @property
     def frames(self) -> int:
@@ -208,10 +205,7 @@ class StreamView:
 
     def lag_s(self, now_ms: int) -> float | None:
         """How far its last frame is behind the clock; None where PTS are no times of day."""
-        if self.last is None:
-            return None
-        behind_s = now_ms / 1000 - self.last.pts_ns / _S
-        return behind_s if abs(behind_s) < _WALL_CLOCK_S else None
+        return None if self.last is None else lag_s(self.last, now_ms)
 
     def place_of(self, source: Source) -> Place | None:
         """Where the score of a frame lies, if it is recent."""
@@ -273,8 +267,8 @@ class StreamView:
             if silence is Input.UNKNOWN:
                 return Why.SILENT, "no scores: no frames come, or the worker is gone"
             return Why.NO_FRAMES, "no frames come"
-        lag_s = self.lag_s(now_ms)
-        if lag_s is not None and lag_s > behind_s:
+        behind = self.lag_s(now_ms)
+        if behind is not None and behind > behind_s:
             return Why.BEHIND, "the workers are behind"
         if looked:
             return None, ""

@@ -29,7 +29,7 @@ def tile(view: StreamView, since: int, now_ms: int, now_s: float, muted: str) ->
         "heard": round(now_ms - 1000 * view.silent_s(now_ms, now_s)),
         "pts": 0.0 if last is None else last.pts_ns / 1e9,
         "lag": view.lag_s(now_ms),
-        "coverage": round(view.coverage, 4),
+        "coverage": round(view.coverage(now_ms, now_s), 4),
         "frames": view.frames,
         "people": [_person(who, face.person, face.name) for who, face in view.people[:_MAX_SHOWN_PEOPLE]],
         "anchors": [printable(_anchor(face)) for _, face in view.people[:_MAX_SHOWN_PEOPLE]],

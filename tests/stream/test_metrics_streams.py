@@ -9,7 +9,8 @@ import pytest
 
 from stream.broker.contract import TopicPartition
 from stream.metrics.catalogue import OTHER_STREAMS
-from stream.metrics.streams import QUIET_S, StreamSeries, StreamTally, label_of
+from stream.metrics.coverage import QUIET_S
+from stream.metrics.streams import StreamSeries, StreamTally, label_of
 
 P0, P1 = TopicPartition("video.in", 0), TopicPartition("video.in", 1)
 

@@ -25,6 +25,7 @@ from stream.messages import (
     Source,
     Status,
 )
+from stream.metrics.coverage import QUIET_S, Coverage
 from stream.tail import Board, Follower, Worst
 
 S = 1_000_000_000
@@ -104,14 +105,23 @@ class TestBoard:
         board.feed(score("a", 500), 0)
         assert board.rows(0)[0].worst == {}
 
-    def test_coverage_is_the_share_of_frames_that_were_scored(self) -> None:
-        board = Board()
+    def test_coverage_is_that_of_the_metrics_and_none_when_no_frame_comes(self) -> None:
+        board, coverage = Board(), Coverage()
         for second in range(90):
-            status = Status.SCORED if second % 3 else Status.NO_FACE
-            board.feed(score("a", second, status=status, reason="no face" * (second % 3 == 0)), 0)
-        (row,) = board.rows(0)
-        assert (row.frames, row.coverage) == (60, pytest.approx(2 / 3))
-        assert (row.status, row.reason, row.pts_ns) == (Status.SCORED, "", 89 * S)
+            status = (Status.NO_FACE, Status.SCORED, Status.SHED)[second % 3]
+            board.feed(score("a", second, status=status, reason="why" * (second % 3 != 1)), second * 1000)
+            coverage.add(second * S, status)
+        (row,) = board.rows(89_000)
+        assert (row.frames, row.coverage) == (60, coverage.ratio)
+        assert row.coverage == pytest.approx(2 / 3, abs=0.02)
+        assert (row.status, row.reason, row.pts_ns) == (Status.SHED, "why", 89 * S)
+        (row,) = board.rows(89_000 + round((QUIET_S + 1) * 1000))
+        assert row.coverage == 0.0
+
+    def test_nothing_is_said_of_coverage_before_any_time_has_passed(self) -> None:
+        board = Board()
+        board.feed(score("a", 0), 0)
+        assert board.rows(0)[0].coverage is None
 
     def test_people_are_named_the_latest_first_and_nobody_twice(self) -> None:
         board = Board()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from wall_world import Told, evidence, face
+from wall_world import S, Told, evidence, face
 
 from difffake.results import Level
 from stream.broker.contract import TopicPartition
 from stream.messages import AlertState, Command, CommandRecord, Status
+from stream.metrics.coverage import QUIET_S, Coverage
 from stream.wall.looking import Input
 
 INPUT = TopicPartition("video.in", 0)
@@ -59,11 +60,16 @@ def test_a_scored_face_counts_for_some_seconds_among_frames_that_show_none() -> 
     assert told.tiles()["a"]["coverage"] == 1.0, "frames without a face were looked at all the same"
 
 
-def test_coverage_is_the_share_of_frames_that_were_really_looked_at() -> None:
-    told = Told()
-    for status in (Status.SCORED, Status.NO_FACE, Status.SHED, Status.LOW_QUALITY):
+def test_coverage_is_that_of_the_metrics_and_none_when_no_frame_comes() -> None:
+    told, coverage = Told(), Coverage()
+    for status in (Status.SCORED, Status.NO_FACE, Status.SHED, Status.LOW_QUALITY, Status.NO_FACE):
         told.score("a", status=status)
-    assert told.tiles()["a"]["coverage"] == 0.5
+        coverage.add(round(told.clock.now_s * S), status)
+        told.clock.advance(4)
+    assert told.tiles()["a"]["coverage"] == pytest.approx(coverage.ratio, abs=1e-3)
+    told.clock.advance(QUIET_S)
+    told.wall.turn()
+    assert told.tiles()["a"]["coverage"] == 0.0
 
 
 def test_suspicion_comes_from_accumulated_evidence_and_goes_with_time() -> None:

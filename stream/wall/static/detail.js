@@ -40,7 +40,7 @@ export class Detail {
     const facts = [
       ["last frame", `${stream.status} at ${streamTime(stream.pts)}, written ${duration((this.store.now() - stream.heard) / 1000)} ago`],
       ["delay", stream.lag === null ? "not known: its times are no times of day" : `${stream.lag.toFixed(1)} s`],
-      ["looked at", `${percent(stream.coverage)} of ${count(stream.frames, "frame")} in the last minute of the stream`],
+      ["looked at", `${percent(stream.coverage)} of the last minute of the stream, ${count(stream.frames, "frame")}`],
       ...EVIDENCES.map((name) => [name, stream.worst[name] ? p(stream.worst[name].p) : "nothing said lately"]),
       ...stream.people.map((who, index) => [who.label, stream.anchors[index]]),
       ["model", stream.model],
