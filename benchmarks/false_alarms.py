@@ -23,7 +23,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from difffake import __version__
 from difffake.detector import Detector
@@ -60,7 +59,6 @@ SAME_STREAM, OTHER_FOOTAGE = "same stream", "other footage"
 ENROLLED = "identity_enrolled"
 YAW_EDGES_DEG = (0.0, 10.0, 20.0, 30.0, 90.0)
 YAW = "|yaw|"
-CONFIDENCE = 0.95
 
 
 @dataclass
@@ -192,8 +190,6 @@ def figures(
 def alarm_row(p: F64, clip: I64, threshold: float, footage_s: float, names: list[str]) -> dict[str, Any]:
     """Alarms below one threshold."""
     found = count_alarms(p, clip, threshold)
-    # Garwood (1936): the rate that would bring so few alarms, or fewer, one time in twenty.
-    at_most = float(chi2.ppf(CONFIDENCE, 2 * (found.alarms + 1))) / 2
     return {
         "windows": found.windows,
         "below": found.below,
@@ -201,7 +197,7 @@ def alarm_row(p: F64, clip: I64, threshold: float, footage_s: float, names: list
         "alarms": found.alarms,
         "footage_h": footage_s / 3600,
         "per_hour": _number(found.per_hour(footage_s)),
-        "per_hour_at_most": 3600 * at_most / footage_s if footage_s else None,
+        "per_hour_at_most": _number(found.per_hour_at_most(footage_s)),
         "clips": found.clips,
         "clips_concerned": [names[i] for i in found.concerned],
     }

@@ -138,7 +138,8 @@ def _told(report: RobustnessReport) -> Iterator[str]:
     least = min(others, key=lambda under: under.coverage)
     yield f"- Fewest faces scored: {least.condition.name}, {percent(least.coverage)} of those as recorded."
     for name in report.evidence:
-        figures = [(under.condition.name, under.scores[name]) for under in others]
+        known = [u for u in others if math.isfinite(u.scores[name].against_recorded.difference.value)]
+        figures = [(under.condition.name, under.scores[name]) for under in known]
         worse = [_named(c, f) for c, f in figures if _side(f) < 0]
         better = [_named(c, f) for c, f in figures if _side(f) > 0]
         same = len(figures) - len(worse) - len(better)
@@ -146,7 +147,10 @@ def _told(report: RobustnessReport) -> Iterator[str]:
             [f"worse than as recorded under {', '.join(worse)}"] if worse else ["under no condition shown to be worse"]
         )
         parts += [f"better under {', '.join(better)}"] if better else []
-        yield f"- `{name}`: {'; '.join(parts)}; no difference shown under {same} of {len(figures)}."
+        parts += [f"no difference shown under {same} of {len(figures)}"]
+        if silent := [under.condition.name for under in others if under not in known]:
+            parts += [f"no figure under {', '.join(silent)}"]
+        yield f"- `{name}`: {'; '.join(parts)}."
         moved = [(c, f) for c, f in figures if math.isfinite(f.shift)]
         if moved:
             condition, most = max(moved, key=lambda one: abs(one[1].shift))

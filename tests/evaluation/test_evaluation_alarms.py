@@ -55,3 +55,13 @@ def test_as_counted_one_by_one(rows: list[tuple[int, float]]) -> None:
     assert found.alarms == sum(low for (_, low), _ in groupby(judged))
     assert found.below == sum(low for _, low in judged)
     assert set(found.concerned) == {c for c, low in judged if low}
+
+
+@pytest.mark.parametrize(("alarms", "at_most"), [(0, 2.9957), (1, 4.7439), (3, 7.7537), (50, 63.287)])
+def test_no_alarm_is_not_no_rate(alarms: int, at_most: float) -> None:
+    p = np.tile([0.01, 0.9], alarms)
+    found = count_alarms(p, np.zeros(len(p), int), 0.05)
+    assert (found.alarms, found.per_hour(3600.0)) == (alarms, alarms)
+    # Garwood's bound, from tables of chi-squared.
+    assert found.per_hour_at_most(3600.0) == pytest.approx(at_most, rel=1e-3)
+    assert np.isnan(found.per_hour_at_most(0.0))

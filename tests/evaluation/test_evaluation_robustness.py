@@ -93,6 +93,20 @@ def test_faces_that_go_show_as_coverage(pairs: Path, write_video: WriteVideo, de
     assert judged(report, "darker", "logit").coverage == report.under[1].coverage == pytest.approx(2 / 3, abs=0.1)
 
 
+def test_a_condition_under_which_nobody_is_seen_has_no_figure(
+    pairs: Path, write_video: WriteVideo, detector: Any
+) -> None:
+    for path in pairs.glob("p*.mp4"):
+        write_video(path, [(60, 50, 50)] * FRAMES, [(70, 50, 50)] * FRAMES, size=(160, 64))
+    report = robustness(settings(pairs, "darker", "brighter"), detector)
+    assert report.under[1].coverage == 0
+    text = robustness_markdown(report)
+    assert "| darker | 0.0 % | – |" in text
+    assert "no figure under darker" in text
+    assert "of 1; no figure" in text
+    assert robustness_json(report)["conditions"]["darker"]["scores"]["logit"]["video_auc"] is None
+
+
 def test_footage_without_faces_is_an_error(tmp_path: Path, write_video: WriteVideo, detector: Any) -> None:
     root = tmp_path / "pairs"
     write_video(root / "nobody.mp4", [(0, 0, 0)] * 8, size=(160, 64))
