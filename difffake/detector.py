@@ -239,13 +239,13 @@ def _no_face(name: str, seen: Observations) -> NoFaceError:
     frames = len(seen.frame_status)
     if not len(seen.track):
         return NoFaceError(
-            f"{name}: no face in {frames} analysed frames",
+            f"{name}: no face in {frames} analysed frame{'s' * (frames != 1)}",
             hint="check that faces are visible and upright; raise --analysis-side for small ones",
         )
     reasons = Counter(r.value for r in seen.reason if r is not Reason.OK)
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
     return NoFaceError(
-        f"{name}: {len(seen.track)} faces, but none fit for scoring ({told})",
+        f"{name}: {len(seen.track)} face{'s' * (len(seen.track) != 1)}, but none fit for scoring ({told})",
         hint="give a sharper or larger picture of the face, seen from the front",
     )
 

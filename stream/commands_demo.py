@@ -32,7 +32,7 @@ from stream.broker.contract import Broker, Record
 from stream.broker.memory import MemoryBroker
 from stream.commands_scan import print_result
 from stream.commands_tail import picture
-from stream.console import LEVEL_STYLES, printable, progress_bar
+from stream.console import LEVEL_STYLES, printable, progress_bar, results_console
 from stream.demo import Deployment
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
@@ -74,7 +74,7 @@ def demo(
             raise typer.BadParameter("--files needs no broker: give it, or --bootstrap-servers")
         # Connected before the work, so that a wrong address costs no wait.
         kafka.broker().close()
-    console, choice = Console(), engine_choice(engine, engines, detector_engine)
+    console, choice = results_console(), engine_choice(engine, engines, detector_engine)
     free = fetch_clips(clips) if source is None or donor is None else {}
     genuine, other = source or free["woman"], donor or free["man"]
     face = pick_donor(other)
@@ -144,6 +144,7 @@ def _watch_streams(
         deployment = Deployment(connect, models, live, streams, prefix=prefix, speed=speed, fps=5.0)
         console.print(Text(f"{_CLEAN} is genuine; {_SWAPPED} shows another face {_span(made)}"), soft_wrap=True)
         console.print(Text(f"through {printable(where)}, model {printable(models.model_id)}", "dim"), soft_wrap=True)
+        console.print(Text("p: how often genuine footage looks as unusual; small is suspicious", "dim"), soft_wrap=True)
         with deployment:
             seen = _follow(console, deployment.records(), deployment.topics.alerts)
     _summarise(console, seen, made, time.monotonic() - began_s)

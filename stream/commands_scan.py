@@ -14,6 +14,7 @@ import msgspec
 import structlog
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +28,7 @@ from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
-from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar
+from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar, results_console
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 
 log = structlog.get_logger()
@@ -136,7 +137,7 @@ def scan(
         if target is not None:
             check_target(target)
     results: list[ScanResult] = []
-    tables = Console(stderr=json == "-")
+    tables = results_console(stderr=json == "-")
     with (
         Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
@@ -269,17 +270,19 @@ def print_result(console: Console, result: ScanResult, report: Path | None = Non
     statuses = ", ".join(f"{n} {s}" for s, n in result.frames_by_status.items() if n and s != "SCORED")
     console.print(Text(printable(result.source.name), style="bold"))
     console.print(
-        f"  {result.coverage:.0%} of {result.frames_analysed} frames scored"
+        f"  {result.coverage:.0%} of {result.frames_analysed} frame{'s' * (result.frames_analysed != 1)} scored"
         + (f" ({statuses})" if statuses else "")
         + f", model {printable(result.model_id)}",
         markup=False,
         highlight=False,
     )
+    still = result.source.kind == "image"
     for person in result.people:
-        _print_person(console, person)
+        _print_person(console, person, still=still)
     for switch in result.switches:
         console.print(Text(f"  identity switch: {printable(switch.sentence)}", style=LEVEL_STYLES[switch.level]))
-    _print_windows(console, result)
+    if not still:
+        _print_windows(console, result)
     for warning in result.warnings:
         console.print(Text(f"  warning: {printable(warning)}", style="yellow"))
     if report is not None:
@@ -287,24 +290,30 @@ def print_result(console: Console, result: ScanResult, report: Path | None = Non
     console.print()
 
 
-def _print_person(console: Console, person: Person) -> None:
+def _print_person(console: Console, person: Person, *, still: bool) -> None:
     shots = f" in {len(person.spans)} shots" if len(person.spans) > 1 else ""
-    console.print(Text(f"  {printable(person.label)}, {person.start_s:.1f} to {person.end_s:.1f} s{shots}"))
+    span = "" if still else f", {person.start_s:.1f} to {person.end_s:.1f} s{shots}"
+    console.print(Text(f"  {printable(person.label)}{span}"))
     if person.ambiguous_with:
         others = printable(", ".join(person.ambiguous_with))
         console.print(Text(f"    cannot be told from {others} by the face", style="yellow"))
     for evidence, verdict in person.verdicts.items():
-        line = Text(f"    {evidence}: ")
+        line = Text(f"{evidence}: ")
         line.append(f"{QUESTIONS[evidence]} ", style="dim")
         line.append(printable(verdict.sentence), style=LEVEL_STYLES[verdict.level])
-        console.print(line)
+        _print_below(console, line)
     for evidence, why in person.missing.items():
-        console.print(Text(f"    {evidence}: {printable(why)}", style="dim"))
+        _print_below(console, Text(f"{evidence}: {printable(why)}", style="dim"))
     against: dict[str, list[str]] = {}
     for evidence, anchor in person.anchors.items():
         against.setdefault(anchor_in_words(anchor), []).append(evidence)
     for words, evidences in against.items():
-        console.print(Text(f"    {' and '.join(evidences)} held against {printable(words)}", style="dim"))
+        _print_below(console, Text(f"{' and '.join(evidences)} held against {printable(words)}", style="dim"))
+
+
+def _print_below(console: Console, text: Text) -> None:
+    """Indented, its further lines too."""
+    console.print(Padding(text, (0, 0, 0, 4), expand=False))
 
 
 def _print_windows(console: Console, result: ScanResult) -> None:
@@ -327,7 +336,8 @@ def _print_windows(console: Console, result: ScanResult) -> None:
 def _cell(window: Window, evidence: str) -> Text:
     found = getattr(window, evidence)
     if found is None:
-        return Text(window.missing.get(evidence, ""), style="dim")
+        # In full it stands beside the person.
+        return Text(window.missing.get(evidence, "").partition(":")[0], style="dim")
     return level_text(found.level, found.p_value)
 
 

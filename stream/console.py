@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from difffake.errors import DiffFakeError
 from difffake.results import Level
 
 LEVEL_STYLES = {Level.NOTHING: "green", Level.SUSPICIOUS: "yellow", Level.STRONG: "bold red"}
+_PIPE_WIDTH = 400
 
 
 def printable(text: str) -> str:
@@ -27,6 +29,14 @@ def print_error(error: Exception) -> None:
         what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
         line = f"unexpected {what}. Please report this with the output of `difffake --debug ...`"
     print(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)  # noqa: T201
+
+
+def results_console(*, stderr: bool = False) -> Console:
+    """Where results are printed; wide where they go into a file or a pipe, so that no line is broken in two."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPE_WIDTH
+    return console
 
 
 def level_text(level: Level, p_value: float) -> Text:

@@ -228,7 +228,7 @@ def test_an_address_is_scanned_and_its_secrets_are_kept(
     (result,) = msgspec.json.decode(out, type=ScanDocument).results
     assert result.source.kind == "live"
     assert result.source.sha256 is None
-    assert result.frames_analysed == 5
+    assert 0 < result.frames_analysed <= 5  # a second of the clock: a busy machine sees less of the stream
     assert b"secret" not in out + err
     assert b"hidden" not in out + err
 
@@ -285,6 +285,31 @@ def test_anchors_that_cannot_be_used_stop_the_scan(
     capsys.readouterr()
     assert run("scan", clips["man"], "--bundle", recognising, "--threads", "1", "--anchor", other) == 24
     assert "other networks" in capsys.readouterr().err
+
+
+def test_lines_are_whole_in_a_pipe_and_indented_on_a_terminal(
+    clips: dict[str, Path], base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run("scan", clips["man"], *base, "--fps", 2) == 0
+    told = capsys.readouterr().out.split("  person 1,")[1].split("who")[0].splitlines()[1:]
+    assert len(told) > 3
+    assert all(line.startswith("    ") and len(line) <= 60 for line in told if line.strip())
+    monkeypatch.delenv("COLUMNS")
+    assert run("scan", clips["man"], *base, "--fps", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("    artifact: Does this face") and "(p = " in line]) == 1
+
+
+def test_a_picture_has_no_windows(
+    clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with av.open(str(clips["man"])) as video:
+        next(video.decode(video=0)).to_image().save(tmp_path / "a.png")
+    assert run("scan", tmp_path / "a.png", *base) == 0
+    out = capsys.readouterr().out
+    assert "100% of 1 frame scored" in out
+    assert "window" not in out
 
 
 def test_output_that_nobody_takes(clips: dict[str, Path], base: list[str]) -> None:
