@@ -47,6 +47,9 @@ _ASPECT = 1.2
 _OFF_CENTRE, _OFF_SIZE = 0.25, 1.3
 #: Of this share of the longest time between two whole pictures on, the next one is due: frames are not quite periodic.
 _DUE = 0.95
+#: Share of the blocks outside faces that are not where they were (`difffake.people.cuts`), above which somebody may
+#: have come. Of 720p, a block is 107 x 90 px, and there are 96.
+_STIRRED = 0.04
 _MAX_KNOWN = 64
 #: No picture reaches farther.
 _MAX_PX = 1e6
@@ -64,6 +67,7 @@ class FinderState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array
         size_px: width and height of the last frame.
         whole_ns: PTS of the frame whose whole picture was looked through last; None before the first.
         cuts: of the cut detector.
+        has_stirred: something moved outside the faces since then.
 
     Raises:
         ValueError: places that cannot be.
@@ -73,6 +77,7 @@ class FinderState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array
     size_px: tuple[int, int] = (0, 0)
     whole_ns: int | None = None
     cuts: CutMemory = CutMemory()
+    has_stirred: bool = False
 
     def __post_init__(self) -> None:
         for x, y, size in self.places:
@@ -135,13 +140,15 @@ class EveryFrame:
 class FaceFinder:
     """A `Finder` with CenterFace that looks through whole pictures at a low rate.
 
-    A face that comes into view is found within ``whole_s`` of stream time, at once after a cut, when another face is
-    lost, or when it is close to a known one.
+    A face that comes into view is found within ``whole_s`` of stream time, or where that moved nothing to speak of,
+    within ``still_s``; at once after a cut, when another face is lost, or when it is close to a known one.
 
     Args:
         whole_side_px: longest side at which whole pictures are looked through, 32 to 4096. Smaller ones are shrunk
             no less than to `SCALE`.
-        whole_s: longest time between two whole pictures, s of stream time; 0 looks through every frame.
+        whole_s: time from one whole picture to the next, s of stream time, where no face is known or something moves
+            outside the known ones; 0 looks through every frame.
+        still_s: longest time between two where nothing does; less than ``whole_s`` counts as that.
         threshold: least confidence of a face in its close-up, 0 to 1.
         candidate: least confidence in the whole picture with which a place is worth a close-up.
         max_faces: faces per picture, the most confident; at most 64.
@@ -157,6 +164,7 @@ class FaceFinder:
         self,
         whole_side_px: int = 480,
         whole_s: float = 1.0,
+        still_s: float = 0.0,
         *,
         threshold: float = 0.5,
         candidate: float = 0.1,
@@ -166,6 +174,8 @@ class FaceFinder:
     ) -> None:
         if not (whole_s >= 0 and math.isfinite(whole_s)):
             raise ValueError(f"whole_s must be 0 or more seconds, not {whole_s}")
+        if not (still_s >= 0 and math.isfinite(still_s)):
+            raise ValueError(f"still_s must be 0 or more seconds, not {still_s}")
         if not MULTIPLE <= whole_side_px <= 4096:
             raise ValueError(f"whole_side_px must be {MULTIPLE} to 4096, not {whole_side_px}")
         if not 0 < candidate <= threshold < 1:
@@ -176,14 +186,15 @@ class FaceFinder:
         self._whole, self._close = network.as_is(candidate), network.as_is(threshold, is_steady=True)
         self._side_px, self._max_faces = whole_side_px, max_faces
         self._due_ns = round(_DUE * whole_s * 1e9)
+        self._still_ns = round(_DUE * max(whole_s, still_s) * 1e9) if whole_s else 0
         self._cuts = CutDetector()
 
     def find(self, pictures: Sequence[Picture], pts_ns: Sequence[int], states: Sequence[FinderState]) -> list[Found]:
         """See `Finder.find`. What is found in a frame does not depend on the others."""
         rows = [_Row(*row) for row in zip(pictures, pts_ns, states, strict=True)]
-        self._look_through([row for row in rows if row.is_due(self._due_ns)])
+        self._look_through([row for row in rows if row.is_due(self._due_ns, self._still_ns)])
         self._look_close(rows)
-        again = [row for row in rows if not row.is_whole and (row.has_lost or row.see_cut(self._cuts)[0])]
+        again = [row for row in rows if not row.is_whole and row.needs_more(self._cuts, self._due_ns)]
         self._look_through(again)
         self._look_close(again)
         return [row.found(self._cuts) for row in rows]
@@ -221,10 +232,24 @@ class _Row:
         self._thumbnail: U8 | None = None
         self._cut: tuple[bool, CutMemory] | None = None
 
-    def is_due(self, due_ns: int) -> bool:
+    def is_due(self, due_ns: int, still_ns: int) -> bool:
         """Whether the whole picture is to be looked through whatever the close-ups show."""
+        is_calm = bool(self._known) and not self._state.has_stirred
+        return self._is_past(still_ns if is_calm else due_ns)
+
+    def needs_more(self, cuts: CutDetector, due_ns: int) -> bool:
+        """Whether it is to be looked through, as the close-ups show: a face is lost, a cut, or something stirs."""
+        if self.has_lost or self.see_cut(cuts)[0]:
+            return True
+        return self._is_past(due_ns) and self._stirs(cuts)
+
+    def _is_past(self, due_ns: int) -> bool:
         last = self._state.whole_ns
         return last is None or not self._is_same_size or not 0 <= self._pts_ns - last < due_ns
+
+    def _stirs(self, cuts: CutDetector) -> bool:
+        before = self.see_cut(cuts)[1].before
+        return bool(before) and before[-1].moved > _STIRRED
 
     def take_candidates(self, faces: Faces, shape: tuple[int, ...]) -> None:
         """Places of faces found in the shrunk picture of this shape, which are not known yet."""
@@ -279,9 +304,9 @@ class _Row:
         """What there is in the frame."""
         is_cut, memory = self.see_cut(cuts)
         whole_ns = self._pts_ns if self.is_whole else self._state.whole_ns
-        return Found(
-            self._faces, FinderState(tuple(self._places), self._size_px, whole_ns, memory), is_cut, self.is_whole
-        )
+        has_stirred = not self.is_whole and (self._state.has_stirred or self._stirs(cuts))
+        state = FinderState(tuple(self._places), self._size_px, whole_ns, memory, has_stirred)
+        return Found(self._faces, state, is_cut, self.is_whole)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -70,6 +70,7 @@ class Tools:
         finder = FaceFinder(
             live.analysis_side_px,
             live.whole_s,
+            live.still_s,
             max_faces=live.max_faces,
             threads=live.threads,
             runtime=engines.detector,

@@ -129,6 +129,7 @@ class LiveModels:
         finder = FaceFinder(
             settings.analysis_side_px,
             settings.whole_s,
+            settings.still_s,
             max_faces=settings.max_faces,
             threads=settings.threads,
             runtime=engines.detector,

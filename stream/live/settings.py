@@ -14,7 +14,7 @@ from stream.messages.scores import MAX_FACES
 #: Bytes of a person in a registry of `PeopleSettings`, apart from its identity embeddings and who was seen with whom.
 _PERSON_BYTES = 64
 #: Settings that need not be positive numbers.
-_FREE = ("anchor", "guests", "portraits", "threads", "whole_s")
+_FREE = ("anchor", "guests", "portraits", "still_s", "threads", "whole_s")
 #: Members of an enrolled anchor; `difffake enroll` takes 8.
 MAX_ENROLLED_FRAMES = 16
 
@@ -33,8 +33,10 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_anchors: anchors kept of people who are not enrolled; the longest unseen is given up beyond.
         max_enrolled: people who can be enrolled.
         analysis_side_px: long side at which whole pictures are looked through for faces.
-        whole_s: longest time between two of them, s of stream time; known faces are followed by close-ups in between,
+        whole_s: time from one of them to the next, s of stream time; known faces are followed by close-ups in between,
             and a new face is found within about this time. 0: every frame.
+        still_s: longest time between two of them where faces are known and nothing moves outside of them; less than
+            ``whole_s`` counts as that.
         detect_batch: frames in one run of the networks.
         threads: threads of each network; 0 takes every core.
         portraits: small pictures of the faces are kept until the frame's alerts are known, which may carry one.
@@ -52,6 +54,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_enrolled: int = 32
     analysis_side_px: int = 480
     whole_s: float = 1.0
+    still_s: float = 3.0
     detect_batch: int = 8
     threads: int = 0
     portraits: bool = True
@@ -60,8 +63,9 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         numbers = {n: getattr(self, n) for n in self.__struct_fields__ if n not in _FREE}
         if wrong := {n: v for n, v in numbers.items() if not (math.isfinite(v) and v > 0)}:
             raise ValueError(f"settings must be positive: {wrong}")
-        if not (math.isfinite(self.whole_s) and self.whole_s >= 0):
-            raise ValueError(f"whole_s must be 0 or more seconds, not {self.whole_s}")
+        for name in ("whole_s", "still_s"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} must be 0 or more seconds, not {getattr(self, name)}")
         if not self.strong_p <= self.suspicious_p < 1:
             raise ValueError(f"need strong_p <= suspicious_p < 1, not {self.strong_p} and {self.suspicious_p}")
         if self.max_faces > MAX_FACES or self.window_s > 3600:

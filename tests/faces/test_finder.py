@@ -141,6 +141,34 @@ def test_whole_pictures_once_a_second_and_close_ups_between(finder: FaceFinder, 
             assert all(side <= 3 * 90 for crop in picture.crops for side in crop)
 
 
+def test_while_nothing_stirs_whole_pictures_are_rarer(stage: Stage) -> None:
+    finder = FaceFinder(still_s=3.0, threads=1)
+    found = follow(finder, [stage.show(At(200))] * 9)
+    assert [f.is_whole for f in found] == [True, False, False, False, False, False, True, False, False]
+    every = FaceFinder(whole_s=0.0, still_s=3.0, threads=1)
+    assert all(f.is_whole for f in follow(every, [stage.show(At(200))] * 3))
+
+
+def test_without_a_face_and_while_something_stirs_they_are_as_often_as_ever(stage: Stage) -> None:
+    finder = FaceFinder(still_s=3.0, threads=1)
+    assert [f.is_whole for f in follow(finder, [stage.show()] * 5)] == [True, False, True, False, True]
+    restless = []
+    for i in range(5):
+        image = stage.show(At(150))
+        image[100:250, 400:600] = 255 * (i % 2)
+        restless.append(image)
+    assert [f.is_whole for f in follow(finder, restless)] == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("before", [1, 3, 4])
+def test_somebody_who_comes_is_found_as_soon_as_ever(stage: Stage, before: int) -> None:
+    """At once, or a second after the last whole picture; although they then stand still."""
+    finder, images = FaceFinder(still_s=10.0, threads=1), [stage.show(At(100))] * before
+    found = follow(finder, [*images, *[stage.show(At(100), At(500, who="man"))] * 2])
+    assert [len(f.faces) for f in found[-2:]] == [1 if before == 1 else 2, 2]
+    assert is_at(found[-1].faces, At(500))
+
+
 def test_a_face_that_keeps_still_has_the_same_landmarks_either_way(finder: FaceFinder, stage: Stage) -> None:
     """To the bit: its close-up stays where it is, also when the whole picture is looked through."""
     found = follow(finder, [stage.show(At(200))] * 5)
@@ -357,6 +385,7 @@ def test_places_far_off_or_huge_cost_no_more_than_others(
         lambda: FaceFinder(16),
         lambda: FaceFinder(480, -1.0),
         lambda: FaceFinder(480, float("nan")),
+        lambda: FaceFinder(480, still_s=-1.0),
         lambda: FaceFinder(max_faces=0),
         lambda: FaceFinder(max_faces=65),
         lambda: FaceFinder(candidate=0.6),
