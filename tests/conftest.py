@@ -15,6 +15,9 @@ from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.demo.clips import fetch_clips
+from stream.broker.contract import Broker
+from stream.broker.kafka import KafkaBroker, KafkaSettings
+from stream.broker.memory import MemoryBroker
 
 # How long an example takes is the machine's affair, and it may be busy.
 settings.register_profile("any machine", deadline=None)
@@ -63,3 +66,14 @@ def _logs_as_by_default() -> Iterator[None]:
     """A command configures logging to the standard error that it found; the next test has another one."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """One in memory, and Apache Kafka."""
+    if request.param == "memory":
+        yield MemoryBroker()
+        return
+    real = KafkaBroker(KafkaSettings(bootstrap_servers=request.getfixturevalue("kafka_bootstrap")))
+    yield real
+    real.close()

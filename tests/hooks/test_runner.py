@@ -8,45 +8,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
+import records_made_up as made_up
 
-from difffake.results import Level
 from stream.broker.contract import TopicPartition, TopicSpec
 from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
 from stream.hooks import SIGNATURE_HEADER, Answer, Hooks, HookSettings, PayloadKind, verify
-from stream.messages import AlertEnd, AlertKind, AlertRecord, AlertState, Source, encode
+from stream.messages import AlertRecord, AlertState, encode
 
 TOPIC, SECRET, NOW_S = "difffake.alerts", b"0123456789abcdef", 1_800_000_000.0
-SOURCE = Source(topic="video.in", partition=0, offset=3, index=0)
 OK, BUSY, NO = Answer(200, "OK"), Answer(503, "busy"), Answer(404, "no")
 
 
 def alert(number: int, state: AlertState = AlertState.OPENED, **changed: object) -> AlertRecord:
-    is_closed = state is AlertState.CLOSED
-    given = {
-        "id": f"a{number}",
-        "state": state,
-        "kind": AlertKind.IDENTITY_SWITCH,
-        "evidence": "identity",
-        "stream": "studio-1",
-        "person": 0,
-        "name": None,
-        "start_ns": 10,
-        "end_ns": 20 if is_closed else None,
-        "end_reason": AlertEnd.CALM if is_closed else None,
-        "p_value": 1e-4,
-        "level": Level.STRONG,
-        "accumulated": 8.0,
-        "alert_level": 7.5,
-        "budget_per_day": 0.01,
-        "acknowledged_by": None,
-        "first": SOURCE,
-        "last": SOURCE,
-        "sentence": "the face of person 0 is not the anchor's person",
-        "thumbnail_jpeg": b"\xff\xd8",
-        "model_id": "m",
-        "difffake": "0",
-    }
-    return AlertRecord(**(given | changed))  # type: ignore[arg-type]
+    return made_up.alert(f"a{number}", state, **{"stream": "studio-1", "thumbnail_jpeg": b"\xff\xd8"} | changed)
 
 
 @dataclass

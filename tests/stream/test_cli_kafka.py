@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from media_files import write_audio, write_video
-from test_tail import alert, evidence, face, score
+from records_made_up import evidence, face, score
+from test_tail import alert
 
 from difffake.bundle import Bundle
 from difffake.errors import AnchorError

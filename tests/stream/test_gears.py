@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+import records_made_up as made_up
 from hypothesis import given
 from hypothesis import strategies as st
+from records_made_up import evidence, face
 
-from difffake.faces import Reason
 from difffake.results import Level
 from stream.decode import Gear
 from stream.gears import Gears, GearSettings, GearState
-from stream.messages import Face, FaceEvidence, ScoreRecord, Source, Status
+from stream.messages import ScoreRecord, Status
 
 S = 1_000_000_000
 WATCH = GearSettings(base=Gear.WATCH, hold_s=5)
@@ -21,33 +22,8 @@ def score(
     time_s: float, level: Level | None = None, *, alone: bool = False, status: Status = Status.SCORED
 ) -> ScoreRecord:
     """A frame; with a face at this level, of the running window or of the frame alone."""
-    evidence = {}
-    if level is not None:
-        evidence["artifact"] = FaceEvidence(
-            score=1.0, log_density=None, p_value=0.5, accumulated=None if alone else 0.5, level=level
-        )
-    face = Face(
-        person=0,
-        name=None,
-        track=0,
-        box_px=(0.0, 0.0, 1.0, 1.0),
-        confidence=1.0,
-        quality=Reason.OK,
-        evidence=evidence,  # type: ignore[arg-type]
-        missing={},
-        anchor=None,
-    )
-    source = Source(topic="video.in", partition=0, offset=0, index=0)
-    return ScoreRecord(
-        stream="a",
-        pts_ns=round(time_s * S),
-        source=source,
-        status=status,
-        reason="",
-        faces=(face,),
-        model_id="m",
-        difffake="0",
-    )
+    said = {} if level is None else {"artifact": evidence(0.5, level, None if alone else 0.5)}
+    return made_up.score("a", time_s, face(**said), status=status)
 
 
 def gears_after(*scores: ScoreRecord, settings: GearSettings = WATCH) -> list[Gear]:

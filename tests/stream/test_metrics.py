@@ -17,7 +17,8 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from test_tail import alert, evidence, face, score
+from records_made_up import evidence, face, score
+from test_tail import alert
 
 from difffake.anchors import AnchorState, Origin
 from difffake.hardware import COUNTS

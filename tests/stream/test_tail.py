@@ -3,92 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 
 import pytest
+import records_made_up as made_up
+from records_made_up import S, evidence, face, score
 
-from difffake.faces import Reason
 from difffake.results import Level
 from stream.broker.contract import Broker, TopicSpec
 from stream.broker.errors import TopicNotFoundError
-from stream.broker.kafka import KafkaBroker, KafkaSettings
-from stream.broker.memory import MemoryBroker
-from stream.messages import (
-    UNKNOWN,
-    AlertEnd,
-    AlertKind,
-    AlertRecord,
-    AlertState,
-    Face,
-    FaceEvidence,
-    ScoreRecord,
-    Source,
-    Status,
-)
+from stream.messages import UNKNOWN, AlertKind, AlertRecord, AlertState, Status
 from stream.metrics.coverage import QUIET_S, Coverage
 from stream.tail import Board, Follower, Worst
 
-S = 1_000_000_000
 NOW_S = 1_800_000_000
-SOURCE = Source(topic="video.in", partition=0, offset=0, index=0)
-
-
-def evidence(p_value: float, level: Level = Level.NOTHING, accumulated: float | None = None) -> FaceEvidence:
-    return FaceEvidence(score=1.0, log_density=None, p_value=p_value, accumulated=accumulated, level=level)
-
-
-def face(person: int = 0, name: str | None = None, **found: FaceEvidence) -> Face:
-    return Face(
-        person=person,
-        name=name,
-        track=0,
-        box_px=(0.0, 0.0, 1.0, 1.0),
-        confidence=1.0,
-        quality=Reason.OK,
-        evidence=found,  # type: ignore[arg-type]
-        missing={},
-        anchor=None,
-    )
-
-
-def score(stream: str, pts_s: float, *faces: Face, status: Status = Status.SCORED, reason: str = "") -> ScoreRecord:
-    return ScoreRecord(
-        stream=stream,
-        pts_ns=round(pts_s * S),
-        source=SOURCE,
-        status=status,
-        reason=reason,
-        faces=faces,
-        model_id="m",
-        difffake="0",
-    )
 
 
 def alert(number: int, state: AlertState = AlertState.OPENED) -> AlertRecord:
-    return AlertRecord(
-        id=str(number),
-        state=state,
-        kind=AlertKind.THRESHOLD,
-        evidence="artifact",
-        stream="a",
-        person=0,
-        name=None,
-        start_ns=number,
-        end_ns=number if state is AlertState.CLOSED else None,
-        end_reason=AlertEnd.CALM if state is AlertState.CLOSED else None,
-        p_value=0.0,
-        level=Level.STRONG,
-        accumulated=8.0,
-        alert_level=7.5,
-        budget_per_day=0.01,
-        acknowledged_by=None,
-        first=SOURCE,
-        last=SOURCE,
-        sentence="s",
-        thumbnail_jpeg=None,
-        model_id="m",
-        difffake="0",
-    )
+    return made_up.alert(str(number), state, kind=AlertKind.THRESHOLD, evidence="artifact", start_ns=number)
 
 
 class TestBoard:
@@ -166,16 +97,6 @@ class TestBoard:
         assert [a.id for a in board.alerts()] == ["3", "2", "0"]
         board.feed_alert(alert(4))
         assert [a.id for a in board.alerts()] == ["4", "3", "2"]
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    if request.param == "memory":
-        yield MemoryBroker()
-        return
-    real = KafkaBroker(KafkaSettings(bootstrap_servers=request.getfixturevalue("kafka_bootstrap")))
-    yield real
-    real.close()
 
 
 @pytest.fixture

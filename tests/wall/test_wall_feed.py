@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 from wall_world import TOPICS, Told, alert, make_topics, publish, score, until
 
 from stream.broker.contract import Broker, TopicPartition
-from stream.broker.kafka import KafkaBroker, KafkaSettings
+from stream.broker.kafka import KafkaBroker
 from stream.broker.memory import MemoryBroker
 from stream.messages import AlertState, ScoreRecord, decode, encode
 from stream.operate import mute_alerts, unmute_alerts
@@ -19,16 +18,6 @@ from stream.wall.feed import Feed
 from stream.wall.inputs import InputWatch
 from stream.wall.model import Wall
 from stream.wall.settings import WallSettings
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    if request.param == "memory":
-        yield MemoryBroker()
-        return
-    real = KafkaBroker(KafkaSettings(bootstrap_servers=request.getfixturevalue("kafka_bootstrap")))
-    yield real
-    real.close()
 
 
 @pytest.fixture

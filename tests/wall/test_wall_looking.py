@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from wall_world import S, Told, evidence, face
+from records_made_up import S
+from wall_world import Told, evidence, face
 
 from difffake.results import Level
 from stream.broker.contract import TopicPartition

@@ -7,113 +7,51 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from difffake.faces import Reason
+import records_made_up as made_up
+
 from difffake.results import Level
 from stream.broker.contract import Broker, TopicPartition, TopicSpec
 from stream.broker.memory import MemoryBroker
-from stream.messages import (
-    AlertEnd,
-    AlertKind,
-    AlertRecord,
-    AlertState,
-    Face,
-    FaceEvidence,
-    ScoreRecord,
-    Source,
-    Status,
-    encode,
-)
+from stream.messages import AlertRecord, AlertState, Face, FaceEvidence, ScoreRecord, Status, encode
 from stream.topics import Topics
 from stream.wall.looking import Place
 from stream.wall.model import Wall
 from stream.wall.server import WallServer
 from stream.wall.settings import WallSettings
 
-S = 1_000_000_000
 TOPICS = Topics()
 TOKEN = "correct-horse-battery-staple"  # noqa: S105  (of the tests)
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffd9")
 
 
 def evidence(p_value: float, level: Level = Level.NOTHING, *, accumulated: bool = True) -> FaceEvidence:
-    return FaceEvidence(
-        score=1.0, log_density=None, p_value=p_value, accumulated=p_value if accumulated else None, level=level
-    )
+    return made_up.evidence(p_value, level, p_value if accumulated else None)
 
 
 def face(person: int = 0, name: str | None = None, **found: FaceEvidence) -> Face:
-    return Face(
-        person=person,
-        name=name,
-        track=0,
-        box_px=(10.0, 10.0, 60.0, 60.0),
-        confidence=1.0,
-        quality=Reason.OK,
-        evidence=found or {"artifact": evidence(0.4), "anchor": evidence(0.3), "identity": evidence(0.6)},  # type: ignore[arg-type]
-        missing={},
-        anchor=None,
-    )
+    calm = {"artifact": evidence(0.4), "anchor": evidence(0.3), "identity": evidence(0.6)}
+    return made_up.face(person, name, **(found or calm))
 
 
 def score(
-    stream: str,
-    pts_s: float | None = None,
-    *faces: Face,
-    status: Status = Status.SCORED,
-    reason: str = "",
-    offset: int = 0,
-    partition: int = 0,
+    stream: str, pts_s: float | None = None, *faces: Face, status: Status = Status.SCORED, **more: Any
 ) -> ScoreRecord:
     """By default a calm face, now."""
     if not faces and status is Status.SCORED:
         faces = (face(),)
-    return ScoreRecord(
-        stream=stream,
-        pts_ns=round((time.time() if pts_s is None else pts_s) * S),
-        source=Source(topic="video.in", partition=partition, offset=offset, index=0),
-        status=status,
-        reason=reason,
-        faces=faces,
-        model_id="m",
-        difffake="0",
-    )
+    return made_up.score(stream, time.time() if pts_s is None else pts_s, *faces, status=status, **more)
 
 
 def alert(
     number: int | str = 1,
     state: AlertState = AlertState.OPENED,
     *,
-    stream: str = "a",
-    sentence: str = "the face of person 0 is not the anchor's person",
     offset: int = 0,
     thumbnail: bytes | None = JPEG,
-    acknowledged_by: str | None = None,
+    **changed: object,
 ) -> AlertRecord:
-    is_closed = state is AlertState.CLOSED
-    return AlertRecord(
-        id=str(number),
-        state=state,
-        kind=AlertKind.IDENTITY_SWITCH,
-        evidence="identity",
-        stream=stream,
-        person=0,
-        name=None,
-        start_ns=5 * S,
-        end_ns=7 * S if is_closed else None,
-        end_reason=AlertEnd.CALM if is_closed else None,
-        p_value=1e-4,
-        level=Level.STRONG,
-        accumulated=5.0,
-        alert_level=4.0,
-        budget_per_day=0.01,
-        acknowledged_by=acknowledged_by,
-        first=Source(topic="video.in", partition=0, offset=offset, index=0),
-        last=Source(topic="video.in", partition=0, offset=offset + 1, index=0),
-        sentence=sentence,
-        thumbnail_jpeg=thumbnail,
-        model_id="m",
-        difffake="0",
-    )
+    frames = {"first": made_up.source(offset), "last": made_up.source(offset + 1)}
+    return made_up.alert(str(number), state, thumbnail_jpeg=thumbnail, **frames, **changed)
 
 
 class Clock:
