@@ -208,8 +208,13 @@ class TestTail:
         producer.send("difffake.alerts", key=b"a", value=encode(alert(1)))
         producer.close(5)
 
-    def test_a_row_per_stream_the_most_suspicious_first(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run("tail", "--from-beginning", "--count", 4) == 0
+    def test_a_row_per_stream_the_most_suspicious_first(
+        self, broker: MemoryBroker, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        producer, later = broker.plain_producer(), score("calm", 2, face(0, "Ada", artifact=evidence(0.9)))
+        producer.send("difffake.scores", key=later.key, value=encode(later), partition=0)
+        producer.close(5)
+        assert run("tail", "--from-beginning", "--count", 5) == 0
         said = capsys.readouterr().out
         assert "\x1b" not in said.replace("\x1b[?25h", "")
         assert not {"\x9b", "\u202e"} & set(said)
@@ -220,7 +225,7 @@ class TestTail:
         assert "p=0.5" in evil
         assert "Ada" in calm
         assert "100%" in calm
-        assert any("opened threshold on a, person 0: s" in line for line in lines)
+        assert any("opened threshold on a, person 0: the face" in line for line in lines)
         assert any("1 records that cannot be read" in line for line in lines)
 
     def test_json_lines_are_the_records(self, capsys: pytest.CaptureFixture[str]) -> None:
