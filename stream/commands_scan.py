@@ -61,6 +61,7 @@ MEDIA_SUFFIXES = frozenset(
 )
 _MAX_FILES = 100_000
 _MAX_ROWS = 30
+_INTERRUPTED = 130
 #: File systems hold names of 255 bytes; a number and a suffix come behind.
 _MAX_STEM_BYTES = 200
 
@@ -137,15 +138,20 @@ def scan(
         if target is not None:
             check_target(target)
     results: list[ScanResult] = []
+    interrupted = False
     tables = results_console(stderr=json == "-")
     with (
         Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
         anchors = None if anchor is None else load_anchors(anchor, detector.bundle)
-        for source, target in zip(sources, reports, strict=True):
+        for number, (source, target) in enumerate(zip(sources, reports, strict=True)):
             try:
                 result = _scan_one(detector, source, progress, anchors, 0 if target is None else settings.moments)
+            except KeyboardInterrupt:  # what was found until now is kept, what was not looked at is named
+                interrupted = True
+                failures += [_not_reached(rest) for rest in sources[number:]]
+                break
             except DiffFakeError as error:
                 failures.append(_failed(source, error))
                 continue
@@ -170,7 +176,7 @@ def scan(
             sys.stdout.buffer.flush()
         else:
             write_whole(Path(json), document)
-    raise typer.Exit(_exit_code(results, failures, fail_on))
+    raise typer.Exit(_INTERRUPTED if interrupted else _exit_code(results, failures, fail_on))
 
 
 def _settings(known: dict[str, object], more: list[str]) -> ScanSettings:
@@ -231,8 +237,19 @@ def _scan_one(
 def _failed(source: str, error: Exception) -> Failure:
     print_error(error)
     hint, exit_code = (error.hint, error.exit_code) if isinstance(error, DiffFakeError) else ("report it", 1)
-    name, message = (text.encode(errors="replace").decode() for text in (Path(source).name or source, str(error)))
-    return Failure(name, type(error).__name__, message, hint, exit_code)
+    return Failure(_name(source), type(error).__name__, _utf8(str(error)), hint, exit_code)
+
+
+def _not_reached(source: str) -> Failure:
+    return Failure(_name(source), "KeyboardInterrupt", f"{_name(source)}: interrupted", "scan it again", _INTERRUPTED)
+
+
+def _name(source: str) -> str:
+    return _utf8(Path(source).name or source)
+
+
+def _utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _report_paths(report: Path | None, sources: list[str]) -> list[Path | None]:

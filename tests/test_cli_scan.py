@@ -301,6 +301,29 @@ def test_lines_are_whole_in_a_pipe_and_indented_on_a_terminal(
     assert len([line for line in lines if line.startswith("    artifact: Does this face") and "(p = " in line]) == 1
 
 
+def test_an_interrupted_scan_keeps_what_it_found_and_names_the_rest(
+    clips: dict[str, Path],
+    base: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    real = Detector.scan
+
+    def scan(self: Detector, source: str, *_: object, **__: object) -> ScanResult:
+        if "single_face" not in source:
+            raise KeyboardInterrupt
+        return real(self, source)
+
+    monkeypatch.setattr(Detector, "scan", scan)
+    sources, target = [clips[name] for name in ("man", "woman", "no_face")], tmp_path / "out.json"
+    assert run("scan", *sources, *base, "--fps", 1, "-q", "--json", target) == 130
+    document = msgspec.json.decode(target.read_bytes(), type=ScanDocument)
+    assert [r.source.name for r in document.results] == [sources[0].name]
+    assert [(f.name, f.exit_code) for f in document.failures] == [(s.name, 130) for s in sources[1:]]
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_picture_has_no_windows(
     clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
