@@ -7,7 +7,7 @@ save up for later. Streams under suspicion go first.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from stream.broker.contract import Record, TopicPartition
@@ -67,8 +67,26 @@ class Intake:
         if not free:
             return None
         key = min(free)[-1]
+        self._now = max(self._now, self._queues[key].served)
+        return self._taken(key)
+
+    def pick_late(
+        self, busy: Container[StreamKey], is_late: Callable[[Record, bool], bool]
+    ) -> tuple[StreamKey, Record] | None:
+        """The next record that is too late to be worked on, out of turn, of a stream that is not busy; None where there
+        is none.
+
+        Args:
+            busy: see `pick`.
+            is_late: of a record, and whether its stream is under suspicion.
+        """
+        for key, queue in self._queues.items():
+            if key not in busy and is_late(queue.records[0], queue.urgent):
+                return self._taken(key)
+        return None
+
+    def _taken(self, key: StreamKey) -> tuple[StreamKey, Record]:
         queue = self._queues[key]
-        self._now = max(self._now, queue.served)
         record = queue.records.popleft()
         if not queue.records:
             self._served[key] = queue.served

@@ -35,7 +35,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         poll_timeout_s: longest wait for records.
         waiting_bytes, waiting_records: input that may wait in memory: in all, and of one partition.
         turn_s: longest wait for something to be done before input is looked at again.
-        overload, max_age_s: whether to shed, and records of which age; twice that where a stream is under suspicion.
+        overload, max_age_s: whether to shed, and records of which age when they are done; twice that where a stream is
+            under suspicion.
         pipeline: threads and batches.
         live_streams: streams kept ready; others are kept as their state's bytes until their next record.
         enrolments_s: how often the enrolments topic is looked at.

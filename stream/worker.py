@@ -46,6 +46,8 @@ log = structlog.get_logger()
 _LEAVE_SHARE, _LEAVE_S = 0.3, 5.0
 #: How often the figures of a moment are renewed, s.
 _SNAPSHOT_S = 0.25
+#: Weight of the last record in how long one takes.
+_RECENT = 0.1
 
 
 class _RewoundError(Exception):
@@ -58,6 +60,7 @@ class _InProgress:
     part: Partition
     stream: StreamState
     outcome: Outcome
+    began_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ class Worker:
         #: Streams whose next record must wait: one is in progress, or has to be settled first.
         self._busy: set[StreamKey] = set()
         self._failures = 0
+        #: How long a record is in progress; of the last ones that were worked on.
+        self._takes_s = 0.0
         #: Records in a row that made the analysis fail.
         self._broken = 0
         #: What happened, by name: for logs, metrics and tests.
@@ -320,10 +325,7 @@ class Worker:
         self._paused = (self._paused | new) - freed
 
     def _begin(self) -> None:
-        while len(self._jobs) < self.settings.pipeline.in_progress:
-            picked = self._intake.pick(self._busy)
-            if picked is None:
-                return
+        while (picked := self._pick()) is not None:
             key, record = picked
             part = self._partitions[record.source]
             try:
@@ -341,18 +343,34 @@ class Worker:
             gear = self._gear(stream, outcome)
             payload = Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)
             job = Job(key, stream.decoder, payload, gear, stream.live.finder, stream.gears.is_urgent)
-            self._jobs[key] = _InProgress(job, part, stream, outcome)
+            self._jobs[key] = _InProgress(job, part, stream, outcome, time.monotonic())
             self._busy.add(key)
             self._pipeline.start(job)
 
+    def _pick(self) -> tuple[StreamKey, Record] | None:
+        """Whose record is next, where there is room for one."""
+        most = self.settings.pipeline.in_progress
+        # What is to be shed would grow older yet if it waited for its stream's turn. It has room of its own, so that
+        # nobody waits for a flood of it.
+        if self.settings.overload is Overload.SHED and len(self._jobs) < 2 * most:
+            late = self._intake.pick_late(self._busy, self._is_late)
+            if late is not None:
+                return late
+        worked_on = sum(progress.job.gear is not Gear.SHED for progress in self._jobs.values())
+        return self._intake.pick(self._busy) if worked_on < most else None
+
+    def _is_late(self, record: Record, is_urgent: bool) -> bool:
+        """Whether a record is too old, or would be when it is done."""
+        most_s = self.settings.max_age_s
+        patience_s = most_s * (2 if is_urgent else 1) - min(self._takes_s, most_s / 2)
+        return record.timestamp_ms >= 0 and time.time() - record.timestamp_ms / 1e3 > patience_s
+
     def _gear(self, stream: StreamState, outcome: Outcome) -> Gear:
-        record = outcome.record
-        if self.settings.overload is Overload.SHED and outcome.is_new and record.timestamp_ms >= 0:
-            patience = 2.0 if stream.gears.is_urgent else 1.0
-            if time.time() - record.timestamp_ms / 1e3 > patience * self.settings.max_age_s:
-                self.counts["records:shed"] += 1
-                self._metrics.shed(is_urgent=stream.gears.is_urgent)
-                return Gear.SHED
+        is_urgent = stream.gears.is_urgent
+        if self.settings.overload is Overload.SHED and outcome.is_new and self._is_late(outcome.record, is_urgent):
+            self.counts["records:shed"] += 1
+            self._metrics.shed(is_urgent=is_urgent)
+            return Gear.SHED
         return stream.gears.gear
 
     def _apply_commands(self, part: Partition, stream: StreamState) -> None:
@@ -421,6 +439,8 @@ class Worker:
                 raise  # it is not the records: better to stop than to bury whatever comes
             self._rewind()
             return False
+        if job.gear is not Gear.SHED:
+            self._takes_s += _RECENT * (time.monotonic() - progress.began_s - self._takes_s)
         self._end(progress)
         self._done(part, stream, outcome)
         outcome.trace.decoded(job.decode_s)

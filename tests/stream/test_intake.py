@@ -85,6 +85,26 @@ def test_suspicion_goes_first() -> None:
     assert pick(intake) == 1
 
 
+def test_what_is_too_late_does_not_wait_for_its_streams_turn() -> None:
+    intake = Intake()
+    for offset, stream in enumerate("aab"):
+        intake.put(stream, record(offset, stream))
+    late = {1, 2}
+
+    def is_late(record: Record, _: bool) -> bool:
+        return record.offset in late
+
+    found = intake.pick_late((), is_late)
+    assert found is not None
+    assert found[1].offset == 2, "that of stream a comes after one that is not late"
+    assert pick(intake) == 0
+    assert intake.pick_late({key("a")}, is_late) is None
+    found = intake.pick_late((), is_late)
+    assert found is not None
+    assert found[1].offset == 1
+    assert len(intake) == intake.waiting_bytes[SOURCE] == 0
+
+
 def test_bytes_are_counted_until_they_are_picked_or_dropped() -> None:
     intake = Intake()
     intake.put("a", record(0, "a", 100))

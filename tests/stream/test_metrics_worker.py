@@ -248,6 +248,35 @@ def test_what_is_shed_is_not_looked_at(world: World) -> None:
     worker.run(lambda: True)
 
 
+def test_what_is_too_old_is_told_while_others_still_wait_for_the_networks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stream in "abc":
+        world.show(stream, FACE, 3)
+    world.show("late", FACE, 8, age_s=3600)
+    hangs, release, look = threading.Event(), threading.Event(), world.models.look
+
+    def stuck(frames: list[object]) -> list[Look]:
+        hangs.set()
+        release.wait(60)
+        return look(frames)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.models, "look", stuck)
+    pipeline = msgspec.structs.replace(WORK.pipeline, in_progress=1)
+    settings = msgspec.structs.replace(WORK, overload=Overload.SHED, max_age_s=600.0, pipeline=pipeline)
+    worker, _ = world.worker(settings)
+    try:
+        step_until(worker, lambda: worker.counts["records:shed"] == worker.counts["records"] == 8)
+        assert hangs.wait(30)
+        assert worker.is_busy
+    finally:
+        release.set()
+    step_until(worker, lambda: worker.counts["records"] == 17)
+    worker.run(lambda: True)
+    assert worker.counts["frames:SHED"] == 8
+    assert len(world.records("difffake.scores")) == 17
+
+
 def test_ready_only_with_partitions_and_until_it_is_told_to_stop(world: World) -> None:
     health = Health()
     assert not health.startup().ok
