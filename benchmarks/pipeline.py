@@ -31,7 +31,7 @@ import structlog  # noqa: E402
 from apache_kafka import ApacheKafka  # noqa: E402
 from pipeline_live import beside  # noqa: E402
 from pipeline_page import headline, page, plots  # noqa: E402
-from pipeline_parts import FULL, ONE_CORE, PARTS, QUICK, TINY, Bench  # noqa: E402
+from pipeline_parts import FULL, ONE_CORE, PARTS, QUICK, SIZES, TINY, Bench  # noqa: E402
 
 from difffake.demo.clips import fetch_clips  # noqa: E402
 from difffake.faces.runtime import DetectorRuntime  # noqa: E402
@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="hours instead of minutes")
     parser.add_argument("--tiny", action="store_true", help="only to see that everything runs")
     parser.add_argument("--minutes", type=float, help="of overload")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="pictures of live and scaling")
+    parser.add_argument("--streams", type=int, nargs="+", help="how many streams scaling tries")
+    parser.add_argument("--faces", type=int, nargs="+", help="how many faces scaling tries")
     parser.add_argument("--engine", type=EngineKind, choices=list(EngineKind), default=EngineKind.ONNX)
     parser.add_argument("--engines", type=Path, help="folder of compiled engines")
     parser.add_argument("--detector-engine", type=DetectorRuntime, choices=list(DetectorRuntime), default="onnx")
@@ -57,8 +60,14 @@ def main() -> None:
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     plan = TINY if options.tiny else FULL if options.full else QUICK
-    if options.minutes:
-        plan = replace(plan, overload_s=60 * options.minutes)
+    asked = {
+        "overload_s": options.minutes and 60 * options.minutes,
+        "sizes": options.sizes and tuple(options.sizes),
+        "scaling_streams": options.streams and tuple(options.streams),
+        "scaling_faces": options.faces and tuple(options.faces),
+    }
+    if any(asked.values()):
+        plan = replace(plan, **{name: value for name, value in asked.items() if value})
     clips = fetch_clips(CACHE / "clips")
     sources = options.clips or [clips[name] for name in ("woman", "man", "face_noface", "noface_face")]
     document = options.out / "latest.json"
