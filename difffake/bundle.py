@@ -77,6 +77,11 @@ class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     l2: bool = False
     minus_anchor_mean: bool = False
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether a head reads it, which labels have taught."""
+        return self.kind in ("supervised", "supervised_difference")
+
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the bundle: its SHA-256 (hex) and its size."""
@@ -200,7 +205,7 @@ class Bundle:
         for name, spec in manifest.scores.items():
             if not dims[spec.embedding]:
                 raise BundleError(f"bundle {self.path.name}: score {name} needs {IDENTITY}", hint=_REINSTALL)
-            if spec.kind in ("supervised", "supervised_difference"):
+            if spec.is_taught:
                 self._check_head(name, spec, dims["artifact"])
             if spec.kind not in ("density", "differential"):
                 continue

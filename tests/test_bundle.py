@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -59,6 +60,11 @@ def test_a_missing_or_shortened_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
         Bundle.load(folder)
+
+
+@pytest.mark.parametrize("kind", get_args(get_type_hints(ScoreSpec)["kind"]))
+def test_what_a_head_reads_is_taught(kind: Any) -> None:
+    assert ScoreSpec(evidence="anchor", kind=kind).is_taught == kind.startswith("supervised")
 
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:

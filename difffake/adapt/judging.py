@@ -101,7 +101,7 @@ def judge(bundle: Bundle, clips: Sequence[LabelledClip], anchors: Anchors, fits:
         heads: dict[str, LinearHead] = {
             name: fit.head_for(clip) for name, fit in fits.items() if clip.group in fit.fold_of
         }
-        known = {n: s for n, s in specs.items() if s.kind != "supervised" or s.head in heads}
+        known = {n: s for n, s in specs.items() if not s.is_taught or s.head in heads}
         scorer = Scorer(replace(bundle, manifest=msgspec.structs.replace(manifest, scores=known), heads=heads))
         anchor = anchors.get(_stream(clip))
         got = score_clip(clip.features, scorer, subject=Subject.MAIN, anchor=anchor, tolerance_s=_TOLERANCE_S)

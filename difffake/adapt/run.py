@@ -277,7 +277,7 @@ def _can_be_calibrated(judged: Judged, name: str) -> bool:
 def _without_heads(bundle: Bundle) -> Bundle:
     """The bundle as it was before it was adapted, if it was."""
     manifest = bundle.manifest
-    supervised = {name for name, spec in manifest.scores.items() if spec.kind == "supervised"}
+    supervised = {name for name, spec in manifest.scores.items() if spec.is_taught}
     training = {key: value for key, value in manifest.training.items() if key != "adapted"}
     before = manifest.training.get("adapted", {}).get("evidence_before", {})
     return replace(

@@ -25,7 +25,7 @@ from difffake.settings import ScanSettings
 F64 = NDArray[np.float64]
 
 #: Shown beside a bundle's own readings, because no label touched them.
-UNSUPERVISED = ("logit", "signed_anchor", "identity_stream")
+UNSUPERVISED = ("logit", "distance_nearest", "signed_anchor", "identity_stream")
 EVIDENCES = ("artifact", "anchor", "identity")
 DEFAULT_FPS = 2.0
 DEFAULT_MAX_FRAMES = 20

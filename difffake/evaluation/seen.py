@@ -31,7 +31,7 @@ def seen_in_adaptation(bundle: Bundle, paths: Iterable[Path]) -> list[Path]:
 def taught_notes(bundle: Bundle, paths: Iterable[Path]) -> Iterator[str]:
     """What a report on these files must say of those that a head has been fitted on; nothing if there are none."""
     seen = seen_in_adaptation(bundle, paths)
-    names = [name for name, spec in bundle.manifest.scores.items() if spec.kind == "supervised"]
+    names = [name for name, spec in bundle.manifest.scores.items() if spec.is_taught]
     if seen and names:
         yield (
             f"{len(seen)} of these files taught the bundle ({', '.join(names)}): their figures are no test of it. "

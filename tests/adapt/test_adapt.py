@@ -110,6 +110,7 @@ def test_adapting_again_starts_from_what_was_there_before(adapted: AdaptReport, 
     assert again.bundle.manifest.evidence["artifact"] == "logit"
     assert again.bundle.manifest.training["adapted"]["reads"] == {}
     assert set(again.bundle.calibrations) == set(adapted.bundle.calibrations)
+    assert set(again.bundle.manifest.scores) == set(adapted.bundle.manifest.scores)
 
 
 def test_an_evaluation_on_its_own_files_says_so(adapted: AdaptReport, folders: Path, tmp_path: Path) -> None:
