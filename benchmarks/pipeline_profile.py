@@ -112,11 +112,14 @@ def main() -> None:
     clip = fetch_clips(CACHE / "clips")["woman"]
     options.out.mkdir(parents=True, exist_ok=True)
     run = [sys.executable, "-c", _RUN, str(clip), str(options.streams), str(options.loops), options.engine]
+    graph = options.out / "pipeline_flame.svg"
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "samples"
-        for form, out in (("raw", raw), ("flamegraph", options.out / "pipeline_flame.svg")):
+        for form, out in (("raw", raw), ("flamegraph", graph)):
             subprocess.run([spy, "record", "--native", "-r", "50", "-f", form, "-o", str(out), "--", *run], check=True)
         found = summary(raw.read_text())
+    # Its title is the command, with this machine's folders.
+    graph.write_text(graph.read_text().replace(f"{CACHE.parent}/", ""))
     (options.out / "pipeline_profile.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
