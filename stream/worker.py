@@ -86,7 +86,6 @@ class Worker:
         name: stands in the transactional id; unique among the workers of the group.
         metrics: takes what happens, and the worker's health; of this worker alone.
         tracing: follows records; nobody does by default.
-        tracing: follows records; nobody does by default.
     """
 
     def __init__(
