@@ -70,12 +70,13 @@ class Scorer:
             NaN where the clip has fewer than two faces. A face that is itself in the self-anchor is compared with
             the other anchor faces only, so that it does not vouch for itself.
         """
+        wanted = {name: spec for name, spec in self._specs.items() if only is None or name in only}
         features = self._project(embedding)
-        chosen = choose_self_anchor(time_s, features, logit, k=ANCHOR_SIZE, protocol="spread")
+        chosen = None
+        if any(spec.anchor == "self" for spec in wanted.values()):
+            chosen = choose_self_anchor(time_s, features, logit, k=ANCHOR_SIZE, protocol="spread")
         scores: dict[str, F64] = {}
-        for name, spec in self._specs.items():
-            if only is not None and name not in only:
-                continue
+        for name, spec in wanted.items():
             if spec.embedding == "identity":
                 if identity is not None and identity.shape[1] and anchor is not None and anchor.has_identity:
                     scores[name] = self._identity(spec, identity, anchor.identities)

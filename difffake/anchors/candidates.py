@@ -17,6 +17,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 _WIDE = ("embedding", "identity")
+_TYPES: dict[str, Any] = {"time_s": np.float64, "artifact_p": np.float64, "good": np.bool_}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,15 +50,14 @@ class Candidates:
 
     def __post_init__(self) -> None:
         count = len(self.time_s)
-        for field in fields(self):
-            wanted: Any = {"time_s": np.float64, "artifact_p": np.float64, "good": np.bool_}.get(field.name, np.float32)
-            array = np.asarray(getattr(self, field.name), wanted)
-            if array.shape[:1] != (count,) or array.ndim != 1 + (field.name in _WIDE):
+        for name in _NAMES:
+            array = np.asarray(getattr(self, name), _TYPES.get(name, np.float32))
+            if array.shape[:1] != (count,) or array.ndim != 1 + (name in _WIDE):
                 raise DataError(
-                    f"candidates of {count} times have {field.name} {array.shape}",
+                    f"candidates of {count} times have {name} {array.shape}",
                     hint="give one row or number per face in each field",
                 )
-            object.__setattr__(self, field.name, array)
+            object.__setattr__(self, name, array)
 
     @classmethod
     def of(cls, seen: Observations, rows: NDArray[Any], artifact_p: F64) -> Self:
@@ -80,13 +80,19 @@ class Candidates:
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> Self:
         """Select faces by slice, indices or mask."""
-        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return self._of([getattr(self, name)[rows] for name in _NAMES])
 
     def joined(self, more: Self) -> Self:
         """These faces, then ``more`` with embeddings of the same sizes."""
-        return type(self)(
-            **{f.name: np.concatenate([getattr(self, f.name), getattr(more, f.name)]) for f in fields(self)}
-        )
+        return self._of([np.concatenate([getattr(self, name), getattr(more, name)]) for name in _NAMES])
+
+    @classmethod
+    def _of(cls, arrays: list[NDArray[Any]]) -> Self:
+        """Of arrays that were checked before: a live stream selects from its candidates several times a frame."""
+        faces = cls.__new__(cls)
+        for name, array in zip(_NAMES, arrays, strict=True):
+            object.__setattr__(faces, name, array)
+        return faces
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -103,6 +109,11 @@ class Candidates:
     @property
     def ambiguous(self) -> NDArray[np.bool_]:
         """Mask ``(N,)`` of good faces that share their time with another good one."""
+        if len(self) < 2:
+            return np.zeros(len(self), bool)
         _, inverse, counts = np.unique(self.time_s, return_inverse=True, return_counts=True)
         together = np.bincount(inverse, weights=self.good, minlength=len(counts))
         return np.asarray(self.good & (together[inverse] > 1), bool)
+
+
+_NAMES = tuple(field.name for field in fields(Candidates))

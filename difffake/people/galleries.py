@@ -75,19 +75,14 @@ class Galleries:
 
     def rows(self, people: I64) -> I64:
         """Rows ``(N,)`` of person ids; -1 where there is no such person (any more)."""
-        ids = self.id[: self.count_people]
-        order = np.argsort(ids, kind="stable")
-        at = np.searchsorted(ids, people, sorter=order)
-        found = np.zeros(len(people), bool)
-        inside = at < len(ids)
-        found[inside] = ids[order[at[inside]]] == people[inside]
-        out = np.full(len(people), -1, np.int64)
-        out[found] = order[at[found]]
-        return out
+        # People and faces of a frame are few: all pairs cost less than sorting.
+        same = people[:, None] == self.id[None, : self.count_people]
+        return np.where(same.any(axis=1), same.argmax(axis=1), -1) if self.count_people else np.full(len(people), -1)
 
     def row(self, person: int) -> int:
         """Row of one person; -1 where there is none."""
-        return int(self.rows(np.array([person]))[0]) if person != UNKNOWN else -1
+        at = np.flatnonzero(self.id[: self.count_people] == person)
+        return int(at[0]) if len(at) and person != UNKNOWN else -1
 
     def distances(self, faces: F32) -> F64:
         """Euclidean distances ``(N, P) float64`` of faces ``(N, I)`` to the people's centres: one matrix product."""

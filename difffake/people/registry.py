@@ -207,7 +207,7 @@ class People:
     def _one_face_each(self, rows: I64, distance: F64) -> None:
         """A track that came back while its person was found elsewhere: the face farther from the person is released."""
         known, active = self._known, self._active
-        if not len(known):
+        if not len(known) or len(rows) < 2:
             return
         mine = known.rows(active.person[rows])
         own = np.where(mine >= 0, distance[np.arange(len(rows)), mine], np.inf)
@@ -222,9 +222,11 @@ class People:
     def _divide(self, rows: I64, usable: Mask, distance: F64) -> None:
         """Divide tracks that went over to another known person where the tracker may have confused the two."""
         known, active, s = self._known, self._active, self._settings
+        if len(known) < 2:
+            return
         mine = known.rows(active.person[rows])
         at = np.flatnonzero(usable & (mine >= 0) & (active.count[rows] > s.decide_after))
-        if not len(at) or len(known) < 2:
+        if not len(at):
             return
         own = distance[at, mine[at]]
         others = distance[at].copy()

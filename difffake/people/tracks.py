@@ -147,6 +147,9 @@ def _pairs(likeness: npt.NDArray[np.float64]) -> tuple[I64, I64]:
     Shortest augmenting paths (Kuhn 1955; Jonker and Volgenant 1987). Minus infinity is never matched.
     """
     old, new = likeness.shape
+    if old == new == 1:  # one face is what most streams show
+        only = np.flatnonzero(np.isfinite(likeness))
+        return only, only
     # A column for each row that may stay alone, at no cost; a match is worth more than any two differ.
     cost = np.zeros((old, new + old))
     cost[:, :new] = np.where(np.isfinite(likeness), -8 - np.clip(likeness, -3, 1), 1)

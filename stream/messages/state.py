@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -158,8 +158,12 @@ def decode_state(key: bytes | None, value: bytes) -> StateRecord | PartitionReco
     return record
 
 
+_Dtype = Literal["|b1", "|u1", "<i4", "<i8", "<f4", "<f8"]
+_DTYPES = frozenset(get_args(_Dtype))
+
+
 class _Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    dtype: Literal["|b1", "|u1", "<i4", "<i8", "<f4", "<f8"]
+    dtype: _Dtype
     shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
     data: bytes
 
@@ -177,10 +181,14 @@ def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     for name in sorted(arrays):
         array = arrays[name]
         dtype = array.dtype.newbyteorder("<")
+        if dtype.str not in _DTYPES or array.ndim > _MAX_DIMENSIONS:
+            raise MessageError(
+                f"arrays that cannot be kept: {name[:40]!r} is {array.dtype} {array.shape[:8]}", hint=_HINT
+            )
         packed[name] = (dtype.str, array.shape, array.astype(dtype, copy=False).tobytes())
-    data = msgspec.msgpack.encode(packed)
-    unpack_arrays(data)
-    return data
+    if len(packed) > _MAX_ARRAYS:
+        raise MessageError(f"a section of {len(packed)} arrays", hint=_HINT)
+    return msgspec.msgpack.encode(packed)
 
 
 def unpack_arrays(section: bytes) -> dict[str, NDArray[Any]]:
