@@ -360,6 +360,7 @@ def backlog(
             limit_s, frames_before, before, broker_s = time.monotonic() + 3600, 0, None, 0.0
             while before is None or len(live.seen) < _TO * expected:
                 live.check()
+                _ = running.pids
                 if before is None and len(live.seen) >= _FROM * expected:
                     _burst_over(live)
                     before, frames_before = Moment.now(running.pids), len(live.seen)
