@@ -51,9 +51,8 @@ class Intake:
         self.waiting[record.source] += 1
         self.waiting_bytes[record.source] += len(record.value or b"")
 
-    def put_back(self, stream: str, record: Record) -> None:
+    def put_back(self, key: StreamKey, record: Record) -> None:
         """Let a record wait again before the others of its stream."""
-        key = record.source, stream
         queue = self._queues.setdefault(key, _Queue(self._served.get(key, self._now)))
         queue.records.appendleft(record)
         self.waiting[record.source] += 1
@@ -85,6 +84,23 @@ class Intake:
                 return self._taken(key)
         return None
 
+    def follow(self, key: StreamKey, most: int, most_bytes: int, goes_with: Callable[[Record], bool]) -> list[Record]:
+        """What waits next of a stream of which a record was taken, to be worked on in one go with that.
+
+        Args:
+            most, most_bytes: so many at most, and together no larger than that.
+            goes_with: of a record, whether it may be among them; the first that may not ends them.
+        """
+        found: list[Record] = []
+        queue = self._queues.get(key)
+        while queue is not None and len(found) < most:
+            most_bytes -= len(queue.records[0].value or b"")
+            if most_bytes < 0 or not goes_with(queue.records[0]):
+                break
+            found.append(self._taken(key)[1])
+            queue = self._queues.get(key)
+        return found
+
     def _taken(self, key: StreamKey) -> tuple[StreamKey, Record]:
         queue = self._queues[key]
         record = queue.records.popleft()
@@ -96,7 +112,7 @@ class Intake:
         return key, record
 
     def serve(self, key: StreamKey, cost: float, *, urgent: bool) -> None:
-        """A stream's record was worked on, at this cost; it is under suspicion or not."""
+        """Records of a stream were worked on, at this cost; it is under suspicion or not."""
         queue = self._queues.get(key)
         if queue is None:
             self._served[key] = self._served.get(key, self._now) + cost

@@ -15,7 +15,7 @@ from stream.live import Look
 from stream.messages import FIRST_LOST_INDEX, AlertRecord, Face, ScoreRecord, Source, Status, bounded, encode
 from stream.metrics.instruments import Metrics
 from stream.partition import StreamState
-from stream.pipeline import Job, Sight
+from stream.pipeline import Sight
 from stream.topics import Topics
 from stream.tracing import NO_TRACE, Trace
 
@@ -65,10 +65,10 @@ class Teller:
         for score, sight in zip(scores, sights, strict=True):
             self._add(stream, outcome, score, sight.look)
 
-    def finish(self, stream: StreamState, outcome: Outcome, job: Job) -> None:
-        """Tell all of a record that is done."""
-        decoded, record = job.decoded, outcome.record
-        if decoded is not None and outcome.is_new and not decoded.replayed:
+    def finish(self, stream: StreamState, outcome: Outcome, decoded: Decoded, gear: Gear) -> None:
+        """Tell all of a record that is done; ``gear``: in which it was decoded."""
+        record = outcome.record
+        if outcome.is_new and not decoded.replayed:
             for number, lost in enumerate(decoded.lost):
                 self._metrics.lost(lost.reason)
                 if lost.pts_ns is None:
@@ -78,14 +78,14 @@ class Teller:
                     self._add(stream, outcome, self._lost(stream, record, lost, number))
             if decoded.damage is not None:
                 self.bury(record, decoded.damage, "decode", is_whole=False)
-        if decoded is not None and outcome.is_new:
+        if outcome.is_new:
             if not (outcome.frames or decoded.lost or decoded.damage):
                 # Every record can be accounted for: nothing in it was due, or its decoder has given nothing out yet.
                 self._counts["records:nothing_due" if decoded.pictures else "records:no_picture_yet"] += 1
             for warning in decoded.warnings:
                 self._counts[f"warning:{warning.partition(':')[0]}"] += 1
                 self._metrics.warning(warning)
-            self._metrics.record(record, _outcome(outcome, decoded, job.gear), decoded.pictures)
+            self._metrics.record(record, _outcome(outcome, decoded, gear), decoded.pictures)
         for output in outcome.outputs:
             if isinstance(output, ScoreRecord):
                 self._checkpoint.send(self._topics.scores, output.key, encode(output), outcome.trace.headers)
@@ -96,7 +96,7 @@ class Teller:
             (record.source, stream.name),
             [output for output in outcome.outputs if isinstance(output, ScoreRecord)],
             stream.coverage,
-            job.gear,
+            gear,
             is_alert_open=stream.alerts.is_open,
         )
 

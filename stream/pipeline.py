@@ -1,8 +1,9 @@
 """Records on their way through decoder and networks, many streams at once; the order within a stream is kept.
 
-A record in progress is a `Job`. It holds all that its stages change, so that the state of its stream changes only
-where the owner of the pipeline takes what was seen, on its own thread. Of a stream one record is in progress at a time:
-how the next is decoded depends on what was seen in this one.
+Records in progress are a `Job`. It holds all that its stages change, so that the state of its stream changes only
+where the owner of the pipeline takes what was seen, on its own thread. How a record is decoded depends on what was seen
+in those before it. So a job is a run of records that ends behind the first that gives a frame: many access units, of
+which few are looked at, make one job; a segment makes one of its own.
 
 Decoding runs on a pool of threads, the networks on threads of their own; both mostly run without the interpreter's
 lock. A decoder runs a few frames ahead of the networks and then gives its thread to another stream.
@@ -23,7 +24,7 @@ import msgspec
 
 from difffake.faces.finder import FinderState
 from stream.batcher import BatchCounts, Batcher, BatchSettings
-from stream.decode import Decoded, DecodedFrame, Gear, Payload, StreamDecoder
+from stream.decode import Decoded, DecodedFrame, DecoderState, Gear, Payload, StreamDecoder
 from stream.intake import StreamKey
 from stream.live.models import Look, LookFrame
 from stream.stages import Stage, Timed, untimed
@@ -38,6 +39,8 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         in_progress: records worked on at once, each of another stream: each has a decoder and pictures in memory.
         ahead: frames of a record that may be decoded and wait for the networks.
         part: frames of a record that are handed over together; a record with more is handed over in parts.
+        run, run_bytes: waiting records of a stream that are taken in one go, and how large they may be together.
+        run_s: decoding for so long ends a run: its thread is for other streams, too.
         batch: of the networks.
     """
 
@@ -46,6 +49,9 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     in_progress: int = 8
     ahead: int = 3
     part: int = 64
+    run: int = 16
+    run_bytes: int = 1 << 20
+    run_s: float = 0.05
     batch: BatchSettings = BatchSettings()
 
     @classmethod
@@ -56,7 +62,8 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return cls(decode_threads=threads, network_threads=threads, in_progress=4 * threads, batch=batch)
 
     def __post_init__(self) -> None:
-        if min(self.decode_threads, self.network_threads, self.in_progress, self.ahead, self.part) < 1:
+        counts = (self.decode_threads, self.network_threads, self.in_progress, self.ahead, self.part, self.run)
+        if min(counts) < 1 or self.run_bytes < 0 or not self.run_s >= 0:
             raise ValueError("a pipeline needs at least one thread, one record, one frame ahead and one in a part")
 
 
@@ -71,34 +78,50 @@ class Sight:
 
 
 @dataclass(slots=True, eq=False)
+class Decoding:
+    """A record that a job has begun to decode.
+
+    Attributes:
+        decoded: what the decoder says of it; whole once another record is begun, or the job is done. None: it refused.
+        decode_s: time that decoding took so far.
+        after: the decoder as the record left it; None of the last one, whose decoder is there to be asked.
+    """
+
+    decoded: Decoded | None = None
+    decode_s: float = 0.0
+    after: DecoderState | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Job:
-    """A record of a stream.
+    """A run of records of a stream, decoded one after the other up to the first that gives a frame.
 
     Args:
         stream: whose.
         decoder: the stream's; the job's alone until it is done.
-        payload, gear: what is decoded, and how closely.
+        payloads: the records, in order: those behind the one that ends the run are not touched.
+        gear: how closely all of them are looked at.
         finder: where the stream's faces were last; moves on with every frame.
         urgent: the stream is under suspicion.
 
     Attributes:
-        decoded: what the decoder says of the record; whole once the job is done.
-        error: what ended it; its decoder may then stand in the middle of the record, unless it is an `InputError`.
+        decodings: of the records that were begun, in order. Whatever was seen, was seen in the last one.
+        error: what ended it, at the last one; its decoder may then stand in the middle of the record, unless it is an
+            `InputError`.
         done: nothing more comes.
-        decode_s: time that decoding took so far.
     """
 
     stream: StreamKey
     decoder: StreamDecoder
-    payload: Payload
+    payloads: Sequence[Payload]
     gear: Gear
     finder: FinderState
     urgent: bool = False
-    decoded: Decoded | None = None
+    decodings: list[Decoding] = field(default_factory=list)
     error: Exception | None = None
     done: bool = False
-    decode_s: float = 0.0
     _frames: Iterator[DecodedFrame] | None = None
+    _gives: bool = False
     _waiting: deque[DecodedFrame] = field(default_factory=deque)
     _sights: list[Sight] = field(default_factory=list)
     _decoding: bool = False
@@ -111,6 +134,38 @@ class Job:
         """What was seen since the last time, in order. Only for a job that `Pipeline.ready` has given out."""
         seen, self._sights, self._told = self._sights, [], False
         return seen
+
+    def next_frame(self, run_s: float) -> DecodedFrame | None:
+        """Decode up to the next frame; None where the run ends without one more.
+
+        Args:
+            run_s: no record is begun after so long without a frame.
+        """
+        spent_s = 0.0
+        while not self._cancelled:
+            began_s = time.perf_counter()
+            try:
+                frame = next(self._begin() if self._frames is None else self._frames, None)
+            finally:
+                took_s = time.perf_counter() - began_s
+                self.decodings[-1].decode_s += took_s
+            spent_s += took_s
+            if frame is not None:
+                self._gives = True
+                return frame
+            if self._gives or spent_s > run_s or len(self.decodings) == len(self.payloads):
+                break
+            self.decodings[-1].after = self.decoder.state()
+            self._frames = None
+        return None
+
+    def _begin(self) -> Iterator[DecodedFrame]:
+        """The frames of the next record."""
+        decoding = Decoding()
+        self.decodings.append(decoding)
+        decoding.decoded = self.decoder.decode(self.payloads[len(self.decodings) - 1], self.gear)
+        self._frames = iter(decoding.decoded.frames)
+        return self._frames
 
 
 class Looker(Protocol):
@@ -235,12 +290,10 @@ class Pipeline:
             frame, error = None, None
             began_s = time.perf_counter()
             try:
-                frame = self._next_frame(job)
+                frame = job.next_frame(self._settings.run_s)
             except Exception as caught:  # whatever a decoder raises belongs to its record
                 error = caught
-            took_s = time.perf_counter() - began_s
-            job.decode_s += took_s
-            self._timed(Stage.DECODE, took_s, int(frame is not None))
+            self._timed(Stage.DECODE, time.perf_counter() - began_s, int(frame is not None))
             with self._lock:
                 if frame is None:
                     job._ended, job.error = True, job.error or error
@@ -253,15 +306,6 @@ class Pipeline:
                     self._decoding -= 1
                 self._advance(job)
         self._batcher.nudge()
-
-    @staticmethod
-    def _next_frame(job: Job) -> DecodedFrame | None:
-        if job._cancelled:
-            return None
-        if job._frames is None:
-            job.decoded = job.decoder.decode(job.payload, job.gear)
-            job._frames = iter(job.decoded.frames)
-        return next(job._frames, None)
 
     # -- looking -----------------------------------------------------------------------------------------------------
     def _look(self) -> None:

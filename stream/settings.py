@@ -34,7 +34,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         poll_records: input records fetched at once: what may be waiting in memory.
         poll_timeout_s: longest wait for records.
         waiting_bytes, waiting_records: input that may wait in memory: in all, and of one partition.
-        turn_s: longest wait for something to be done before input is looked at again.
+        turn_s: how often input is looked at while there is something to do.
         overload, max_age_s: whether to shed, and records of which age when they are done; twice that where a stream is
             under suspicion.
         pipeline: threads and batches.

@@ -44,7 +44,7 @@ log = structlog.get_logger()
 
 #: Of `drain_timeout_s`, what the last commit and leaving the group may take.
 _LEAVE_SHARE, _LEAVE_S = 0.3, 5.0
-#: How often the figures of a moment are renewed, s.
+#: How often the figures of a moment are renewed, and silent streams looked for, s.
 _SNAPSHOT_S = 0.25
 #: Weight of the last record in how long one takes.
 _RECENT = 0.1
@@ -56,11 +56,19 @@ class _RewoundError(Exception):
 
 @dataclass(slots=True)
 class _InProgress:
+    """A run of records of a stream. ``outcomes``: of them all; ``settled``: how many of them are done."""
+
     job: Job
     part: Partition
     stream: StreamState
-    outcome: Outcome
+    outcomes: list[Outcome]
     began_s: float
+    settled: int = 0
+
+    @property
+    def outcome(self) -> Outcome:
+        """Of the record at hand."""
+        return self.outcomes[self.settled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,9 @@ class Worker:
         )
         self._metrics.engines(models.engines)
         models.timed = self._metrics.stage
-        self._snapshot_s = float("-inf")
+        self._snapshot_s = self._looked_s = float("-inf")
+        #: When input is looked at again, while there is something to do.
+        self._poll_s = float("-inf")
         self._partitions: dict[TopicPartition, Partition] = {}
         #: Where each partition stood when it became ours.
         self._starts: dict[TopicPartition, int] = {}
@@ -266,7 +276,7 @@ class Worker:
             backlogs={p: Backlog(part.next_offset, part.oldest_s) for p, part in self._partitions.items()},
             waiting_records=len(self._intake),
             waiting_bytes=sum(self._intake.waiting_bytes.values()),
-            in_progress=len(self._jobs),
+            in_progress=sum(len(progress.outcomes) - progress.settled for progress in self._jobs.values()),
             paused=len(self._paused),
             commands_refused=self._commands.refused,
         )
@@ -278,7 +288,7 @@ class Worker:
             if not self._stopping:
                 self._begin()
             elif self._deadline_s is not None and self._deadline_s - time.monotonic() < self._leave_s:
-                log.warning("given back unfinished", records=len(self._jobs))
+                log.warning("given back unfinished", streams=len(self._jobs))
                 break
             self._take(self.settings.turn_s)
             if self._checkpoint.is_due:
@@ -295,10 +305,14 @@ class Worker:
 
     # -- records come in ---------------------------------------------------------------------------------------------
     def _read(self) -> None:
+        if self.is_busy and time.monotonic() < self._poll_s:
+            return
         self._hold_back()
-        for record in self._consumer.poll(
-            0.0 if self.is_busy else self.settings.poll_timeout_s, self.settings.poll_records
-        ):
+        timeout_s, most = 0.0 if self.is_busy else self.settings.poll_timeout_s, self.settings.poll_records
+        records = self._consumer.poll(timeout_s, most)
+        # To ask costs more than most access units do.
+        self._poll_s = time.monotonic() + (self.settings.turn_s if len(records) < most else 0.0)
+        for record in records:
             self.counts["polled"] += 1
             part = self._partitions.get(record.source)
             if part is None or record.offset < part.position:
@@ -332,19 +346,45 @@ class Worker:
                 self._apply_commands(part, stream)
             except _RewoundError:
                 return
-            outcome = Outcome(record, part.is_new(stream, record.offset))
-            if outcome.is_new:
-                outcome.trace = self._tracing.begin(record)
+            outcome = self._taken_up(part, stream, record)
             poison = self._poison.pop((record.source, record.offset), None)
             if poison is not None:
                 self._unusable(key, part, stream, outcome, poison, "analyse")
                 continue
-            gear = self._gear(stream, outcome)
-            payload = Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)
-            job = Job(key, stream.decoder, payload, gear, stream.live.finder, stream.gears.is_urgent)
-            self._jobs[key] = _InProgress(job, part, stream, outcome, time.monotonic())
+            gear = self._gear(stream, record, is_new=outcome.is_new)
+            outcomes = [outcome, *self._follow(key, part, stream, outcome, gear)]
+            job = Job(
+                key,
+                stream.decoder,
+                [_payload(one.record) for one in outcomes],
+                gear,
+                stream.live.finder,
+                stream.gears.is_urgent,
+            )
+            self._jobs[key] = _InProgress(job, part, stream, outcomes, time.monotonic())
             self._busy.add(key)
             self._pipeline.start(job)
+
+    def _taken_up(self, part: Partition, stream: StreamState, record: Record) -> Outcome:
+        outcome = Outcome(record, part.is_new(stream, record.offset))
+        if outcome.is_new:
+            outcome.trace = self._tracing.begin(record)
+        return outcome
+
+    def _follow(
+        self, key: StreamKey, part: Partition, stream: StreamState, first: Outcome, gear: Gear
+    ) -> list[Outcome]:
+        """Records of a stream that wait behind one, and may be worked on in one go with it."""
+
+        def goes_with(record: Record) -> bool:
+            if (record.source, record.offset) in self._poison:
+                return False
+            return self._gear(stream, record, is_new=part.is_new(stream, record.offset)) is gear
+
+        pipeline = self.settings.pipeline
+        room = pipeline.run_bytes - len(first.record.value or b"")
+        records = self._intake.follow(key, pipeline.run - 1, room, goes_with)
+        return [self._taken_up(part, stream, record) for record in records]
 
     def _pick(self) -> tuple[StreamKey, Record] | None:
         """Whose record is next, where there is room for one."""
@@ -364,11 +404,8 @@ class Worker:
         patience_s = most_s * (2 if is_urgent else 1) - min(self._takes_s, most_s / 2)
         return record.timestamp_ms >= 0 and time.time() - record.timestamp_ms / 1e3 > patience_s
 
-    def _gear(self, stream: StreamState, outcome: Outcome) -> Gear:
-        is_urgent = stream.gears.is_urgent
-        if self.settings.overload is Overload.SHED and outcome.is_new and self._is_late(outcome.record, is_urgent):
-            self.counts["records:shed"] += 1
-            self._metrics.shed(is_urgent=is_urgent)
+    def _gear(self, stream: StreamState, record: Record, *, is_new: bool) -> Gear:
+        if self.settings.overload is Overload.SHED and is_new and self._is_late(record, stream.gears.is_urgent):
             return Gear.SHED
         return stream.gears.gear
 
@@ -404,16 +441,15 @@ class Worker:
 
     def _took(self, progress: _InProgress) -> bool:
         """Take what a job has seen; False where everything was read back because of it."""
-        job, part, stream, outcome = progress.job, progress.part, progress.stream, progress.outcome
-        record = outcome.record
+        job, part, stream = progress.job, progress.part, progress.stream
         if isinstance(job.error, DeviceLostError):
             raise job.error
-        if isinstance(job.error, InputError):
-            self._end(progress)
-            self._unusable(job.stream, part, stream, outcome, job.error, "decode")
-            return True
         try:
-            if job.error is not None:
+            # All but the last of its records are whole, and gave nothing to look at.
+            while progress.settled < len(job.decodings) - 1:
+                self._settle_record(progress)
+            outcome = progress.outcome
+            if job.error is not None and not isinstance(job.error, InputError):
                 raise job.error
             sights = job.take()
             if sights and not job.done:
@@ -426,9 +462,11 @@ class Worker:
             if not job.done:
                 self._pipeline.go_on(job)
                 return True
-            self._teller.finish(stream, outcome, job)
+            if job.error is None:
+                self._settle_record(progress)
         except Exception as error:
             # Half of this record may be in the stream's state: go back to what is committed, and bury it then.
+            outcome, record = progress.outcome, progress.outcome.record
             where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             log.error("record failed", **where, traceback="".join(traceback.format_exception(error))[-4000:])
             self._poison[record.source, record.offset] = error
@@ -438,13 +476,30 @@ class Worker:
                 raise  # it is not the records: better to stop than to bury whatever comes
             self._rewind()
             return False
+        if job.error is not None:
+            self._end(progress)
+            self._unusable(job.stream, part, stream, outcome, job.error, "decode")
+            return True
         if job.gear is not Gear.SHED:
             self._takes_s += _RECENT * (time.monotonic() - progress.began_s - self._takes_s)
         self._end(progress)
-        self._done(part, stream, outcome)
-        outcome.trace.decoded(job.decode_s)
-        self._traced(outcome, "done")
         return True
+
+    def _settle_record(self, progress: _InProgress) -> None:
+        """The record at hand is whole, and all that was seen in it is taken."""
+        job, part, stream, outcome = progress.job, progress.part, progress.stream, progress.outcome
+        decoding = job.decodings[progress.settled]
+        if job.gear is Gear.SHED and outcome.is_new:
+            self.counts["records:shed"] += 1
+            self._metrics.shed(is_urgent=stream.gears.is_urgent)
+        if decoding.decoded is not None:
+            self._teller.finish(stream, outcome, decoding.decoded, job.gear)
+        if decoding.after is not None:
+            stream.decoder_state = decoding.after
+        self._done(part, stream, outcome)
+        outcome.trace.decoded(decoding.decode_s)
+        self._traced(outcome, "done")
+        progress.settled += 1
 
     def _traced(self, outcome: Outcome, what: str, error: Exception | None = None) -> None:
         if outcome.trace is not NO_TRACE:
@@ -452,14 +507,17 @@ class Worker:
             self._traces.append(outcome.trace)
 
     def _end(self, progress: _InProgress) -> None:
-        """A job is over, well or ill; its stream is free."""
+        """A job is over, well or ill; its stream is free. What it did not come to waits again."""
         job, stream = progress.job, progress.stream
         key = job.stream
         del self._jobs[key]
         self._busy.discard(key)
         stream.decoder_state = stream.decoder.state()
         stream.in_parts = False
-        self._intake.serve(key, 1.0 + progress.outcome.frames, urgent=stream.gears.is_urgent)
+        for outcome in reversed(progress.outcomes[len(job.decodings) :]):
+            self._intake.put_back(key, outcome.record)
+        frames = sum(outcome.frames for outcome in progress.outcomes)
+        self._intake.serve(key, float(len(job.decodings) + frames), urgent=stream.gears.is_urgent)
 
     def _done(self, part: Partition, stream: StreamState, outcome: Outcome) -> None:
         if outcome.is_new:
@@ -510,7 +568,10 @@ class Worker:
 
     def _close_ended(self) -> None:
         """Close alerts of streams that send nothing any more."""
-        before_s = time.monotonic() - self._streams.alerts.ended_s
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _SNAPSHOT_S:
+            return
+        self._looked_s, before_s = now_s, now_s - self._streams.alerts.ended_s
         for part in self._partitions.values():
             position = part.next_offset if part.lowest is not None else self._consumer.position(part.source)
             for name in self._ended.among(part.source, position, part.silent(before_s, self._busy_in(part))):
@@ -620,3 +681,7 @@ class Worker:
             self._drop(source)
         if self._checkpoint.is_open:
             self._rewind()
+
+
+def _payload(record: Record) -> Payload:
+    return Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset)

@@ -43,13 +43,12 @@ from tiny import write_tiny_bundle
 import stream.decode
 from stream.broker.contract import Record, TopicPartition, TopicSpec
 from stream.broker.memory import MemoryBroker, MemorySettings
-from stream.decode import DecodeSettings
+from stream.decode import Decoded, DecodeSettings, Gear
 from stream.live import LiveModels, LiveSettings
 from stream.messages import DeadLetter, ScoreRecord, decode
 from stream.outcome import Outcome as RecordOutcome
 from stream.outcome import Teller
 from stream.partition import StreamIdError, StreamState
-from stream.pipeline import Job
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
 from stream.worker import Worker
@@ -170,9 +169,9 @@ class WatchedTeller:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._teller, name)
 
-    def finish(self, stream: StreamState, outcome: RecordOutcome, job: Job) -> None:
+    def finish(self, stream: StreamState, outcome: RecordOutcome, decoded: Decoded, gear: Gear) -> None:
         with self._traced(outcome.record):
-            self._teller.finish(stream, outcome, job)
+            self._teller.finish(stream, outcome, decoded, gear)
 
     def bury(self, record: Record, error: Exception, stage: str) -> None:
         with self._traced(record):

@@ -112,11 +112,34 @@ def test_bytes_are_counted_until_they_are_picked_or_dropped() -> None:
     assert (intake.waiting_bytes[SOURCE], intake.waiting[SOURCE], len(intake)) == (150, 2, 2)
     found = intake.pick(())
     assert found is not None
-    intake.put_back(found[0][1], found[1])
+    intake.put_back(*found)
     assert intake.waiting_bytes[SOURCE] == 150
     assert pick(intake) == 0
     intake.drop(SOURCE)
     assert (intake.waiting_bytes[SOURCE], len(intake), pick(intake)) == (0, 0, None)
+
+
+def test_records_that_go_with_one_follow_it_up_to_a_bound_and_may_be_put_back() -> None:
+    intake = Intake()
+    for offset in range(6):
+        intake.put("a", record(offset, "a", 10))
+    intake.put("b", record(9, "b", 10))
+    assert pick(intake) == 0
+
+    def follow(most: int, most_bytes: int, before: int = 99) -> list[int]:
+        found = intake.follow(key("a"), most, most_bytes, lambda r: r.offset < before)
+        for one in reversed(found):
+            intake.put_back(key("a"), one)
+        return [one.offset for one in found]
+
+    assert follow(3, 1000) == [1, 2, 3]
+    assert follow(9, 25) == [1, 2]
+    assert follow(9, 1000, before=4) == [1, 2, 3]
+    assert follow(9, 1000) == [1, 2, 3, 4, 5]
+    assert (len(intake), intake.waiting_bytes[SOURCE]) == (6, 60)
+    intake.serve(key("a"), 100.0, urgent=False)
+    assert [pick(intake) for _ in range(3)] == [9, 1, 2]
+    assert intake.follow(key("nobody"), 9, 1000, lambda _: True) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.1, 5.0)), max_size=60))

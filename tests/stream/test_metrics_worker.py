@@ -239,7 +239,8 @@ def test_what_is_shed_is_not_looked_at(world: World) -> None:
     world.show("a", FACE, age_s=60)
     settings = msgspec.structs.replace(WORK, overload=Overload.SHED)
     worker, metrics = world.worker(settings)
-    step_until(worker, lambda: committed(metrics) == 20)
+    step_until(worker, lambda: worker.counts["records"] == 20)
+    worker._flush()
     found = told(metrics)
     assert found["difffake_records_total"]["shed",] == found["difffake_shed_records_total"]["too_old",] == 20
     assert found["difffake_frames_total"]["SHED",] == found["difffake_lost_frames_total"]["shed",] == 20

@@ -12,6 +12,7 @@ import pytest
 
 from stream.batcher import BatchSettings
 from stream.broker.contract import TopicPartition
+from stream.decode import CorruptInputError
 from stream.intake import StreamKey
 from stream.pipeline import Job, Pipeline, PipelineSettings
 
@@ -95,7 +96,27 @@ def frames_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job(stream: str, decoder: ScriptedDecoder, payload: str | None = None, finder: tuple[str, ...] = ()) -> Job:
     key: StreamKey = (SOURCE, stream)
-    return Job(key, decoder, payload or stream, None, finder)  # type: ignore[arg-type]
+    return Job(key, decoder, [payload or stream], None, finder)  # type: ignore[arg-type]
+
+
+class Runs:
+    """Gives a frame for each record whose payload asks for one; refuses or fails at others."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def decode(self, payload: str, _gear: object) -> Record:
+        self.begun.append(payload)
+        if payload.startswith("refused"):
+            raise CorruptInputError("no unit", hint="none")
+        return Record(iter([Frame(payload, 0, 0, 0)] if payload.startswith("frame") else []))
+
+    def state(self) -> str:
+        return f"after {self.begun[-1]}"
+
+
+def run(stream: str, decoder: Runs, *payloads: str) -> Job:
+    return Job((SOURCE, stream), decoder, payloads, None, ())  # type: ignore[arg-type]
 
 
 def finish(pipeline: Pipeline, seconds: float = 20.0) -> dict[str, tuple[Job, list[str]]]:
@@ -161,6 +182,37 @@ def test_a_long_record_comes_in_parts_and_waits_until_they_are_taken() -> None:
         assert len(first.take()) == 4
         pipeline.go_on(first)
         assert len(finish(pipeline)["a"][1]) == 7
+
+
+@pytest.mark.parametrize(
+    ("payloads", "begun"),
+    [
+        (["1", "2", "frame 3", "4"], 3),
+        (["frame 1", "frame 2"], 1),
+        (["1", "2"], 2),
+        (["1", "refused 2", "3"], 2),
+        (["refused 1", "frame 2"], 1),
+    ],
+)
+def test_a_run_ends_behind_the_first_record_that_gives_a_frame_or_is_refused(payloads: list[str], begun: int) -> None:
+    decoder = Runs()
+    with Pipeline(ScriptedNetworks(), PipelineSettings(run_s=60.0)) as pipeline:  # type: ignore[arg-type]
+        pipeline.start(run("a", decoder, *payloads))
+        done, seen = finish(pipeline)["a"]
+    assert decoder.begun == payloads[:begun]
+    assert seen == [p for p in decoder.begun if p.startswith("frame")]
+    assert isinstance(done.error, CorruptInputError) == payloads[begun - 1].startswith("refused")
+    assert [d.after for d in done.decodings] == [*(f"after {p}" for p in payloads[: begun - 1]), None]
+
+
+def test_a_run_gives_its_thread_to_other_streams_when_its_time_is_over() -> None:
+    decoders = [Runs(), Runs()]
+    with Pipeline(ScriptedNetworks(), PipelineSettings(decode_threads=1, run_s=0.0)) as pipeline:  # type: ignore[arg-type]
+        for stream, decoder in zip("ab", decoders, strict=True):
+            pipeline.start(run(stream, decoder, *"12345678"))
+        seen = finish(pipeline)
+    assert [decoder.begun for decoder in decoders] == [["1"], ["1"]]
+    assert all(len(done.decodings) == 1 and done.error is None for done, _ in seen.values())
 
 
 @pytest.mark.parametrize("at", [-1, 0, 2])
