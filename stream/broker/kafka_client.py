@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,6 +67,22 @@ async def _shake_hands_or_close(self: Any) -> None:
 
 
 KafkaSSLTransport.handshake = _shake_hands_or_close
+
+#: kafka-python reads 4 KiB at a time, and after each read waits for the interpreter's lock again, beside threads that
+#: decode: twenty times for every segment of video.
+_READ_BYTES = 64 * 1024
+
+
+class _Socket(socket.socket):
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return super().recv(max(size, _READ_BYTES), flags)
+
+
+def _socket_of_long_reads(_: Any, *arguments: int) -> socket.socket:
+    return _Socket(*arguments)
+
+
+KafkaNetSocket.socket = _socket_of_long_reads
 
 MIB = 1024 * 1024
 RECONNECT_MAX_S = 2.0
