@@ -59,6 +59,7 @@ class Plan:
     stage_frames: int = 200
     batches: tuple[int, ...] = BATCHES
     user_s: float = 20.0
+    user_cases: tuple[tuple[str, float], ...] = (("720p", FPS), ("720p", 10.0), ("1080p", FPS), ("1080p", 10.0))
     live_s: float = 15.0
     probes: int = 4
     sizes: tuple[str, ...] = ("720p",)
@@ -77,7 +78,8 @@ FULL = Plan(
 )  # fmt: skip
 #: To see that everything runs; its figures mean nothing.
 TINY = Plan(
-    seconds=4.0, rounds=1, streams=2, loops=1, stage_frames=1, batches=(2,), user_s=1.0, live_s=4.0, probes=1,
+    seconds=4.0, rounds=1, streams=2, loops=1, stage_frames=1, batches=(2,), user_s=1.0, user_cases=(("720p", FPS),),
+    live_s=4.0, probes=1,
     scaling_streams=(1, 2), scaling_workers=(1,), scaling_faces=(1,), scaling_frames=16, overload_s=6.0, recover_s=6.0,
 )  # fmt: skip
 
@@ -183,31 +185,38 @@ def pipeline(bench: Bench) -> dict[str, Any]:
 
 
 def user_loop(bench: Bench) -> dict[str, Any]:
-    """The loop that a user would write, and the pipeline (in memory) beside it."""
-    plan, source = bench.plan, bench.footage()
-    script = Path(__file__).with_name("pipeline_user_loop.py")
-    rounds = []
+    """The loop that a user would write, and the pipeline (in memory) beside it; the first case is the headline's."""
+    cases = []
     with LiveModels.load(None, bench.live, bench.choice) as models:
-        for _ in range(plan.rounds):
-            command = [sys.executable, str(script), str(bench.clip()), "--fps", str(FPS), "--seconds", str(plan.user_s)]
-            said = subprocess.run(command, capture_output=True, text=True, check=False)
-            if said.returncode:
-                raise RuntimeError(f"the user's loop failed: {said.stderr[-2000:]}")
-            theirs = json.loads(said.stdout.strip().splitlines()[-1])
-            ours = worked_off(source, models, bench.live, streams=plan.streams, loops=plan.loops, fps=FPS)
-            rounds.append(
-                {
-                    "user": theirs,
-                    "user_fps": theirs["frames"] / theirs["wall_s"],
-                    "pipeline_fps": ours.fps,
-                    "ratio": ours.fps * theirs["wall_s"] / theirs["frames"],
-                    "cpu_ratio": 1e3 * theirs["cpu_s"] / theirs["frames"] / ours.cpu_ms,
-                    "others": ours.spent.others,
-                }
-            )
-            print(f"user's loop: {json.dumps(rounds[-1])}", flush=True)
-    return {"rounds": rounds} | {
-        key: statistics.median(row[key] for row in rounds) for key in ("ratio", "cpu_ratio", "user_fps", "pipeline_fps")
+        for size, fps in bench.plan.user_cases:
+            rounds = [_beside_user(bench, models, size, fps) for _ in range(bench.plan.rounds)]
+            keys = ("ratio", "cpu_ratio", "user_fps", "pipeline_fps", "user_faces", "pipeline_faces")
+            medians = {key: statistics.median(row[key] for row in rounds) for key in keys}
+            cases.append({"size": size, "fps": fps, "rounds": rounds} | medians)
+            print(f"user's loop: {json.dumps(cases[-1])}", flush=True)
+    return cases[0] | {"cases": cases}
+
+
+def _beside_user(bench: Bench, models: LiveModels, size: str, fps: float) -> dict[str, Any]:
+    plan, source, clip = bench.plan, bench.footage(size), bench.clip(size)
+    script = Path(__file__).with_name("pipeline_user_loop.py")
+    command = [sys.executable, str(script), str(clip), "--fps", str(fps), "--seconds", str(plan.user_s)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    if said.returncode:
+        raise RuntimeError(f"the user's loop failed: {said.stderr[-2000:]}")
+    theirs = json.loads(said.stdout.strip().splitlines()[-1])
+    # About as many frames, however many there are in a second.
+    streams = max(4, round(plan.streams * FPS / fps))
+    ours = worked_off(source, models, bench.live, streams=streams, loops=plan.loops, fps=fps)
+    return {
+        "user": theirs,
+        "user_fps": theirs["frames"] / theirs["wall_s"],
+        "user_faces": theirs["faces"] / theirs["frames"],
+        "pipeline_fps": ours.fps,
+        "pipeline_faces": ours.faces,
+        "ratio": ours.fps * theirs["wall_s"] / theirs["frames"],
+        "cpu_ratio": 1e3 * theirs["cpu_s"] / theirs["frames"] / ours.cpu_ms,
+        "others": ours.spent.others,
     }
 
 

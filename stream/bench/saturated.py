@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, headers
 from stream.bench.clock import Moment, Spent
-from stream.broker.contract import TopicSpec
+from stream.broker.contract import TopicPartition, TopicSpec
 from stream.broker.memory import MemoryBroker
 from stream.decode import DecodeSettings, Gear
 from stream.gears import GearSettings
 from stream.live import LiveModels, LiveSettings
+from stream.messages import ScoreRecord, decode
 from stream.pipeline import PipelineSettings
 from stream.settings import WorkerSettings
 from stream.topics import Topics
@@ -31,12 +32,14 @@ class Saturated:
         streams: side by side.
         frames: analysed.
         spent: on them.
+        faces: in a frame, on average; of all frames, like ``statuses``.
         statuses: of all frames, those before counting began, too.
     """
 
     streams: int
     frames: int
     spent: Spent
+    faces: float
     statuses: dict[str, int]
 
     @property
@@ -79,8 +82,8 @@ def worked_off(
         pipeline=PipelineSettings.for_cores(threads, batch or BatchSettings()),
     )
     # Suspicion must not change how much there is to do.
-    decode, gears = DecodeSettings(fps=fps, scrutinise_fps=fps), GearSettings(base=gear)
-    worker = Worker(broker, models, settings, name="bench", decode=decode, live=live, gears=gears)
+    decoding, gears = DecodeSettings(fps=fps, scrutinise_fps=fps), GearSettings(base=gear)
+    worker = Worker(broker, models, settings, name="bench", decode=decoding, live=live, gears=gears)
     total = len(source.records) * streams * loops
     started = 0, Moment.now()
     began: tuple[int, Moment] | None = None
@@ -102,7 +105,20 @@ def worked_off(
     if began[0] == ended[0][0]:  # so little footage that all of it was over at once: the warming up counts, too
         began = started
     statuses = {name.partition(":")[2]: n for name, n in worker.counts.items() if name.startswith("frames:")}
-    return Saturated(streams, ended[0][0] - began[0], ended[0][1].since(began[1]), statuses)
+    faces = _faces_a_frame(broker, settings.topics.scores)
+    return Saturated(streams, ended[0][0] - began[0], ended[0][1].since(began[1]), faces, statuses)
+
+
+def _faces_a_frame(broker: MemoryBroker, scores: str) -> float:
+    reader = broker.reader()
+    partitions = [TopicPartition(scores, number) for number in range(broker.partitions(scores))]
+    found = [
+        len(decode(record.value or b"", ScoreRecord).faces)
+        for one in partitions
+        for record in reader.read(one, None, reader.end_offset(one))
+    ]
+    reader.close()
+    return sum(found) / max(1, len(found))
 
 
 def _frames(worker: Worker) -> int:
