@@ -73,6 +73,7 @@ class UnitDecoder:
         self._blind_until = 0
         self._forgiven_until = 0
         self._step_ns = NOMINAL_NS
+        self._is_unread = True
         self.aspect = 1.0
         self.damaged: Source | None = None
         self._parameters = b""
@@ -259,7 +260,7 @@ class UnitDecoder:
         self._is_first_group = self._is_first_group and not unit.is_key
         if unit.start is Start.CLOSED or (self._context is None and unit.start is not Start.NONE):
             yield from self.drain()
-            self._context = self._open()
+            self._context, self._is_unread = self._open(), True
             self._first_id = self._blind_until = self._next_id
             is_open = self.content_type == H264 and unit.start is not Start.CLOSED
             self._forgiven_until = self._next_id + _FORGIVEN if is_open else 0
@@ -405,12 +406,8 @@ class UnitDecoder:
             self._keys.pop(old, None)
 
     def _out(self, frames: list[av.VideoFrame]) -> Iterator[Picture | Loss | KeySource]:
-        rate = self._context.framerate if self._context is not None else None
-        if rate and 1 <= rate <= 240:
-            self._step_ns = round(S / rate)
-        if frames and self._context is not None:
-            self._hardware.saw(self._context)
-            self.aspect = float(self._context.sample_aspect_ratio or 1)
+        if self._is_unread and self._context is not None:
+            self._read(self._context, is_whole=bool(frames))
         for frame in frames:
             number = frame.pts
             source = self._sent.pop(number, None) if number is not None else None
@@ -431,6 +428,17 @@ class UnitDecoder:
                 if key is not None:
                     yield key
                 yield Picture(frame, source, is_doubtful=number in self._doubtful)
+
+    def _read(self, context: av.video.codeccontext.VideoCodecContext, *, is_whole: bool) -> None:
+        """What a codec says of all its pictures; ``is_whole``: one has come out. It is made anew before that changes,
+        and to ask makes fractions."""
+        rate = context.framerate
+        if rate and 1 <= rate <= 240:
+            self._step_ns = round(S / rate)
+        if is_whole:
+            self._hardware.saw(context)
+            self.aspect = float(context.sample_aspect_ratio or 1)
+            self._is_unread = False
 
     def _loss(self, number: int, source: Source) -> Iterator[Loss]:
         """A unit whose picture never came: in the first ones after an open start it could not."""

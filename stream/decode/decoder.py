@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 
@@ -73,9 +74,8 @@ class StreamDecoder:
         recent: tuple[int, ...] = ()
         if self._key is not None:
             # And the last one before: its cell may reach beyond the key frame.
-            since_ns = self._key.timeline.last_ns or -1
-            before = [ns for ns in self._sampler.recent if ns <= since_ns][-1:]
-            recent = (*before, *(ns for ns in self._sampler.recent if ns > since_ns))
+            recent = self._sampler.recent
+            recent = recent[max(0, bisect_right(recent, self._key.timeline.last_ns or -1) - 1) :]
         progress = self._units.progress() if self._units is not None else Progress()
         return DecoderState(
             self._offset,
