@@ -102,19 +102,22 @@ class Bench:
     core: int = 0
     _names: int = 0
 
-    def clip(self, size: str = "720p", faces: int = 1, gop_s: float = 1.0) -> Path:
-        """Made once."""
-        out = self.folder / f"{size}-{faces}-{gop_s:g}-{self.plan.seconds:g}.mp4"
+    def clip(self, size: str = "720p", faces: int = 1, form: Form = Form.SEGMENTS) -> Path:
+        """Made once: a key frame a second, or for access units one in two, and no B-frames."""
+        is_live = form is Form.UNITS
+        out = self.folder / f"{size}-{faces}-{form.value}-{self.plan.seconds:g}.mp4"
         if not out.exists():
             width, height = SIZES[size]
             half = out.with_suffix(".part.mp4")
-            encode(self.sources, half, width=width, height=height, seconds=self.plan.seconds, faces=faces, gop_s=gop_s)
+            seconds, gop_s = self.plan.seconds, 2.0 if is_live else 1.0
+            encode(self.sources, half, width=width, height=height, seconds=seconds, faces=faces, gop_s=gop_s,
+                   low_delay=is_live)  # fmt: skip
             half.rename(out)
         return out
 
     def footage(self, size: str = "720p", form: Form = Form.SEGMENTS, faces: int = 1) -> Footage:
-        """Segments of one second, or access units with a key frame every two."""
-        return footage(self.clip(size, faces, 1.0 if form is Form.SEGMENTS else 2.0), form)
+        """Segments of one second, or access units as a live encoder sends them."""
+        return footage(self.clip(size, faces, form), form)
 
     def name(self, what: str) -> str:
         """Topics and groups of their own."""

@@ -73,8 +73,9 @@ def footage(path: Path, form: Form, segment_s: float = 1.0) -> Footage:
 
 
 def encode(sources: Sequence[Path], out: Path, *, width: int, height: int, seconds: float, faces: int = 1,
-           gop_s: float = 1.0, fps: int = 25) -> Path:  # fmt: skip
-    """H.264 (CRF 23, B-frames, a key frame every ``gop_s``) of clips of one face each, again and again.
+           gop_s: float = 1.0, fps: int = 25, low_delay: bool = False) -> Path:  # fmt: skip
+    """H.264 (CRF 23, a key frame every ``gop_s``) of clips of one face each, again and again; with B-frames, but for
+    ``low_delay``, which is how encoders of live access units work.
 
     With one face the first clip fills the picture; with more, the surroundings of the faces stand in a grid.
     """
@@ -85,6 +86,8 @@ def encode(sources: Sequence[Path], out: Path, *, width: int, height: int, secon
     rows = math.ceil(faces / columns)
     cell = width // columns, height // rows
     options = {"preset": "veryfast", "crf": "23", "g": str(round(gop_s * fps)), "sc_threshold": "0", "threads": "1"}
+    if low_delay:
+        options["bf"] = "0"
     with av.open(str(out), "w") as made:
         stream = made.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
