@@ -17,8 +17,11 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +81,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     kafka = work / f"kafka-{os.getpid()}"
-    with ApacheKafka(kafka) as node:
+    with _scratch(kafka), ApacheKafka(kafka) as node:
         bench = Bench(plan, work, sources, node, choice, core=min(os.sched_getaffinity(0)))
         if before := parts.get("pipeline"):
             bench.cost["analyse"] = before["kafka"]["cpu_ms"] * 2.0 / 1e3
@@ -101,6 +104,14 @@ def main() -> None:
             (options.out / "pipeline.md").write_text(page(figures))
             plots(figures, options.out)
     print(page(figures))
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _measured(name: str, bench: Bench) -> dict[str, Any]:
