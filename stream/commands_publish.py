@@ -14,9 +14,9 @@ from rich.text import Text
 
 from difffake.anchors.file import checked_name
 from difffake.errors import DiffFakeError, MediaNotFoundError
+from difffake.media import MEDIA_SUFFIXES
 from stream.broker.contract import Broker, TopicSpec
 from stream.broker.errors import TopicNotFoundError
-from stream.commands_scan import MEDIA_SUFFIXES
 from stream.console import print_error, printable, progress_bar
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.packets import is_address

@@ -24,6 +24,7 @@ from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError, OutputError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.files import check_target, write_whole
+from difffake.media import MEDIA_SUFFIXES
 from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
@@ -33,32 +34,6 @@ from stream.engine_options import DetectorOption, EngineOption, EnginesOption, e
 
 log = structlog.get_logger()
 
-#: What is taken from a folder; a file that is named itself is judged by its content alone.
-MEDIA_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".avi",
-        ".bmp",
-        ".flv",
-        ".gif",
-        ".jpeg",
-        ".jpg",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".png",
-        ".ts",
-        ".webm",
-        ".webp",
-        ".wmv",
-    ]
-)
 _MAX_FILES = 100_000
 _MAX_ROWS = 30
 _INTERRUPTED = 130

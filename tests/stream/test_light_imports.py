@@ -39,6 +39,12 @@ for name in {LIGHT}:
     assert result.returncode == 0, result.stderr
 
 
+def test_who_publishes_video_loads_no_networks() -> None:
+    code = "import sys, stream.commands_publish; print('onnxruntime' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_the_command_line_loads_no_command_before_it_is_called(option: str) -> None:
     code = f"""
