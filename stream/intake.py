@@ -48,15 +48,15 @@ class Intake:
         if queue is None:
             queue = self._queues[key] = _Queue(max(self._now, self._served.get(key, 0.0)))
         queue.records.append(record)
-        self.waiting[record.source] += 1
-        self.waiting_bytes[record.source] += len(record.value or b"")
+        self.waiting[key[0]] += 1
+        self.waiting_bytes[key[0]] += len(record.value or b"")
 
     def put_back(self, key: StreamKey, record: Record) -> None:
         """Let a record wait again before the others of its stream."""
         queue = self._queues.setdefault(key, _Queue(self._served.get(key, self._now)))
         queue.records.appendleft(record)
-        self.waiting[record.source] += 1
-        self.waiting_bytes[record.source] += len(record.value or b"")
+        self.waiting[key[0]] += 1
+        self.waiting_bytes[key[0]] += len(record.value or b"")
 
     def pick(self, busy: Container[StreamKey]) -> tuple[StreamKey, Record] | None:
         """The next record, of a stream that is not busy; None where there is none."""
@@ -107,8 +107,8 @@ class Intake:
         if not queue.records:
             self._served[key] = queue.served
             del self._queues[key]
-        self.waiting[record.source] -= 1
-        self.waiting_bytes[record.source] -= len(record.value or b"")
+        self.waiting[key[0]] -= 1
+        self.waiting_bytes[key[0]] -= len(record.value or b"")
         return key, record
 
     def serve(self, key: StreamKey, cost: float, *, urgent: bool) -> None:

@@ -78,6 +78,7 @@ class StreamState:
         dirty: changed since the last commit.
         in_parts: a part of a record is in it: not to be committed as it is.
         seen_s: monotonic clock, of the last record.
+        run: how many records are taken in one go, next time.
         coverage: how much of it was really looked at; for metrics alone.
     """
 
@@ -92,6 +93,7 @@ class StreamState:
     dirty: bool = False
     in_parts: bool = False
     seen_s: float = field(default_factory=time.monotonic)
+    run: int = 1
     coverage: Coverage = field(default_factory=Coverage)
 
     @property

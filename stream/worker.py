@@ -377,13 +377,13 @@ class Worker:
         """Records of a stream that wait behind one, and may be worked on in one go with it."""
 
         def goes_with(record: Record) -> bool:
-            if (record.source, record.offset) in self._poison:
+            if (part.source, record.offset) in self._poison:
                 return False
             return self._gear(stream, record, is_new=part.is_new(stream, record.offset)) is gear
 
         pipeline = self.settings.pipeline
         room = pipeline.run_bytes - len(first.record.value or b"")
-        records = self._intake.follow(key, pipeline.run - 1, room, goes_with)
+        records = self._intake.follow(key, min(pipeline.run, stream.run) - 1, room, goes_with)
         return [self._taken_up(part, stream, record) for record in records]
 
     def _pick(self) -> tuple[StreamKey, Record] | None:
@@ -514,10 +514,16 @@ class Worker:
         self._busy.discard(key)
         stream.decoder_state = stream.decoder.state()
         stream.in_parts = False
-        for outcome in reversed(progress.outcomes[len(job.decodings) :]):
+        taken, begun = len(progress.outcomes), len(job.decodings)
+        for outcome in reversed(progress.outcomes[begun:]):
             self._intake.put_back(key, outcome.record)
         frames = sum(outcome.frames for outcome in progress.outcomes)
-        self._intake.serve(key, float(len(job.decodings) + frames), urgent=stream.gears.is_urgent)
+        # What is taken beyond the next frame was taken for nothing: where each record gives one, all but the first.
+        if not frames and begun >= stream.run:
+            stream.run = min(2 * stream.run, self.settings.pipeline.run)
+        elif begun < taken / 4:
+            stream.run //= 2
+        self._intake.serve(key, float(begun + frames), urgent=stream.gears.is_urgent)
 
     def _done(self, part: Partition, stream: StreamState, outcome: Outcome) -> None:
         if outcome.is_new:

@@ -45,6 +45,12 @@ def units(models: LiveModels, clips: dict[str, Path]) -> list[Record]:
     return world.records(TOPIC)
 
 
+@pytest.fixture(scope="module")
+def alone(models: LiveModels, clips: dict[str, Path], units: list[Record]) -> World:
+    """Two streams of them, each record taken alone."""
+    return done(make(models, clips, units, "ab"), ONE_BY_ONE)
+
+
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """All that were begun."""
@@ -87,14 +93,10 @@ def offsets(world: World) -> list[int]:
 
 
 def test_what_is_said_of_them_is_the_same_to_the_bit(
-    models: LiveModels, clips: dict[str, Path], units: list[Record], jobs: list[Job]
+    models: LiveModels, clips: dict[str, Path], units: list[Record], alone: World, jobs: list[Job]
 ) -> None:
-    alone = done(make(models, clips, units, "ab"), ONE_BY_ONE)
-    assert {len(job.decodings) for job in jobs} == {1}
-    count = len(jobs)
-    jobs.clear()
     together = done(make(models, clips, units, "ab"), RUNS)
-    assert len(jobs) < count / 2
+    assert len(jobs) < 2 * len(units) / 2
     assert max(len(job.decodings) for job in jobs) >= 3
     assert_same(together, alone)
     assert together.letters() == alone.letters() == []
@@ -123,18 +125,17 @@ def test_each_record_is_settled_once_with_its_own_outcome(
     assert worker.counts["records"] == len(units) == nothing + len(frames)
 
 
-@pytest.mark.parametrize("every", [1, 7, 40])
+@pytest.mark.parametrize("every", [1, 15])
 def test_killed_between_runs_they_are_read_again_and_nothing_is_doubled(
-    models: LiveModels, clips: dict[str, Path], units: list[Record], every: int
+    models: LiveModels, clips: dict[str, Path], units: list[Record], alone: World, every: int
 ) -> None:
-    undisturbed = done(make(models, clips, units, "ab"), ONE_BY_ONE)
     world = make(models, clips, units, "ab")
     for _ in range(4):
         worker = world.worker(settings=RUNS)
         world.work(worker, every)
         world.kill(worker)
     done(world, RUNS)
-    assert_same(world, undisturbed)
+    assert_same(world, alone)
 
 
 def test_a_damaged_unit_in_the_middle_of_a_run_is_buried_alone(
@@ -149,15 +150,15 @@ def test_a_damaged_unit_in_the_middle_of_a_run_is_buried_alone(
     assert {Status.DECODE_ERROR, Status.WARMING_UP} <= {s.status for s in together.scores()}
 
 
-@pytest.mark.parametrize("at", [0, 5, 6])
+@pytest.mark.parametrize("at", [0, 5])
 def test_bytes_that_are_no_unit_are_buried_alone(
-    models: LiveModels, clips: dict[str, Path], units: list[Record], at: int
+    models: LiveModels, clips: dict[str, Path], units: list[Record], alone: World, at: int
 ) -> None:
     odd = [*units[:at], Record(TOPIC, 0, at, b"a", b"no unit", units[0].headers, 0), *units[at:]]
-    alone, together = done(make(models, clips, odd), ONE_BY_ONE), done(make(models, clips, odd), RUNS)
-    assert offsets(alone) == offsets(together) == [at]
-    assert together.scores() == alone.scores()
-    assert len(together.scores()) == len(done(make(models, clips, units), RUNS).scores())
+    world = done(make(models, clips, odd), RUNS)
+    assert offsets(world) == [at]
+    usual = [(s.pts_ns, s.faces) for s in alone.scores() if s.stream == "a"]
+    assert [(s.pts_ns, s.faces) for s in world.scores()] == usual
 
 
 @pytest.mark.parametrize("stage", ["decode", "finish"])
