@@ -6,7 +6,7 @@ from difffake.pseudofake.capture import capture
 from difffake.pseudofake.codec import through_codec
 from difffake.pseudofake.contact_sheet import contact_sheet, write_contact_sheets
 from difffake.pseudofake.decoder import FaceDecoder, decoder_of, fit_decoder
-from difffake.pseudofake.degrade import degrade, degrade_pairs
+from difffake.pseudofake.degrade import degrade, degrade_companions, degrade_pairs
 from difffake.pseudofake.families import FAMILIES, Family, draw_family, make_fake, make_pair, shares_of
 from difffake.pseudofake.generator import FaceGenerator
 from difffake.pseudofake.masks import Mask, draw_mask
@@ -22,6 +22,7 @@ __all__ = [
     "contact_sheet",
     "decoder_of",
     "degrade",
+    "degrade_companions",
     "degrade_pairs",
     "draw_family",
     "draw_mask",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 MIN_EYE_DISTANCE_PX = 8.0

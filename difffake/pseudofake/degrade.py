@@ -6,6 +6,7 @@ that neither codec nor blur can give the answer away.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 
 from difffake.errors import DataError
 from difffake.pseudofake.alter import INTERPOLATIONS, recompress, unsharp
-from difffake.pseudofake.bank import F32, I32, U8, Bools
+from difffake.pseudofake.bank import F32, I32, I64, U8, Bools
 from difffake.pseudofake.codec import Codec, through_codec
 
 UNTOUCHED = 0.25
@@ -41,6 +42,29 @@ class _Recipes:
     group: I32  # video group, -1: none
 
 
+@dataclass(frozen=True, slots=True)
+class _Coder:
+    """The encoder of one group of images."""
+
+    rows: I64
+    codec: Codec
+    crf: int
+    scale: float  # a group may be coded small, as small faces are
+    moves_px: F32  # (len(rows), 2)
+
+    def code(self, batch: U8, moves_px: F32) -> U8:
+        """Images ``(N, S, S, 3) uint8`` through it, moved by ``(N, 2)`` since the frame before."""
+        height, width = batch.shape[1:3]
+        if self.scale < 1:
+            small = (max(round(width * self.scale), 16), max(round(height * self.scale), 16))
+            batch = np.stack([_u8(cv2.resize(image, small, interpolation=cv2.INTER_AREA)) for image in batch])
+        batch = through_codec(batch, self.crf, moves_px, codec=self.codec)
+        if self.scale < 1:
+            back = [cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in batch]
+            batch = np.stack([_u8(image) for image in back])
+        return batch
+
+
 def degrade(images: U8, rng: np.random.Generator, *, strength: float = 1.0) -> U8:
     """What a stream does to each of ``images (B, S, S, 3) uint8``; same shape, same order.
 
@@ -65,22 +89,56 @@ def degrade_pairs(real: U8, fake: U8, rng: np.random.Generator, *, strength: flo
     return done_real, done_fake
 
 
+def degrade_companions(
+    frames: U8, companion_of: I64, count: int, rng: np.random.Generator, *, strength: float = 1.0
+) -> U8:
+    """Other frames of the streams that ``count`` images came from; ``(C, S, S, 3) uint8``, same shape, same order.
+
+    ``rng`` is a copy of what `degrade` or `degrade_pairs` was given for the ``count`` images: frame i meets the recipe
+    of image ``companion_of[i]`` (``(C,) int64``), but has noise and motion of its own, as two frames of one stream do.
+    Several frames may belong to one image. Raises DataError for wrong input.
+    """
+    _check(frames, strength)
+    rows = np.asarray(companion_of, np.int64)
+    if rows.shape != frames.shape[:1] or (rows.size and not 0 <= rows.min() <= rows.max() < count):
+        raise DataError(f"companions of {rows.shape} of {count} images", hint="Give an index below count a frame.")
+    recipes = _draw(count, rng, strength)
+    done = frames.copy()
+    for i, row in enumerate(rows):
+        done[i] = _one(done[i], recipes, int(row), noise=[int(recipes.seed[row]), 1 + i])  # a trailing 0 seeds nothing
+    for coder in _draw_coders(recipes.group, rng, strength):
+        chosen = np.flatnonzero(np.isin(rows, coder.rows))
+        moves = dict(zip(coder.rows.tolist(), -coder.moves_px, strict=True))
+        if chosen.size:
+            done[chosen] = coder.code(done[chosen], np.stack([moves[int(row)] for row in rows[chosen]]))
+    return done
+
+
 def _apply(stacks: tuple[U8, ...], rng: np.random.Generator, strength: float) -> tuple[U8, ...]:
-    images = stacks[0]
-    if images.ndim != 4 or images.shape[3] != 3 or any(stack.dtype != np.uint8 for stack in stacks):
+    for stack in stacks:
+        _check(stack, strength)
+    count = stacks[0].shape[0]
+    recipes = _draw(count, rng, strength)
+    done = tuple(stack.copy() for stack in stacks)
+    for stack in done:
+        for row in range(count):
+            stack[row] = _one(stack[row], recipes, row, noise=int(recipes.seed[row]))
+    for coder in _draw_coders(recipes.group, rng, strength):
+        batch = np.concatenate([stack[coder.rows] for stack in done])
+        coded = coder.code(batch, np.tile(coder.moves_px, (len(done), 1)))
+        for stack, part in zip(done, np.split(coded, len(done)), strict=True):
+            stack[coder.rows] = part
+    return done
+
+
+def _check(images: U8, strength: float) -> None:
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise DataError(
             f"cannot degrade images of shape {images.shape} and type {images.dtype}",
             hint="Give (B, S, S, 3) uint8.",
         )
     if not 0 <= strength <= 1:
         raise DataError(f"a strength of {strength}", hint="Give 0 (nothing) to 1 (as on streams).")
-    recipes = _draw(images.shape[0], rng, strength)
-    done = tuple(stack.copy() for stack in stacks)
-    for stack in done:
-        for row in range(images.shape[0]):
-            stack[row] = _one(stack[row], recipes, row)
-    _video(done, recipes.group, rng, strength)
-    return done
 
 
 def _draw(count: int, rng: np.random.Generator, strength: float) -> _Recipes:
@@ -113,7 +171,7 @@ def _draw(count: int, rng: np.random.Generator, strength: float) -> _Recipes:
     )
 
 
-def _one(image: U8, recipes: _Recipes, row: int) -> U8:
+def _one(image: U8, recipes: _Recipes, row: int, *, noise: int | list[int]) -> U8:
     height, width = image.shape[:2]
     factor = float(recipes.factor[row])
     if factor < 1:
@@ -129,7 +187,7 @@ def _one(image: U8, recipes: _Recipes, row: int) -> U8:
         table = (ramp[:, None] - 128) * recipes.gain[row] + 128 + recipes.shift[row]
         image = _u8(cv2.LUT(image, np.clip(np.round(table), 0, 255).astype(np.uint8)[None]))
     if recipes.noise[row] > 0:
-        image = _add_noise(image, float(recipes.noise[row]), int(recipes.seed[row]))
+        image = _add_noise(image, float(recipes.noise[row]), noise)
     if recipes.sharpen[row] > 0:
         image = unsharp(image, 1.0, float(recipes.sharpen[row]))
     if recipes.jpeg[row] > 0:
@@ -137,8 +195,8 @@ def _one(image: U8, recipes: _Recipes, row: int) -> U8:
     return image
 
 
-def _video(stacks: tuple[U8, ...], group: I32, rng: np.random.Generator, strength: float) -> None:
-    """Each group through one encoder, in place; a group may be coded small, as small faces are."""
+def _draw_coders(group: I32, rng: np.random.Generator, strength: float) -> Iterator[_Coder]:
+    """One encoder for each group that is not empty."""
     h265 = bool(rng.integers(H265_EVERY) == 0)
     for number in range(int(group.max(initial=-1)) + 1):
         low, high = CRF_RANGE
@@ -146,21 +204,9 @@ def _video(stacks: tuple[U8, ...], group: I32, rng: np.random.Generator, strengt
         scale = (1.0, 1.0, 0.75, 0.5)[int(rng.integers(4))]
         codec: Codec = "h265" if h265 and number == 0 else "h264"
         rows = np.flatnonzero(group == number)
-        if rows.size == 0:
-            continue
-        side_y, side_x = stacks[0].shape[1:3]
-        batch = np.concatenate([stack[rows] for stack in stacks])
-        moves = np.tile(rng.uniform(-3, 3, size=(rows.size, 2)), (len(stacks), 1)).astype(np.float32)
-        small = (max(round(side_x * scale), 16), max(round(side_y * scale), 16))
-        if scale < 1:
-            batch = np.stack([_u8(cv2.resize(image, small, interpolation=cv2.INTER_AREA)) for image in batch])
-        batch = through_codec(batch, crf, moves, codec=codec)
-        if scale < 1:
-            batch = np.stack(
-                [_u8(cv2.resize(image, (side_x, side_y), interpolation=cv2.INTER_CUBIC)) for image in batch]
-            )
-        for stack, part in zip(stacks, np.split(batch, len(stacks)), strict=True):
-            stack[rows] = part
+        if rows.size:
+            moves = rng.uniform(-3, 3, size=(rows.size, 2)).astype(np.float32)
+            yield _Coder(rows, codec, crf, scale, moves)
 
 
 def _motion(length: int, angle: float) -> F32:
@@ -173,7 +219,7 @@ def _motion(length: int, angle: float) -> F32:
     return kernel / np.float32(kernel.sum())
 
 
-def _add_noise(image: U8, sigma: float, seed: int) -> U8:
+def _add_noise(image: U8, sigma: float, seed: int | list[int]) -> U8:
     field = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
     return _u8(cv2.add(image, sigma * field, dtype=cv2.CV_8U))
 

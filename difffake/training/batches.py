@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +16,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from difffake.errors import DataError
-from difffake.pseudofake import FAMILIES, FaceBank, decoder_of, degrade_pairs, draw_family, make_pair, shares_of
+from difffake.pseudofake import (
+    FAMILIES,
+    FaceBank,
+    capture,
+    decoder_of,
+    degrade_companions,
+    degrade_pairs,
+    draw_family,
+    make_pair,
+    shares_of,
+)
+from difffake.training.companions import Companions
 from difffake.training.settings import TrainSettings
 
 U8 = npt.NDArray[np.uint8]
@@ -100,16 +113,35 @@ def warp(crop: U8, matrix: F32, side_px: int) -> U8:
     return np.asarray(cv2.warpAffine(crop, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101), np.uint8)
 
 
-class PairBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Item ``step`` is the batch of that step: ``(2 B, 3, S, S) uint8`` faces, first B real ones, then the fakes
-    made from them in the same order; and the fakes' families ``(B,) int64``, indices into `FAMILIES`.
+class Batch(NamedTuple):
+    """One step's faces.
+
+    Attributes:
+        faces: ``(2 B + C, 3, S, S) uint8``: B real ones, the fakes made from them in the same order, and C companions:
+            other genuine frames of the same clips, none unless `TrainSettings.consistency_weight` asks for them.
+        families: ``(B,) int64`` of the fakes, indices into `FAMILIES`.
+        companion_of: ``(C,) int64``, which of the B pairs each companion belongs to.
+    """
+
+    faces: Tensor
+    families: Tensor
+    companion_of: Tensor
+
+
+class PairBatches(Dataset[Batch]):
+    """Item ``step`` is the `Batch` of that step.
 
     Raises:
-        DataError: too few crops or people to make fakes from, or unknown families.
+        DataError: too few crops or people to make fakes from, unknown families, or consistency asked for and no clips.
     """
 
     def __init__(
-        self, bank: FaceBank, is_video: npt.NDArray[np.bool_], eye_distance_px: F32, settings: TrainSettings
+        self,
+        bank: FaceBank,
+        is_video: npt.NDArray[np.bool_],
+        eye_distance_px: F32,
+        settings: TrainSettings,
+        companions: Companions | None = None,
     ) -> None:
         check_bank(bank, "train on")
         self._shares = settings.families or shares_of(bank)
@@ -119,14 +151,21 @@ class PairBatches(Dataset[tuple[Tensor, Tensor]]):
                 "families of these fakes are drawn by a learned generator, and the crop store has none",
                 hint="difffake train-generator STORE comes first, or choose other families",
             )
+        self._companions = companions if settings.consistency_weight else None
+        if self._companions is not None:
+            self._companions.check()
         decoder_of(bank)
         self._bank = bank
         self._settings = settings
         self._draw = Draw.of(bank.people, is_video, settings.video_share, eye_distance_px, settings.sharp_share)
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> Batch:
         settings, bank = self._settings, self._bank
         rng = np.random.default_rng([settings.seed, step])
+        # Companions draw from a generator of their own: the pairs are the same with and without them.
+        aside = np.random.default_rng([settings.seed, step, 1])
+        beside: list[U8] = []
+        companion_of: list[int] = []
         side, pairs = settings.side_px, settings.batch_pairs
         real, fake = (np.empty((pairs, side, side, 3), np.uint8) for _ in range(2))
         families = np.empty(pairs, np.int64)
@@ -136,10 +175,23 @@ class PairBatches(Dataset[tuple[Tensor, Tensor]]):
             families[i] = names.index(family)
             # The same matrix for both: where a face lies must not tell whether it is real.
             matrix = draw_jitter(bank.side_px, side, rng)
+            other = self._companions.draw(int(row), aside) if self._companions is not None else None
+            if other is not None:
+                beside.append(warp(self._seen(other, copy.deepcopy(rng)), matrix, side))
+                companion_of.append(i)
             pair = make_pair(bank, int(row), family, rng, captured=settings.captured)
             real[i], fake[i] = (warp(crop, matrix, side) for crop in pair)
-        real, fake = degrade_pairs(real, fake, rng, strength=settings.degrade_strength)
-        return to_tensor(np.concatenate([real, fake])), torch.from_numpy(families)
+        strength, as_it_was = settings.degrade_strength, copy.deepcopy(rng)
+        parts = list(degrade_pairs(real, fake, rng, strength=strength))
+        rows = np.array(companion_of, np.int64)
+        if beside:
+            parts.append(degrade_companions(np.stack(beside), rows, pairs, as_it_was, strength=strength))
+        return Batch(to_tensor(np.concatenate(parts)), torch.from_numpy(families), torch.from_numpy(rows))
+
+    def _seen(self, row: int, rng: np.random.Generator) -> U8:
+        """A companion as the camera of its pair delivers it, given a copy of what `make_pair` will draw from."""
+        crop = self._bank.crop(row)
+        return capture(crop, rng, another=True) if rng.random() < self._settings.captured else crop
 
 
 def check_bank(bank: FaceBank, use: str) -> None:
@@ -157,7 +209,7 @@ def to_tensor(images: U8) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
-def loader(batches: PairBatches, first: int, end: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+def loader(batches: PairBatches, first: int, end: int, workers: int) -> DataLoader[Batch]:
     """Batches of the steps ``first`` to ``end - 1``, in order, whatever the number of workers.
 
     Workers are forked: they share the bank's memory and the fitted face decoder.

@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from difffake.errors import DataError
 from difffake.extractor import Extractor, save_checkpoint
-from difffake.training.batches import PairBatches, centre_matrix, loader, to_tensor, warp
+from difffake.training.batches import Batch, PairBatches, centre_matrix, loader, to_tensor, warp
+from difffake.training.companions import Companions, consistency_loss, number_clips
 from difffake.training.curves import draw_curves
 from difffake.training.log import LogLine, RunLog
 from difffake.training.memory import keep_freed_memory
@@ -105,13 +106,19 @@ def train(
         )  # before the crops are copied: what is wrong with names and files shows at once
         if fresh and settings.start:
             begin_with(state, Path(settings.start), store, split.train, settings)
-        batches = PairBatches(
-            bank_of(store, split.train), store.is_video[split.train], store.eye_distance_px[split.train], settings
-        )
+        batches = _batches(store, split.train, settings)
         held_out = HeldOutFakes.make(bank_of(store, split.validate), store.is_video[split.validate], settings)
         (out_dir / "settings.json").write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
         run = _Run(settings, state, held_out, out_dir, device, RunLog(out_dir / "log.jsonl", state.step))
         return run.go(batches, stop, progress)
+
+
+def _batches(store: CropStore, rows: npt.NDArray[np.int64], settings: TrainSettings) -> PairBatches:
+    clips = number_clips(store.people, store.is_video, store.time_s)[rows]
+    companions = Companions(clips, store.time_s[rows], store.landmarks[rows])
+    return PairBatches(
+        bank_of(store, rows), store.is_video[rows], store.eye_distance_px[rows], settings, companions
+    )  # fmt: skip
 
 
 def begin_with(
@@ -154,14 +161,14 @@ class _Run:
         losses: list[float] = []
         batch_iter = iter(loader(batches, min(state.step, end), end, settings.workers))
         while not stop.is_set() and settings.spent(state.step, state.elapsed_s) < 1:
-            faces, _ = next(batch_iter)
+            batch = next(batch_iter)
             lr = settings.lr_at(state.step, state.elapsed_s)
-            loss = self._step(faces, lr)
+            loss = self._step(batch, lr)
             losses.append(loss)
             state.step += 1
             now = time.monotonic()
             state.elapsed_s = before_s + now - began
-            seen += len(faces)
+            seen += 2 * settings.batch_pairs
             if state.step % settings.log_every == 0:
                 rate, seen, ticked = seen / (now - ticked), 0, now
                 self.log.add(LogLine(state.step, float(np.mean(losses)), lr, rate, state.elapsed_s))
@@ -199,15 +206,16 @@ class _Run:
     def _kept(self) -> Extractor:
         return self.state.average if self.settings.ema_decay else self.state.extractor
 
-    def _step(self, faces: Tensor, lr: float) -> float:
+    def _step(self, batch: Batch, lr: float) -> float:
         settings, state = self.settings, self.state
         # Dropout draws from torch's own generator: seeded by the step, a continued run draws the same.
         torch.manual_seed(settings.seed * 1_000_003 + state.step)
-        faces = faces.to(self.device, non_blocking=True)
+        faces = batch.faces.to(self.device, non_blocking=True)
+        companion_of = batch.companion_of.to(self.device, non_blocking=True)
         state.extractor.train()
         for group in state.optimiser.param_groups:
             group["lr"] = lr
-        loss = self._backward(faces)
+        loss = self._backward(faces, companion_of)
         if not np.isfinite(loss):
             raise DataError(
                 f"the loss of step {state.step} is {loss}",
@@ -215,19 +223,22 @@ class _Run:
             )
         if settings.sam_rho:
             with _climbed(state.extractor, settings.sam_rho):
-                self._backward(faces)
+                self._backward(faces, companion_of)
         torch.nn.utils.clip_grad_norm_(state.extractor.parameters(), 5.0)
         state.optimiser.step()
         if settings.ema_decay:
             state.follow(settings.ema_decay)
         return loss
 
-    def _backward(self, faces: Tensor) -> float:
-        extractor = self.state.extractor
+    def _backward(self, faces: Tensor, companion_of: Tensor) -> float:
+        extractor, settings = self.state.extractor, self.settings
         self.state.optimiser.zero_grad()
-        with mixed(self.device, self.settings.precision):
+        with mixed(self.device, settings.precision):
             embedding = extractor.embed(faces)
-        loss = pair_loss(extractor.classify(embedding), self.settings.label_smoothing, self.settings.rank_weight)
+        logit = extractor.classify(embedding[: len(faces) - len(companion_of)])
+        loss = pair_loss(logit, settings.label_smoothing, settings.rank_weight)
+        if len(companion_of):
+            loss = loss + settings.consistency_weight * consistency_loss(embedding, companion_of)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 

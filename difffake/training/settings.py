@@ -41,6 +41,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         dropout: before the head.
         label_smoothing: targets are this and one minus this.
         rank_weight: weight of the term that asks each fake to score above its own real crop.
+        consistency_weight: weight of the term that asks fakes to lie further than real faces from another genuine
+            frame of the same clip (`difffake.training.companions`); 0: no such frames are drawn. Only pairs from clips
+            have such frames, ``video_share`` of all; they come on top of the budget's images.
         sam_rho: radius of sharpness-aware minimisation (Foret et al. 2021), which doubles the cost; 0: off.
         ema_decay: of the averaged weights that are kept; 0: off.
         captured: share of pairs whose picture a camera and its coder had before the fake was made (`capture`).
@@ -74,6 +77,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dropout: float = 0.2
     label_smoothing: float = 0.03
     rank_weight: float = 0.3
+    consistency_weight: float = 0.0
     sam_rho: float = 0.0
     ema_decay: float = 0.998
     video_share: float = 1 / 3
@@ -108,9 +112,14 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         )  # fmt: skip
         if not all(0 <= share <= 1 for share in shares) or self.ema_decay == 1 or self.dropout == 1:
             raise DataError("a share of the training settings is not within 0 and 1", hint=hint)
-        rates = (self.weight_decay, self.rank_weight, self.sam_rho, self.checkpoint_minutes)
+        rates = (
+            self.weight_decay, self.rank_weight, self.consistency_weight, self.sam_rho, self.checkpoint_minutes,
+        )  # fmt: skip
         if not self.lr > 0 or not all(rate >= 0 for rate in rates) or not 0 <= self.label_smoothing < 0.5:
             raise DataError("a rate of the training settings is out of its range", hint=hint)
+
+        if self.consistency_weight and not self.video_share:
+            raise DataError("consistency is trained on clips, and video_share draws none", hint="give a video_share")
 
     @property
     def last_step(self) -> int | None:

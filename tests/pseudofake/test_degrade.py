@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from difffake.errors import DataError
-from difffake.pseudofake import degrade, degrade_pairs, through_codec
+from difffake.pseudofake import capture, degrade, degrade_companions, degrade_pairs, through_codec
 from difffake.pseudofake.codec import Codec
 
 
@@ -53,6 +53,41 @@ def test_a_pair_meets_the_same_recipe() -> None:
         real, fake = degrade_pairs(images, images, np.random.default_rng(seed))
         assert np.array_equal(real, fake)
         assert np.abs(real.astype(int) - images).mean() > 2
+
+
+def test_a_companion_meets_the_recipe_of_its_image_with_noise_of_its_own() -> None:
+    images, rows = pictures(16, side=64), np.array([5, 2, 5])
+    changes, own = [], 0
+    for seed in range(20):
+        done = degrade(images, np.random.default_rng(seed))
+        beside = degrade_companions(images[rows], rows, 16, np.random.default_rng(seed))
+        assert np.array_equal((done[rows] == images[rows]).all((1, 2, 3)), (beside == images[rows]).all((1, 2, 3)))
+        changes.append([np.abs(some.astype(int) - images[rows]).mean((1, 2, 3)) for some in (done[rows], beside)])
+        own += not np.array_equal(beside[0], beside[2])
+        # Noise and codec alone may tell a companion from its image.
+        assert np.array_equal(beside[0], beside[2]) or not np.array_equal(beside[0], done[5])
+    image, companion = np.array(changes).transpose(1, 0, 2).reshape(2, -1)
+    assert np.corrcoef(image, companion)[0, 1] > 0.95
+    assert 1 <= own <= 12  # noise is one recipe's in five or so
+    calm = degrade_companions(images[rows], rows, 16, np.random.default_rng(0), strength=0)
+    assert np.array_equal(calm, images[rows])
+    for wrong in (np.array([0, 16, 1]), np.array([0, 1])):
+        with pytest.raises(DataError, match="companions of"):
+            degrade_companions(images[rows], wrong, 16, np.random.default_rng(0))
+
+
+def test_another_frame_of_a_camera_has_its_own_noise_and_leaves_the_draws_where_they_would_be() -> None:
+    image = pictures(1)[0]
+    differ = 0
+    for seed in range(20):
+        first, second = np.random.default_rng(seed), np.random.default_rng(seed)
+        one, other = capture(image, first), capture(image, second, another=True)
+        assert first.random() == second.random()
+        apart = np.abs(one.astype(int) - other).mean()
+        differ += apart > 0
+        # The same steps: the two are nearer to each other than what was done to them, noise aside.
+        assert apart < 6 + np.abs(one.astype(int) - image).mean()
+    assert 4 <= differ <= 16
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265"])

@@ -59,7 +59,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def test_a_batch_pairs_each_real_crop_with_its_own_fake(store: CropStore, parts: Split) -> None:
     calm = msgspec.structs.replace(TINY, degrade_strength=0.0)
-    faces, families = batches(store, parts, calm)[7]
+    faces, families, _ = batches(store, parts, calm)[7]
     assert faces.shape == (6, 3, 96, 96)
     assert faces.dtype == torch.uint8
     assert len(families) == 3
@@ -74,7 +74,7 @@ def test_a_batch_pairs_each_real_crop_with_its_own_fake(store: CropStore, parts:
 
 def test_a_batch_depends_on_seed_and_step_alone(store: CropStore, parts: Split) -> None:
     inline = batches(store, parts)
-    forked = [faces for faces, _ in loader(batches(store, parts), 3, 6, workers=2)]
+    forked = [batch.faces for batch in loader(batches(store, parts), 3, 6, workers=2)]
     assert len(forked) == 3
     for step, faces in zip(range(3, 6), forked, strict=True):
         assert torch.equal(faces, inline[step][0])
