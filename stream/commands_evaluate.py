@@ -13,7 +13,6 @@ from difffake.evaluation import (
     Codec,
     EvaluationProtocol,
     EvaluationSettings,
-    Layout,
     Recompression,
     Subject,
     evaluate,
@@ -26,15 +25,27 @@ from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import printable, progress_bar
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
-
-_CACHE = Path(".cache/evaluation")
+from stream.evaluation_options import (
+    CACHE,
+    COMPRESSION,
+    DRAWS,
+    BundleOption,
+    CacheOption,
+    CompressionOption,
+    DrawsOption,
+    FolderArgument,
+    LayoutOption,
+    SeedOption,
+    SplitOption,
+    ThreadsOption,
+)
 
 
 def evaluate_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data set's root folder.")],
-    layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")],
-    compression: Annotated[str, typer.Option(help="FF++ and DFD: c0 (raw), c23 or c40.")] = "c23",
-    split: Annotated[Path | None, typer.Option(help="A JSON list of the videos to take (FF++'s test split).")] = None,
+    folder: FolderArgument,
+    layout: LayoutOption,
+    compression: CompressionOption = COMPRESSION,
+    split: SplitOption = None,
     crf: Annotated[int | None, typer.Option(help="Recompress each video at this CRF before it is scored.")] = None,
     codec: Annotated[Codec, typer.Option(help="The codec of --crf.")] = Codec.H264,
     fps: Annotated[float, typer.Option(help="Frames scored per second of video.")] = 4.0,
@@ -47,16 +58,16 @@ def evaluate_command(
     anchor_as_recorded: Annotated[
         bool, typer.Option("--anchor-as-recorded", help="With --crf: anchors come from the files as recorded.")
     ] = False,
-    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    bundle: BundleOption = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
     detector_engine: DetectorOption = DetectorRuntime.ONNX,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as Markdown.")] = None,
-    cache: Annotated[Path, typer.Option(help="Folder that keeps embeddings between runs.")] = _CACHE,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+    cache: CacheOption = CACHE,
+    draws: DrawsOption = DRAWS,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Score a data set of real and manipulated video, with intervals over people."""
     settings = EvaluationSettings(

@@ -11,7 +11,7 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from difffake.detector import Detector
-from difffake.evaluation import EvaluationSettings, Layout
+from difffake.evaluation import EvaluationSettings
 from difffake.evaluation.conditions import conditions_named
 from difffake.evaluation.robustness import DEFAULT_FPS, DEFAULT_MAX_FRAMES, RobustnessSettings, robustness
 from difffake.evaluation.robustness_report import robustness_markdown, write_robustness
@@ -21,15 +21,27 @@ from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import printable, progress_bar
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
-
-_CACHE = Path(".cache/evaluation")
+from stream.evaluation_options import (
+    CACHE,
+    COMPRESSION,
+    DRAWS,
+    BundleOption,
+    CacheOption,
+    CompressionOption,
+    DrawsOption,
+    FolderArgument,
+    LayoutOption,
+    SeedOption,
+    SplitOption,
+    ThreadsOption,
+)
 
 
 def robustness_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data set's root folder.")],
-    layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")],
-    compression: Annotated[str, typer.Option(help="FF++ and DFD: c0 (raw), c23 or c40.")] = "c23",
-    split: Annotated[Path | None, typer.Option(help="A JSON list of the videos to take (FF++'s test split).")] = None,
+    folder: FolderArgument,
+    layout: LayoutOption,
+    compression: CompressionOption = COMPRESSION,
+    split: SplitOption = None,
     condition: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this condition, beside the footage as recorded; may be repeated."),
@@ -50,16 +62,16 @@ def robustness_command(
     anchor_as_recorded: Annotated[
         bool, typer.Option("--anchor-as-recorded", help="Anchors come from the files as recorded.")
     ] = False,
-    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")] = None,
+    bundle: BundleOption = None,
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
     detector_engine: DetectorOption = DetectorRuntime.ONNX,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the card as Markdown.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
-    cache: Annotated[Path, typer.Option(help="Folder that keeps embeddings between runs.")] = _CACHE,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+    cache: CacheOption = CACHE,
+    draws: DrawsOption = DRAWS,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 0,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Processes that look at videos, which share the cores.")] = 1,
 ) -> None:
     """Judge a data set again after each of many things that streams do to pictures."""
