@@ -11,7 +11,8 @@
 =========================  =============================================================================
 
 Only formats that cannot carry code: JSON, ONNX and safetensors. Every size is bounded before a byte is read.
-Format 3 added heads; bundles of format 2 are read as they are.
+Format 3 added heads, 4 heads on differences, 5 a reading of still pictures; older bundles are read as they are, and
+older programs refuse newer ones, whose stills they would read by the wrong score.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from difffake.differential import Combination
 from difffake.errors import BundleError, DiffFakeError
 from difffake.head import LinearHead
 
-FORMAT = 4
-_READABLE = (2, 3, FORMAT)
+FORMAT = 5
+_READABLE = (2, 3, 4, FORMAT)
 EXTRACTOR = "extractor.onnx"
 IDENTITY = "identity.onnx"
 DENSITY = "density.safetensors"
@@ -45,6 +46,8 @@ CALIBRATION = "calibration.safetensors"
 PROJECTION = "projection.safetensors"
 HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
+#: Of still pictures: the manifest's name for the score that is read as `artifact` there, where it is another.
+ARTIFACT_STILL = "artifact_still"
 
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 30
@@ -108,6 +111,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     git_revision: str
     licence: str
     training: dict[str, Any]
+
+    def readings(self, *, is_still: bool) -> dict[str, str]:
+        """Evidence -> the score that is read, of one still picture or of video: composites and retouching are another
+        threat than swap tools, and a bundle may read `artifact` of either by another score."""
+        readings = {name: score for name, score in self.evidence.items() if name != ARTIFACT_STILL}
+        if is_still and ARTIFACT_STILL in self.evidence:
+            readings["artifact"] = self.evidence[ARTIFACT_STILL]
+        return readings
 
     @property
     def model_id(self) -> str:
@@ -220,6 +231,12 @@ class Bundle:
                     f"not the {dims[spec.embedding]} of the embedding",
                     hint=_REINSTALL,
                 )
+        still = manifest.scores.get(manifest.evidence.get(ARTIFACT_STILL, ""))
+        if still is not None and (still.evidence != "artifact" or still.anchor != "none"):
+            raise BundleError(
+                f"bundle {self.path.name}: a still picture cannot be read by {manifest.evidence[ARTIFACT_STILL]}",
+                hint=_REINSTALL,
+            )
         for evidence, score in self.manifest.evidence.items():
             if score not in self.manifest.scores or score not in self.calibrations:
                 raise BundleError(

@@ -39,6 +39,8 @@ F64 = npt.NDArray[np.float64]
 #: Crops kept for a heat map: moments of several people compete for them.
 _CROPS_PER_MAP = 4
 
+#: Embeddings ``(N, D)`` and logits ``(N,)`` of faces -> their scores ``(N,)``.
+ScoreFaces = Callable[[F32, F32], F64]
 #: Called with the time reached and, where it is known, the time at which the scan will end, in seconds.
 ScanProgress = Callable[[float, float | None], None]
 
@@ -103,9 +105,12 @@ class Detector:
         progress: Progress | None = None,
         people: People | None = None,
         *,
+        is_still: bool = False,
         keep_crops: int = 0,
     ) -> Observations:
-        """Find, track and embed the faces of frames, without a verdict; see `difffake.observe.observe`."""
+        """Find, track and embed the faces of frames, or of one still picture, without a verdict; see
+        `difffake.observe.observe`."""
+        rank = self._artifact(is_still=is_still)
         return observe(
             frames,
             self._finder,
@@ -115,27 +120,29 @@ class Detector:
             people=people,
             eye_distance=self._bundle.manifest.eye_distance,
             progress=progress,
-            rank=self._artifact if self._reads_faces_alone else None,
-            keep_crops=keep_crops if self._reads_faces_alone else 0,
+            rank=rank,
+            keep_crops=0 if rank is None else keep_crops,
         )
 
-    @property
-    def _reads_faces_alone(self) -> bool:
-        """Whether the score of `artifact` needs nothing but the face itself."""
-        name = self._bundle.manifest.evidence.get("artifact")
-        return name is not None and self._scorer.spec(name).anchor == "none"
+    def _artifact(self, *, is_still: bool) -> ScoreFaces | None:
+        """Computes the score that is read as `artifact`; None where it needs more than the face itself."""
+        name = self._bundle.manifest.readings(is_still=is_still).get("artifact")
+        if name is None or self._scorer.spec(name).anchor != "none":
+            return None
+        return lambda embedding, logit: self._scorer.score(
+            embedding, logit, np.arange(float(len(logit))), only=(name,)
+        )[name]
 
-    def _artifact(self, embedding: F32, logit: F32) -> F64:
-        name = self._bundle.manifest.evidence["artifact"]
-        return self._scorer.score(embedding, logit, np.arange(float(len(logit))), only=(name,))[name]
-
-    def _explain(self, found: Findings, seen: Observations, limit: int) -> list[Moment]:
+    def _explain(self, found: Findings, seen: Observations, limit: int, *, is_still: bool) -> list[Moment]:
         """The moments, the first ``limit`` of `artifact` with a heat map where the crop of that very face was kept."""
         moments, left = [], limit
+        artifact = self._artifact(is_still=is_still)
+        if artifact is None:
+            return found.moments
 
         def score(crops: U8) -> F64:
             embedded = self._engine.infer(channels_first(crops))
-            return self._artifact(embedded.embedding, embedded.logit)
+            return artifact(embedded.embedding, embedded.logit)
 
         for moment, row in zip(found.moments, found.moment_rows, strict=True):
             crop = seen.crops.get(row) if moment.evidence == "artifact" and left else None
@@ -178,10 +185,11 @@ class Detector:
             for name, person in enrolled.items():
                 if person.pool.has_identity and self._identity_engine is not None:
                     known.enrol(name, person.pool.identities)
-            seen = self.observe(video, report, known, keep_crops=_CROPS_PER_MAP * explained)
+            is_still = video.info.kind == "image"
+            seen = self.observe(video, report, known, is_still=is_still, keep_crops=_CROPS_PER_MAP * explained)
             if not seen.scored.any():
                 raise _no_face(video.name, seen)
-            judge = Judge(self._scorer, self._bundle.manifest.evidence, settings, enrolled)
+            judge = Judge(self._scorer, self._bundle.manifest.readings(is_still=is_still), settings, enrolled)
             found = judge.judge(seen)
             statuses = Counter(status.value for status in seen.frame_status)
             last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
@@ -195,7 +203,7 @@ class Detector:
                 coverage=statuses[FrameStatus.SCORED.value] / len(seen.frame_status),
                 people=found.people,
                 switches=found.switches,
-                moments=self._explain(found, seen, explained),
+                moments=self._explain(found, seen, explained, is_still=is_still),
                 bands=bands(seen, min([last_s, *ends])),
                 warnings=[
                     *(anchors.warnings if anchors else ()),

@@ -68,7 +68,7 @@ class Judge:
 
     Args:
         scorer: computes scores and p-values.
-        evidence: evidence -> score, of the bundle's manifest.
+        evidence: evidence -> score, see `difffake.bundle.Manifest.readings`.
         settings: levels, windows, bounds.
         enrolled: name -> anchor from trusted footage.
     """
@@ -191,6 +191,7 @@ class Judge:
             ambiguous_with=[labels[o] for o in seen.ambiguous.get(person, ()) if o in labels],
             anchors={e: ref.info for e, ref in case.refs.found.items() if ref.info is not None},
             verdicts=verdicts,
+            scores={e: case.refs.found[e].score for e in verdicts},
             missing=missing,
             windows=self._windows(case, found),
             frames=FrameScores(

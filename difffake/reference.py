@@ -81,8 +81,8 @@ def references(
     """Choose for every evidence.
 
     Args:
-        scores: evidence -> name of its score, as in the bundle's manifest; ``identity_enrolled`` is the score of
-            identity against other footage.
+        scores: evidence -> name of its score, see `difffake.bundle.Manifest.readings`; ``identity_enrolled`` is the
+            score of identity against other footage.
         own: the person's self-anchor; ``why_none`` says why there is none.
         enrolled: the enrolled anchor of this very person.
         stranger_to: for somebody who is not enrolled where others are: the enrolled person who is nearest.

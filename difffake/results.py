@@ -159,6 +159,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
         ambiguous_with: labels of people who cannot be told from this one by their faces (twins, picture-in-picture).
         anchors: evidence -> the anchor behind it.
         verdicts: evidence -> verdict; absent where it could not be computed, then ``missing`` says why.
+        scores: evidence -> the bundle's name of the score that was read.
     """
 
     label: str
@@ -171,6 +172,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     ambiguous_with: list[str]
     anchors: dict[str, AnchorInfo]
     verdicts: dict[str, Verdict]
+    scores: dict[str, str]
     missing: dict[str, str]
     windows: list[Window]
     frames: FrameScores

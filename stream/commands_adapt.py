@@ -14,6 +14,7 @@ from rich.table import Table
 from difffake.adapt import AdaptReport, AdaptSettings, Use, adapt, write
 from difffake.adapt.clips import LabelledClip
 from difffake.adapt.cross import Recipe
+from difffake.bundle import ARTIFACT_STILL
 from difffake.detector import Detector
 from difffake.errors import DataError, MissingExtraError
 from difffake.evaluation import Layout, Level
@@ -42,6 +43,9 @@ def adapt_command(
             help="Whether heads read artifact and anchor from now on; auto: if they help on what they have not seen."
         ),
     ] = Use.AUTO,
+    stills: Annotated[
+        bool, typer.Option("--stills", help="A head that reads artifact reads still pictures, too, not video alone.")
+    ] = False,
     series: Annotated[
         bool, typer.Option("--series", help="Keep videos together whose names differ in a last number alone.")
     ] = False,
@@ -94,6 +98,7 @@ def adapt_command(
         anchor_pseudo_share=anchor_pseudo_share,
         towards_length=towards_length,
         use=use,
+        stills=stills,
         description=description,
         draws=draws,
     )
@@ -164,5 +169,7 @@ def _show(report: AdaptReport, out: Path) -> None:
             typer.echo(f"against {found.score}: {reason}")
     for video, reason in report.left_out.items():
         print_error(DataError(f"left out: {video}: {reason}", hint="the others are used"))
-    read = "; ".join(f"{name} is read by {report.bundle.manifest.evidence[name]}" for name in report.transfer)
+    told = {ARTIFACT_STILL: "artifact of still pictures"}
+    names = [*report.transfer, *(name for name in report.stands if name not in report.transfer)]
+    read = "; ".join(f"{told.get(name, name)} is read by {report.bundle.manifest.evidence[name]}" for name in names)
     typer.echo(f"{report.bundle.model_id} in {printable(str(out))}; {read}")

@@ -160,18 +160,20 @@ def _observe(detector: Detector, footage: list[Path], *, quiet: bool) -> tuple[l
                 def advance(reached_s: float, _frames: int) -> None:
                     progress.update(task, completed=reached_s, total=min(ends, default=None))  # noqa: B023
 
-                seen = detector.observe(video, advance)
+                is_still = video.info.kind == "image"
+                seen = detector.observe(video, advance, is_still=is_still)
                 last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
-                duration_s = None if video.info.kind == "image" else min([last_s, *ends])
-                clips.append(Clip(path.name, seen, _artifact_p(detector.bundle, seen), duration_s))
+                duration_s = None if is_still else min([last_s, *ends])
+                artifact_p = _artifact_p(detector.bundle, seen, is_still=is_still)
+                clips.append(Clip(path.name, seen, artifact_p, duration_s))
                 warnings += [f"{path.name}: {w}" for w in (*video.warnings, *seen.warnings)]
             progress.remove_task(task)
     return clips, warnings
 
 
-def _artifact_p(bundle: Bundle, seen: Observations) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _artifact_p(bundle: Bundle, seen: Observations, *, is_still: bool) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The p-value of every face's own artifact evidence; NaN where it was not scored."""
-    scorer, name = Scorer(bundle), bundle.manifest.evidence.get("artifact")
+    scorer, name = Scorer(bundle), bundle.manifest.readings(is_still=is_still).get("artifact")
     p = np.full(len(seen.track), np.nan)
     for track in np.unique(seen.track[seen.scored]):
         rows = np.flatnonzero((seen.track == track) & seen.scored)

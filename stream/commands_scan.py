@@ -293,6 +293,7 @@ def _print_person(console: Console, person: Person, *, still: bool) -> None:
         line = Text(f"{evidence}: ")
         line.append(f"{QUESTIONS[evidence]} ", style="dim")
         line.append(printable(verdict.sentence), style=LEVEL_STYLES[verdict.level])
+        line.append(f", by {printable(person.scores[evidence])}", style="dim")
         _print_below(console, line)
     for evidence, why in person.missing.items():
         _print_below(console, Text(f"{evidence}: {printable(why)}", style="dim"))

@@ -36,6 +36,15 @@ def test_reads_back_what_was_written(tiny_bundle: Bundle) -> None:
     )
 
 
+def test_stills_may_be_read_by_another_score(tiny_bundle: Bundle, folder: Path) -> None:
+    for manifest in (tiny_bundle.manifest, Bundle.load(folder).manifest):
+        assert manifest.readings(is_still=True) == manifest.readings(is_still=False) == manifest.evidence
+    edit_manifest(folder, evidence=tiny_bundle.manifest.evidence | {"artifact_still": "density"})
+    manifest = Bundle.load(folder).manifest
+    assert manifest.readings(is_still=False) == tiny_bundle.manifest.evidence
+    assert manifest.readings(is_still=True) == tiny_bundle.manifest.evidence | {"artifact": "density"}
+
+
 def test_model_id_names_the_content_and_not_the_place(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     assert Bundle.load(folder).model_id == tiny_bundle.model_id
     assert write_tiny_bundle(tmp_path / "other", seed=1).model_id != tiny_bundle.model_id
@@ -75,12 +84,14 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 5}, "format 5"),
+        ({"format": 6}, "format 6"),
         ({"surprise": 1}, "damaged"),
         ({"dim": "many"}, "damaged"),
         ({"dim": DIM + 1}, "dimensions"),
         ({"files": {"../../etc/passwd": {"sha256": "", "size_bytes": 1}}}, "lists the files"),
         ({"evidence": {"artifact": "nothing"}}, "evidence artifact"),
+        ({"evidence": {"artifact": "logit", "artifact_still": "nothing"}}, "evidence artifact_still"),
+        ({"evidence": {"artifact": "logit", "artifact_still": "signed_anchor"}}, "a still picture cannot be read by"),
         (
             {"scores": SCORES | {"density": {"evidence": "artifact", "kind": "density", "density": "x"}}},
             "needs",

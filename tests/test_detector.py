@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 from media_files import write_video
+from rich.console import Console
+from tiny import write_tiny_bundle
 
 import difffake
 from difffake.bundle import Bundle
@@ -19,11 +21,13 @@ from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, Faces, Reason
 from difffake.faces.finder import EveryFrame
 from difffake.observe import FrameStatus, observe
+from difffake.report import render_report
 from difffake.results import Level, ScanResult
 from difffake.settings import ScanSettings
 from difffake.video import Frame, open_video
 from difffake.windows import simes
 from engines.onnx import OnnxEngine
+from stream.commands_scan import print_result
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,34 @@ def test_two_faces_in_one_frame(detector: Detector, clips: dict[str, Path], tmp_
     assert all(set(p.verdicts) == {"artifact"} for p in result.people)
     single = detector.with_settings(ScanSettings(threads=1, max_faces=1)).scan(path)
     assert len(single.people) == 1
+
+
+def test_a_still_picture_is_read_by_the_score_of_stills(
+    clips: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    evidence = bundle.manifest.evidence | {"artifact_still": "density"}
+    manifest = msgspec.structs.replace(bundle.manifest, evidence=evidence)
+    (bundle.path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    with open_video(clips["woman"], stop_s=0.1) as video:
+        image = next(iter(video)).image
+    path = tmp_path / "still.png"
+    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+    with Detector.load(bundle.path, ScanSettings(threads=1, duration_s=1.0)) as detector:
+        still, video_result = detector.scan(path, explained=1), detector.scan(clips["woman"])
+        asked: list[str] = []
+        score = detector._scorer.score
+        detector._scorer.score = lambda *a, **k: asked.extend(k.get("only") or ()) or score(*a, **k)  # type: ignore[method-assign]
+        detector.scan(path, explained=1)
+    assert set(asked) == {"density"}  # and so is the heat map
+    assert still.people[0].scores == {"artifact": "density"}
+    assert video_result.people[0].scores["artifact"] == "logit"
+    found = still.people[0].windows[0].artifact
+    assert found is not None
+    assert found.log_density == -found.score  # a density, where a logit has none
+    print_result(Console(), still)
+    assert "by density" in " ".join(capsys.readouterr().out.split())
+    assert "artifact: density" in render_report(still)
 
 
 def test_moments_are_apart_in_time_and_have_pictures(woman: ScanResult) -> None:

@@ -51,6 +51,7 @@ def make_result(frames: int = 40, name: str = "clip.mp4", warnings: tuple[str, .
             ),
             "anchor": Verdict(p_value=0.4, level=Level.NOTHING, worst_start_s=5.0, sentence="nothing unusual: Y"),
         },
+        scores={"artifact": "logit", "anchor": "distance_nearest"},
         missing=missing,
         windows=[
             Window(

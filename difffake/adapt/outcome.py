@@ -43,6 +43,7 @@ class AdaptSettings:
         anchor_pseudo_share: the recipe's ``pseudo_share`` for the head on differences to an anchor, if another.
         towards_length: how far that head is drawn towards the size of the difference; 1: as much as the labels.
         use: `Use.AUTO` lets the figures decide, see `Transfer.helps`.
+        stills: a head that reads `artifact` reads still pictures, too; else those stay with the score so far.
         description: of the data, for the manifest.
     """
 
@@ -58,6 +59,7 @@ class AdaptSettings:
     anchor_pseudo_share: float | None = None
     towards_length: float = 1.0
     use: Use = Use.AUTO
+    stills: bool = False
     description: str = "not stated"
     draws: int = 1000
 
@@ -146,7 +148,7 @@ class AdaptReport:
         pseudo_fakes: ``[score][family]``: AUC over frames.
         chosen: head -> the recipe of the one that is kept; ``chosen_in_folds``: the recipes of the folds.
         transfer: evidence -> what became of the best score of a head that reads it.
-        stands: evidence -> the score of a head that reads it from now on.
+        stands: evidence -> the score that reads it from now on: of heads, and of still pictures the one before them.
         left_out: video -> why it could not be used.
     """
 

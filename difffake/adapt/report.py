@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from difffake.adapt.outcome import AdaptReport, AdaptSettings, Transfer
+from difffake.bundle import ARTIFACT_STILL
 from difffake.errors import DataError
 from difffake.evaluation.bootstrap import Difference, Estimate, Performance
 from difffake.evaluation.protocol import Level
@@ -120,6 +121,8 @@ def _page(report: AdaptReport) -> Iterator[str]:
         yield f"- `{evidence}` is {'now' if is_read else 'not'} read by `{found.score}` ({found.baseline} before)."
         yield from (f"- Against it: {reason}." for reason in found.reasons_against)
         yield f"- Genuine 5 s windows of people not seen below p = .05 by `{found.score}`: {found.false_windows:.1%}."
+    if still := report.stands.get(ARTIFACT_STILL):
+        yield f"- `artifact` of still pictures is read by `{still}`, as before."
     if report.probe.is_telling:
         yield (
             "- **The files alone tell fakes from real ones**: the head may have learned a camera or a codec. "

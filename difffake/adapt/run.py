@@ -35,7 +35,7 @@ from difffake.adapt.listing import Labelled, list_labelled
 from difffake.adapt.outcome import MIN_PEOPLE, MIN_VIDEOS, AdaptReport, AdaptSettings, Transfer, Use
 from difffake.adapt.probe import probe_files
 from difffake.adapt.report import record
-from difffake.bundle import IDENTITY, Bundle, save_bundle
+from difffake.bundle import ARTIFACT_STILL, IDENTITY, Bundle, save_bundle
 from difffake.calibration import Calibration
 from difffake.errors import DataError, DiffFakeError
 from difffake.evaluation.bootstrap import Resampling
@@ -109,6 +109,9 @@ def adapt(
         for evidence, found in transfer.items()
         if found.score in calibrations and (settings.use is Use.ALWAYS or (settings.use is Use.AUTO and found.helps))
     }
+    if "artifact" in stands and not settings.stills:
+        # What labels of video teach is no guide to composites and retouching.
+        stands[ARTIFACT_STILL] = transfer["artifact"].baseline
     report = AdaptReport(
         bundle=old,
         settings=settings,
@@ -287,7 +290,7 @@ def _without_heads(bundle: Bundle) -> Bundle:
         manifest=msgspec.structs.replace(
             manifest,
             scores={name: spec for name, spec in manifest.scores.items() if name not in supervised},
-            evidence=manifest.evidence | before,
+            evidence={e: n for e, n in (manifest.evidence | before).items() if e != ARTIFACT_STILL or e in before},
             training=training,
         ),
     )

@@ -27,7 +27,7 @@ from difffake.evaluation.protocol import (
     pool,
     score_clip,
 )
-from difffake.evaluation.seen import taught_notes
+from difffake.evaluation.seen import readings_note, taught_notes
 from difffake.networks import ModelName
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
@@ -80,7 +80,12 @@ def evaluate(
     _require_both(settings, collected)
     report = _judge(settings, listing, scorer, names, detector.model_id, collected)
     return replace(
-        report, notes=(*report.notes, *taught_notes(detector.bundle, (item.path for item in collected.items)))
+        report,
+        notes=(
+            *report.notes,
+            readings_note(detector.bundle),
+            *taught_notes(detector.bundle, (item.path for item in collected.items)),
+        ),
     )
 
 

@@ -28,6 +28,15 @@ def seen_in_adaptation(bundle: Bundle, paths: Iterable[Path]) -> list[Path]:
     return [path for path in sorted(set(paths)) if path.is_file() and file_digest(path) in known]
 
 
+def readings_note(bundle: Bundle) -> str:
+    """Which of a report's scores the bundle reads as evidence."""
+    video, still = (bundle.manifest.readings(is_still=is_still) for is_still in (False, True))
+    told = [f"{name} by {score}" for name, score in video.items()]
+    if still.get("artifact") != video.get("artifact"):
+        told.append(f"artifact of still pictures by {still['artifact']}")
+    return f"The bundle reads {', '.join(told)}."
+
+
 def taught_notes(bundle: Bundle, paths: Iterable[Path]) -> Iterator[str]:
     """What a report on these files must say of those that a head has been fitted on; nothing if there are none."""
     seen = seen_in_adaptation(bundle, paths)

@@ -34,6 +34,10 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 U8 = npt.NDArray[np.uint8]
 
+#: Faces in one run of a network on the CPU, however many wait: the runtime keeps for good what its largest run needed,
+#: 10 MiB a face, and on one thread larger runs cost as much for each face.
+RUN_FACES = 4
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LookFrame:
@@ -111,7 +115,9 @@ class LiveModels:
             raise ValueError("max_people, max_anchors, max_enrolled and the anchor's min_frames allow states too large")
         #: Evidence -> its score; what needs an identity network is left out where there is none.
         self.evidence = {
-            e: name for e, name in bundle.manifest.evidence.items() if self.identity_dim or not e.startswith("identity")
+            e: name
+            for e, name in bundle.manifest.readings(is_still=False).items()
+            if self.identity_dim or not e.startswith("identity")
         }
         artifact = self.evidence.get("artifact")
         # A score against frames of the same clip needs the clip as a whole.
@@ -134,7 +140,7 @@ class LiveModels:
             threads=settings.threads,
             runtime=engines.detector,
         )
-        opened = open_networks(loaded, engines, threads=settings.threads)
+        opened = open_networks(loaded, engines, threads=settings.threads, max_batch=RUN_FACES)
         models = cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)
         models.engines = opened.uses
         return models

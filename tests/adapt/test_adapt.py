@@ -84,7 +84,9 @@ def test_the_head_finds_what_the_logit_does_not_look_at(adapted: AdaptReport) ->
 
 def test_the_bundle_reads_artifact_by_the_head_and_says_what_it_was_taught(adapted: AdaptReport) -> None:
     bundle = Bundle.load(adapted.bundle.path)
-    assert bundle.manifest.evidence["artifact"] == "supervised"
+    assert bundle.manifest.readings(is_still=False)["artifact"] == "supervised"
+    # What video has taught is no guide to still pictures.
+    assert bundle.manifest.readings(is_still=True)["artifact"] == "logit"
     told = bundle.manifest.training["adapted"]
     assert told["data"] == "colours"
     assert told["folders"] == ["real", "tool0", "tool1"]
@@ -108,6 +110,7 @@ def test_adapting_again_starts_from_what_was_there_before(adapted: AdaptReport, 
     detector = ColourDetector(Bundle.load(adapted.bundle.path))
     again = adapt(settings(folders, tmp_path / "cache", use=Use.NEVER, crfs=()), detector, tmp_path / "again")
     assert again.bundle.manifest.evidence["artifact"] == "logit"
+    assert "artifact_still" not in again.bundle.manifest.evidence
     assert again.bundle.manifest.training["adapted"]["reads"] == {}
     assert set(again.bundle.calibrations) == set(adapted.bundle.calibrations)
     assert set(again.bundle.manifest.scores) == set(adapted.bundle.manifest.scores)
@@ -139,7 +142,11 @@ def test_fakes_of_one_tool_do_not_make_it_the_default(folders: Path, tmp_path: P
     report = adapt(settings(root, tmp_path / "cache", crfs=()), detector, tmp_path / "after")
     assert any("other tools" in reason for reason in report.transfer["artifact"].reasons_against)
     assert report.bundle.manifest.evidence["artifact"] == "logit"
+    assert "artifact_still" not in report.bundle.manifest.evidence
     assert "supervised" in report.bundle.manifest.scores
+    asked = settings(root, tmp_path / "cache", crfs=(), use=Use.ALWAYS, stills=True)
+    always = adapt(asked, ColourDetector(colour_bundle(tmp_path / "before")), tmp_path / "always").bundle
+    assert {always.manifest.readings(is_still=still)["artifact"] for still in (False, True)} == {"supervised"}
 
 
 @pytest.mark.parametrize("people", [2, 9])
