@@ -90,7 +90,7 @@ def wall(
     # Before anything is served, so that a wrong address is told at once.
     kafka.broker().close()
     server = WallServer(
-        lambda: kafka.broker(loss_timeout_s=_LOSS_S, connect_timeout_s=_CONNECT_S),
+        lambda: kafka.broker(is_told=False, loss_timeout_s=_LOSS_S, connect_timeout_s=_CONNECT_S),
         address,
         settings=settings,
         operators=operators,

@@ -149,7 +149,7 @@ def work(
         stack.callback(broker.close)
         models = stack.enter_context(LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)))
         if http:
-            stack.enter_context(EndOffsets(kafka.broker, metrics))
+            stack.enter_context(EndOffsets(lambda: kafka.broker(is_told=False), metrics))
             _watch_gpu(stack, metrics, models, hwaccel)
         name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         worker = Worker(

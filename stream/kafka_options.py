@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import structlog
 import typer
 
 from difffake.errors import DiffFakeError
@@ -18,8 +22,12 @@ from stream.broker.contract import DEFAULT_MAX_MESSAGE_BYTES, Broker
 if TYPE_CHECKING:
     from stream.broker.kafka_client import KafkaSettings
 
+log = structlog.get_logger()
+
 R = TypeVar("R")
 
+#: A wait for a broker is told after so long, and then again.
+_FIRST_TOLD_S, _TOLD_S = 2.0, 10.0
 BOOTSTRAP_ENV = "DIFFFAKE_BOOTSTRAP_SERVERS"
 SASL_PASSWORD_ENV, TLS_KEY_PASSWORD_ENV = "DIFFFAKE_SASL_PASSWORD", "DIFFFAKE_TLS_KEY_PASSWORD"
 _MAX_PASSWORD_BYTES = 4096
@@ -77,15 +85,43 @@ class KafkaOptions:
             **more,
         )
 
-    def broker(self, **more: Any) -> Broker:
+    def broker(self, *, is_told: bool = True, **more: Any) -> Broker:
         """A connection; close it after use.
+
+        Args:
+            is_told: log that it has to be waited for.
+            more: settings, by name.
 
         Raises:
             BrokerUnavailableError, AuthenticationError, MissingExtraError: see `stream.broker.kafka.KafkaBroker`.
         """
         from stream.broker.kafka import KafkaBroker
 
-        return KafkaBroker(self.settings(**more))
+        settings = self.settings(**more)
+        if not is_told:
+            return KafkaBroker(settings)
+        with _wait_told(settings.bootstrap_servers, settings.connect_timeout_s):
+            return KafkaBroker(settings)
+
+
+@contextmanager
+def _wait_told(servers: str, most_s: float) -> Iterator[None]:
+    """Log now and then that nobody has answered yet: a wrong address would be half a minute of silence."""
+    is_over, began_s = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        wait_s = _FIRST_TOLD_S
+        while not is_over.wait(wait_s):
+            log.warning(f"waiting for Kafka at {servers[:200]} ({time.monotonic() - began_s:.0f} s of {most_s:.0f})")
+            wait_s = _TOLD_S
+
+    thread = threading.Thread(target=tell, name="kafka-wait", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def with_kafka(command: Callable[..., R]) -> Callable[..., R]:

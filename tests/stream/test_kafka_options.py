@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from stream import kafka_options
+from stream.broker.errors import BrokerUnavailableError
 from stream.kafka_options import KafkaOptions, with_kafka
 
 SASL = ["--security-protocol", "SASL_SSL", "--sasl-mechanism", "SCRAM-SHA-512", "--sasl-username", "ada"]
@@ -126,3 +129,17 @@ def test_where_kafka_is_optional_it_must_be_asked_for(told: Told) -> None:
     assert (told.word, told.optional) == ("called", None)
     assert told.run("may", "--bootstrap-servers", "b:2")[0] == 0
     assert told.optional == KafkaOptions("b:2")
+
+
+@pytest.mark.parametrize(("is_told", "lines"), [(True, 1), (False, 0)])
+def test_a_broker_that_does_not_answer_is_told_while_it_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, is_told: bool, lines: int
+) -> None:
+    monkeypatch.setattr(kafka_options, "_FIRST_TOLD_S", 0.0)
+    # Nobody listens at port 1, and the wait is over before it would be told again.
+    options = KafkaOptions("127.0.0.1:1")
+    with capture_logs() as told, pytest.raises(BrokerUnavailableError):
+        options.broker(is_told=is_told, connect_timeout_s=1.0)
+    events = [line["event"] for line in told if line["event"].startswith("waiting for Kafka at 127.0.0.1:1 (")]
+    assert len(events) == lines
+    assert all(event.endswith(" s of 1)") for event in events)
