@@ -125,20 +125,23 @@ class Networks:
             self.identity.close()
 
 
-def open_networks(bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0) -> Networks:
+def open_networks(
+    bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0, max_batch: int = 32
+) -> Networks:
     """Open a bundle's networks; the face detector is no part of it and is opened by whoever finds faces.
 
     Args:
         threads: of each network on the CPU; 0 takes every core.
+        max_batch: on the CPU, faces in one run; see `engines.choose.open_engine`.
 
     Raises:
         EngineError: the engine that was asked for by name cannot run here; or a network cannot be loaded at all.
     """
     choice = choice or EngineChoice()
     folder = bundle.path / "engines" if choice.folder is None else choice.folder
-    extractor = open_engine(choice.kind, bundle.engine_path, folder / EXTRACTOR, threads=threads)
+    extractor = open_engine(choice.kind, bundle.engine_path, folder / EXTRACTOR, threads=threads, max_batch=max_batch)
     try:
-        identity = _identity(bundle.identity_path, folder / IDENTITY, choice, threads)
+        identity = _identity(bundle.identity_path, folder / IDENTITY, choice, threads, max_batch)
     except BaseException:
         extractor.engine.close()
         raise
@@ -152,14 +155,18 @@ def open_networks(bundle: Bundle, choice: EngineChoice | None = None, *, threads
     return Networks(extractor.engine, None if identity is None else identity.engine, str(name), tuple(uses))
 
 
-def _identity(network: Path | None, folder: Path, choice: EngineChoice, threads: int) -> Opened | None:
+def _identity(network: Path | None, folder: Path, choice: EngineChoice, threads: int, max_batch: int) -> Opened | None:
     if network is None:
         return None
+
+    def opened(kind: EngineKind) -> Opened:
+        return open_engine(kind, network, folder, threads=threads, max_batch=max_batch)
+
     if choice.identity is not None:
-        return open_engine(choice.identity, network, folder, threads=threads)
+        return opened(choice.identity)
     try:
-        return open_engine(choice.kind, network, folder, threads=threads)
+        return opened(choice.kind)
     except (EngineFileError, EngineHostError):
         if is_there(choice.kind, folder):
             raise  # somebody compiled it, and it does not run: that must not go unnoticed
-    return open_engine(EngineKind.ONNX, network, folder, threads=threads)
+    return opened(EngineKind.ONNX)

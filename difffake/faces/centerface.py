@@ -35,8 +35,9 @@ NMS_IOU = 0.3
 MAX_PEAKS = 2000
 #: Of the cells around a face's best one, those this confident, as a share of it, speak of the same face.
 NEIGHBOURS = 0.3
-#: Pixels in one run of the network; bounds its memory (about 150 bytes a pixel).
-MAX_RUN_PIXELS = 4 * 1024 * 1024
+#: Pixels in one run of the network, but for a single picture that has more: eight close-ups of 128 px. ONNX Runtime
+#: keeps what its largest run needed, about 150 bytes a pixel, and larger runs cost as much for each picture.
+MAX_RUN_PIXELS = 128 * 1024
 
 
 class CenterFace:
