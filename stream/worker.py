@@ -15,16 +15,16 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
 from difffake.errors import DeviceLostError
 from stream.alerts import AlertSettings
+from stream.assignment import Assignment
 from stream.batcher import BatchCounts
 from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
-from stream.checkpoint import Checkpoint, restore
+from stream.checkpoint import Checkpoint
 from stream.commands_log import CommandsLog
 from stream.decode import DecodeSettings, Gear, InputError, Payload
 from stream.ended import EndedStreams
@@ -37,8 +37,9 @@ from stream.outcome import Outcome, Teller
 from stream.partition import Partition, StreamIdError, StreamSettings, StreamState, stream_id
 from stream.pipeline import Job, Pipeline
 from stream.settings import Overload, WorkerSettings
+from stream.settling import Progress, Settling
 from stream.stages import Stage
-from stream.tracing import NO_TRACE, NoTracing, Trace, Tracing
+from stream.tracing import NoTracing, Tracing
 
 log = structlog.get_logger()
 
@@ -52,35 +53,6 @@ _RECENT = 0.1
 
 class _RewoundError(Exception):
     """Everything was read back from what is committed while a record was about to begin."""
-
-
-@dataclass(slots=True)
-class _InProgress:
-    """A run of records of a stream. ``outcomes``: of them all; ``settled``: how many of them are done."""
-
-    job: Job
-    part: Partition
-    stream: StreamState
-    outcomes: list[Outcome]
-    began_s: float
-    settled: int = 0
-
-    @property
-    def outcome(self) -> Outcome:
-        """Of the record at hand."""
-        return self.outcomes[self.settled]
-
-
-@dataclass(frozen=True, slots=True)
-class _Unsettled:
-    """A record that leaves no state behind: it is buried when all before it are done, so that it is buried once.
-
-    ``key``: the stream that waits for it.
-    """
-
-    record: Record
-    error: Exception
-    key: StreamKey | None
 
 
 class Worker:
@@ -118,8 +90,6 @@ class Worker:
         #: When everything must be over, by the monotonic clock; None until `stop`.
         self._deadline_s: float | None = None
         self._tracing: Tracing = tracing or NoTracing()
-        #: Of the records since the last commit.
-        self._traces: list[Trace] = []
         self._metrics = metrics or Metrics(settings.metrics)
         self._health = self._metrics.health
         self._metrics.identify(
@@ -133,17 +103,10 @@ class Worker:
         self._snapshot_s = self._looked_s = float("-inf")
         #: When input is looked at again, while there is something to do.
         self._poll_s = float("-inf")
-        self._partitions: dict[TopicPartition, Partition] = {}
-        #: Where each partition stood when it became ours.
-        self._starts: dict[TopicPartition, int] = {}
-        self._unsettled: dict[TopicPartition, dict[int, _Unsettled]] = {}
         #: Records that made the analysis fail, and how: next time they are buried instead.
         self._poison: dict[tuple[TopicPartition, int], Exception] = {}
-        self._paused: set[TopicPartition] = set()
         self._intake = Intake()
-        self._jobs: dict[StreamKey, _InProgress] = {}
-        #: Streams whose next record must wait: one is in progress, or has to be settled first.
-        self._busy: set[StreamKey] = set()
+        self._jobs: dict[StreamKey, Progress] = {}
         self._failures = 0
         #: How long a record is in progress; of the last ones that were worked on.
         self._takes_s = 0.0
@@ -162,20 +125,25 @@ class Worker:
                 TopicSpec(topics.deadletters, max(inputs)),
             ]
         )
-        self._state_partitions = broker.partitions(topics.state)
+        state_partitions = broker.partitions(topics.state)
         self._reader = broker.reader()
         self._ended = EndedStreams(self._reader)
         self._commands = CommandsLog(self._reader, topics.enrolments, settings.enrolments_s)
         self._consumer = broker.consumer(settings.group, instance_id=settings.instance_id)
+        self._assignment = Assignment(
+            self._consumer, self._reader, state_partitions, settings, self._streams, models, self.counts, self._metrics
+        )
+        self._partitions = self._assignment.partitions
         self._checkpoint = Checkpoint(
             broker.producer(f"{settings.group}.{name}"),
             self._consumer,
             topics,
-            self._state_partitions,
+            state_partitions,
             interval_s=settings.commit_interval_s,
             max_records=settings.commit_records,
         )
         self._teller = Teller(self._checkpoint, topics, models.model_id, self.counts, self._metrics)
+        self._settling = Settling(self._teller, self._checkpoint, self.counts, self._metrics)
         self._pipeline = Pipeline(models, settings.pipeline, timed=self._metrics.stage, batched=self._metrics.batch)
         self._consumer.subscribe(settings.inputs, self)
 
@@ -277,7 +245,7 @@ class Worker:
             waiting_records=len(self._intake),
             waiting_bytes=sum(self._intake.waiting_bytes.values()),
             in_progress=sum(len(progress.outcomes) - progress.settled for progress in self._jobs.values()),
-            paused=len(self._paused),
+            paused=len(self._assignment.paused),
             commands_refused=self._commands.refused,
         )
 
@@ -307,7 +275,7 @@ class Worker:
     def _read(self) -> None:
         if self.is_busy and time.monotonic() < self._poll_s:
             return
-        self._hold_back()
+        self._assignment.hold_back(self._intake.waiting, self._intake.waiting_bytes)
         timeout_s, most = 0.0 if self.is_busy else self.settings.poll_timeout_s, self.settings.poll_records
         records = self._consumer.poll(timeout_s, most)
         # To ask costs more than most access units do.
@@ -321,21 +289,7 @@ class Worker:
             try:
                 self._intake.put(stream_id(record), record)
             except StreamIdError as error:
-                self._settle_in_turn(part, record, error, None)
-
-    def _hold_back(self) -> None:
-        """Partitions with their share of memory in use are not read on."""
-        share = self.settings.waiting_bytes / max(1, len(self._partitions))
-        most = self.settings.waiting_records
-        waiting, size = self._intake.waiting, self._intake.waiting_bytes
-        full = {p for p in self._partitions if size[p] >= share or waiting[p] >= most}
-        freed = {p for p in self._paused if size[p] < share / 2 and waiting[p] < most / 2}
-        if new := full - self._paused:
-            self._consumer.pause(new)
-            self.counts["pauses"] += len(new)
-        if old := (self._paused & self._partitions.keys()) & freed:
-            self._consumer.resume(old)
-        self._paused = (self._paused | new) - freed
+                self._settling.bury_in_turn(part, record, error, None)
 
     def _begin(self) -> None:
         while (picked := self._pick()) is not None:
@@ -349,7 +303,7 @@ class Worker:
             outcome = self._taken_up(part, stream, record)
             poison = self._poison.pop((record.source, record.offset), None)
             if poison is not None:
-                self._unusable(key, part, stream, outcome, poison, "analyse")
+                self._settling.bury(key, part, stream, outcome, poison, "analyse")
                 continue
             gear = self._gear(stream, record, is_new=outcome.is_new)
             outcomes = [outcome, *self._follow(key, part, stream, outcome, gear)]
@@ -361,8 +315,8 @@ class Worker:
                 stream.live.finder,
                 stream.gears.is_urgent,
             )
-            self._jobs[key] = _InProgress(job, part, stream, outcomes, time.monotonic())
-            self._busy.add(key)
+            self._jobs[key] = Progress(job, part, stream, outcomes, time.monotonic())
+            self._settling.busy.add(key)
             self._pipeline.start(job)
 
     def _taken_up(self, part: Partition, stream: StreamState, record: Record) -> Outcome:
@@ -392,11 +346,11 @@ class Worker:
         # What is to be shed would grow older yet if it waited for its stream's turn. It has room of its own, so that
         # nobody waits for a flood of it.
         if self.settings.overload is Overload.SHED and len(self._jobs) < 2 * most:
-            late = self._intake.pick_late(self._busy, self._is_late)
+            late = self._intake.pick_late(self._settling.busy, self._is_late)
             if late is not None:
                 return late
         worked_on = sum(progress.job.gear is not Gear.SHED for progress in self._jobs.values())
-        return self._intake.pick(self._busy) if worked_on < most else None
+        return self._intake.pick(self._settling.busy) if worked_on < most else None
 
     def _is_late(self, record: Record, is_urgent: bool) -> bool:
         """Whether a record is too old, or would be when it is done."""
@@ -437,9 +391,9 @@ class Worker:
                 continue  # forgotten meanwhile
             if not self._took(progress):
                 return
-        self._settle()
+        self._settling.bury_waiting(self._partitions)
 
-    def _took(self, progress: _InProgress) -> bool:
+    def _took(self, progress: Progress) -> bool:
         """Take what a job has seen; False where everything was read back because of it."""
         job, part, stream = progress.job, progress.part, progress.stream
         if isinstance(job.error, DeviceLostError):
@@ -447,23 +401,16 @@ class Worker:
         try:
             # All but the last of its records are whole, and gave nothing to look at.
             while progress.settled < len(job.decodings) - 1:
-                self._settle_record(progress)
+                self._settling.settle(progress)
             outcome = progress.outcome
-            if job.error is not None and not isinstance(job.error, InputError):
-                raise job.error
-            sights = job.take()
-            if sights and not job.done:
-                part.take_part(stream)
-            began_s = time.perf_counter()
-            outcome.trace.scoring()
-            self._teller.take(stream, outcome, sights)
-            outcome.trace.scored()
-            self._metrics.stage(Stage.SCORE, time.perf_counter() - began_s, len(sights))
-            if not job.done:
-                self._pipeline.go_on(job)
-                return True
             if job.error is None:
-                self._settle_record(progress)
+                self._score(progress)
+                if not job.done:
+                    self._pipeline.go_on(job)
+                    return True
+                self._settling.settle(progress)
+            elif not isinstance(job.error, InputError):
+                raise job.error
         except Exception as error:
             # Half of this record may be in the stream's state: go back to what is committed, and bury it then.
             outcome, record = progress.outcome, progress.outcome.record
@@ -478,40 +425,31 @@ class Worker:
             return False
         if job.error is not None:
             self._end(progress)
-            self._unusable(job.stream, part, stream, outcome, job.error, "decode")
+            self._settling.bury(job.stream, part, stream, outcome, job.error, "decode")
             return True
+        if outcome.frames:
+            self._broken = 0
         if job.gear is not Gear.SHED:
             self._takes_s += _RECENT * (time.monotonic() - progress.began_s - self._takes_s)
         self._end(progress)
         return True
 
-    def _settle_record(self, progress: _InProgress) -> None:
-        """The record at hand is whole, and all that was seen in it is taken."""
-        job, part, stream, outcome = progress.job, progress.part, progress.stream, progress.outcome
-        decoding = job.decodings[progress.settled]
-        if job.gear is Gear.SHED and outcome.is_new:
-            self.counts["records:shed"] += 1
-            self._metrics.shed(is_urgent=stream.gears.is_urgent)
-        if decoding.decoded is not None:
-            self._teller.finish(stream, outcome, decoding.decoded, job.gear)
-        if decoding.after is not None:
-            stream.decoder_state = decoding.after
-        self._done(part, stream, outcome)
-        outcome.trace.decoded(decoding.decode_s)
-        self._traced(outcome, "done")
-        progress.settled += 1
+    def _score(self, progress: Progress) -> None:
+        job, outcome, sights = progress.job, progress.outcome, progress.job.take()
+        if sights and not job.done:
+            progress.part.take_part(progress.stream)
+        began_s = time.perf_counter()
+        outcome.trace.scoring()
+        self._teller.take(progress.stream, outcome, sights)
+        outcome.trace.scored()
+        self._metrics.stage(Stage.SCORE, time.perf_counter() - began_s, len(sights))
 
-    def _traced(self, outcome: Outcome, what: str, error: Exception | None = None) -> None:
-        if outcome.trace is not NO_TRACE:
-            outcome.trace.end(what, outcome.frames, error)
-            self._traces.append(outcome.trace)
-
-    def _end(self, progress: _InProgress) -> None:
+    def _end(self, progress: Progress) -> None:
         """A job is over, well or ill; its stream is free. What it did not come to waits again."""
         job, stream = progress.job, progress.stream
         key = job.stream
         del self._jobs[key]
-        self._busy.discard(key)
+        self._settling.busy.discard(key)
         stream.decoder_state = stream.decoder.state()
         stream.in_parts = False
         taken, begun = len(progress.outcomes), len(job.decodings)
@@ -525,50 +463,6 @@ class Worker:
             stream.run //= 2
         self._intake.serve(key, float(begun + frames), urgent=stream.gears.is_urgent)
 
-    def _done(self, part: Partition, stream: StreamState, outcome: Outcome) -> None:
-        if outcome.is_new:
-            stream.next_offset = outcome.record.offset + 1
-            stream.seen_s = time.monotonic()
-            self.counts["records"] += 1
-            self._checkpoint.finished()
-        if outcome.is_new or outcome.frames:
-            stream.dirty = True
-        if outcome.frames:
-            self._broken = 0
-        part.finish(outcome.record.offset)
-
-    def _unusable(
-        self, key: StreamKey, part: Partition, stream: StreamState, outcome: Outcome, error: Exception, stage: str
-    ) -> None:
-        """A record of which nothing can be used becomes a dead letter."""
-        self._traced(outcome, "dead_letter", error)
-        if not outcome.is_new:
-            part.finish(outcome.record.offset)
-        elif part.knows(stream.name):
-            self._teller.bury(outcome.record, error, stage)
-            stream.coverage.bury()
-            self._metrics.buried((part.source, stream.name), is_alert_open=stream.alerts.is_open)
-            self._done(part, stream, outcome)
-        else:
-            # It does not found a stream.
-            self._busy.add(key)
-            self._settle_in_turn(part, outcome.record, error, key)
-
-    def _settle_in_turn(self, part: Partition, record: Record, error: Exception, key: StreamKey | None) -> None:
-        self._unsettled.setdefault(part.source, {})[record.offset] = _Unsettled(record, error, key)
-
-    def _settle(self) -> None:
-        for source, waiting in self._unsettled.items():
-            part = self._partitions[source]
-            while (lowest := part.lowest) is not None and (last := waiting.pop(lowest, None)) is not None:
-                if lowest >= part.first_offset:
-                    self._teller.bury(last.record, last.error, "decode")
-                    self.counts["records"] += 1
-                    self._checkpoint.finished()
-                part.finish(lowest)
-                if last.key is not None:
-                    self._busy.discard(last.key)
-
     def _give_up(self, key: StreamKey) -> None:
         self._pipeline.cancel(self._jobs.pop(key).job)
 
@@ -580,7 +474,7 @@ class Worker:
         self._looked_s, before_s = now_s, now_s - self._streams.alerts.ended_s
         for part in self._partitions.values():
             position = part.next_offset if part.lowest is not None else self._consumer.position(part.source)
-            for name in self._ended.among(part.source, position, part.silent(before_s, self._busy_in(part))):
+            for name in self._ended.among(part.source, position, part.silent(before_s, self._settling.busy_in(part))):
                 stream = part.stream(name)
                 self._teller.end(part.source, stream)
                 stream.dirty = True
@@ -592,9 +486,9 @@ class Worker:
         parts = [p for p in self._partitions.values() if p.moved or p.has_dirty]
         now, began_s = time.monotonic(), time.perf_counter()
         for part in parts:
-            part.let_go_of_idle(now - self.settings.idle_s, self._busy_in(part))
+            part.let_go_of_idle(now - self.settings.idle_s, self._settling.busy_in(part))
         try:
-            with self._tracing.commit(self._traces):
+            with self._tracing.commit(self._settling.traces):
                 self._checkpoint.commit(
                     (state for part in parts for state in part.dirty_states()),
                     {part.source: part.next_offset for part in parts},
@@ -613,65 +507,41 @@ class Worker:
             self._rewind()
             return
         self._failures = 0
-        self._traces.clear()
+        self._settling.traces.clear()
         self.counts["commits"] += 1
         self._metrics.committed(time.perf_counter() - began_s)
         for part in parts:
             part.committed()
         live = sum(part.live_count for part in self._partitions.values())
         for part in self._partitions.values():
-            live -= part.put_away(live - self.settings.live_streams, self._busy_in(part))
-
-    def _busy_in(self, part: Partition) -> set[str]:
-        return {name for source, name in self._busy if source == part.source}
+            live -= part.put_away(live - self.settings.live_streams, self._settling.busy_in(part))
 
     def _rewind(self) -> None:
         """Back to what is committed, in every partition that is ours."""
         self._checkpoint.abort()
-        self._traces.clear()
+        self._settling.traces.clear()
         self.counts["rewinds"] += 1
         self._metrics.rewound()
         ours = self._consumer.assignment()
         for source in list(self._partitions):
             self._drop(source)
             if source in ours:
-                self._open(source)
+                self._assignment.open(source)
 
     def _drop(self, source: TopicPartition) -> None:
         """Forget a partition and all that is in progress of it."""
         for key in [key for key in self._jobs if key[0] == source]:
             self._give_up(key)
-        self._busy = {key for key in self._busy if key[0] != source}
         self._intake.drop(source)
         self._partitions.pop(source, None)
-        self._unsettled.pop(source, None)
-
-    def _open(self, source: TopicPartition) -> None:
-        began = time.monotonic()
-        restored = restore(self._reader, self.settings.topics, self._state_partitions, source)
-        for stream, error in restored.damaged.items():
-            log.warning("state lost", stream=stream, error=str(error), hint=error.hint)
-            self.counts["state_lost"] += 1
-        position = restored.resume_offset
-        if position is None:
-            # Nothing was ever committed for it: back to where the group began to read.
-            position = self._starts[source]
-        self._consumer.seek(source, position)
-        self._partitions[source] = Partition(source, position, restored, self._models, self._streams)
-        self.counts["restored_streams"] += len(restored.streams)
-        self._metrics.restored(time.monotonic() - began, len(restored.streams), len(restored.damaged))
-        self._health.turn()
-        log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),
-                 seconds=round(time.monotonic() - began, 3))  # fmt: skip
+        self._settling.drop(source)
 
     # -- what the group does to us (called inside poll and close) ------------------------------------------------------
     def assigned(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
         self._metrics.rebalanced("assigned", partitions)
         for source in partitions:
-            self._paused.discard(source)
-            self._starts[source] = self._consumer.position(source)
-            self._open(source)
+            self._assignment.begin(source)
 
     def revoked(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""

@@ -83,12 +83,13 @@ class Fleet:
         self.processes = []
 
 
-def publish(broker: Broker, clips: list[Path], streams: int, loops: int) -> int:
+def publish(broker: Broker, clips: list[Path], streams: int, loops: int, forms: tuple[Form, ...] = FORMS) -> int:
     """Publish every stream in its form; returns the number of records."""
     broker.ensure_topics([TopicSpec(TOPIC, PARTITIONS)])
     records = 0
-    for form in FORMS:
-        sources = {f"{form.value}-{i:02d}": [clips[i % len(clips)]] for i in range(streams) if FORMS[i % 3] is form}
+    for form in forms:
+        ours = [i for i in range(streams) if forms[i % len(forms)] is form]
+        sources = {f"{form.value}-{i:02d}": [clips[i % len(clips)]] for i in ours}
         if not sources:
             continue
         with Publisher(broker, TOPIC, PublishSettings(form=form, loops=loops, fps=5.0)) as publisher:
@@ -205,7 +206,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         work += ["--bundle", str(options.bundle)]
     with ApacheKafka(folder / "kafka") as kafka:
         broker = KafkaBroker(KafkaSettings(bootstrap_servers=kafka.bootstrap))
-        records = publish(broker, options.clips, options.streams, options.loops)
+        records = publish(broker, options.clips, options.streams, options.loops, tuple(options.form))
         print(f"{records} records of {options.streams} streams", file=sys.stderr, flush=True)
         calm = Fleet(kafka.bootstrap, "calm", work, folder)
         calm.start()
@@ -246,6 +247,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--streams", type=int, default=12)
     parser.add_argument("--loops", type=int, default=2)
+    parser.add_argument("--form", type=Form, nargs="+", default=FORMS, help="what the streams are: all kinds in turn")
     parser.add_argument("--pause", type=float, default=3.0, help="mean seconds between two kills")
     parser.add_argument("--analysis-side", type=int, default=320)
     parser.add_argument("--bundle", type=Path)

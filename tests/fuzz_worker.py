@@ -157,7 +157,7 @@ class Watched(Worker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.traces: dict[tuple[TopicPartition, int], Counter[str]] = {}
-        self._teller = WatchedTeller(self, self._teller)  # type: ignore[assignment]
+        self._teller = self._settling.teller = WatchedTeller(self, self._teller)  # type: ignore[assignment]
 
 
 class WatchedTeller:

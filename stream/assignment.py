@@ -1,0 +1,99 @@
+"""The input partitions that are ours: restored when they come, held back while enough of them is in memory."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import structlog
+
+from stream.broker.contract import Consumer, Reader, TopicPartition
+from stream.checkpoint import restore
+from stream.live import LiveModels
+from stream.metrics.instruments import Metrics
+from stream.partition import Partition, StreamSettings
+from stream.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+
+class Assignment:
+    """What a worker holds of its inputs. In memory is a copy of what the state topic says, and the work since.
+
+    Args:
+        consumer, reader: of the inputs; of the state topic.
+        state_partitions: of the state topic.
+        settings: of the worker; ``streams``: of the rooms that a stream is made of.
+        models: the networks.
+        counts, metrics: what happened.
+
+    Attributes:
+        partitions: those that are ours.
+        paused: those of them that are not read on.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        reader: Reader,
+        state_partitions: int,
+        settings: WorkerSettings,
+        streams: StreamSettings,
+        models: LiveModels,
+        counts: Counter[str],
+        metrics: Metrics,
+    ) -> None:
+        self._consumer, self._reader, self._state_partitions = consumer, reader, state_partitions
+        self._settings, self._streams, self._models = settings, streams, models
+        self._counts, self._metrics = counts, metrics
+        self.partitions: dict[TopicPartition, Partition] = {}
+        self.paused: set[TopicPartition] = set()
+        #: Where each partition stood when it became ours.
+        self._starts: dict[TopicPartition, int] = {}
+
+    def begin(self, source: TopicPartition) -> None:
+        """A partition becomes ours."""
+        self.paused.discard(source)
+        self._starts[source] = self._consumer.position(source)
+        self.open(source)
+
+    def open(self, source: TopicPartition) -> None:
+        """Read what the state topic says of a partition, and go on reading from there.
+
+        Raises:
+            MessageError: the state was written by a newer version.
+        """
+        began_s = time.monotonic()
+        restored = restore(self._reader, self._settings.topics, self._state_partitions, source)
+        for stream, error in restored.damaged.items():
+            log.warning("state lost", stream=stream, error=str(error), hint=error.hint)
+            self._counts["state_lost"] += 1
+        position = restored.resume_offset
+        if position is None:
+            # Nothing was ever committed for it: back to where the group began to read.
+            position = self._starts[source]
+        self._consumer.seek(source, position)
+        self.partitions[source] = Partition(source, position, restored, self._models, self._streams)
+        took_s = time.monotonic() - began_s
+        self._counts["restored_streams"] += len(restored.streams)
+        self._metrics.restored(took_s, len(restored.streams), len(restored.damaged))
+        self._metrics.health.turn()
+        log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),
+                 seconds=round(took_s, 3))  # fmt: skip
+
+    def hold_back(self, waiting: Counter[TopicPartition], size: Counter[TopicPartition]) -> None:
+        """Partitions with their share of memory in use are not read on.
+
+        Args:
+            waiting, size: records of a partition that wait, and their bytes.
+        """
+        share = self._settings.waiting_bytes / max(1, len(self.partitions))
+        most = self._settings.waiting_records
+        full = {p for p in self.partitions if size[p] >= share or waiting[p] >= most}
+        freed = {p for p in self.paused if size[p] < share / 2 and waiting[p] < most / 2}
+        if new := full - self.paused:
+            self._consumer.pause(new)
+            self._counts["pauses"] += len(new)
+        if old := (self.paused & self.partitions.keys()) & freed:
+            self._consumer.resume(old)
+        self.paused = (self.paused | new) - freed
