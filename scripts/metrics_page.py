@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stream.metrics.catalogue import CATALOGUE, Metric
 from stream.metrics.coverage import GAP_S, QUIET_S
+from stream.metrics.processes import HOOKS, WALL
 from stream.metrics.settings import MetricsSettings
 from stream.metrics.store import MAX_SERIES
 from stream.probes import DEFAULT_PORT
@@ -16,7 +17,8 @@ from stream.settings import WorkerSettings
 _INTRO = f"""\
 # Metrics and probes
 
-Made by `make docs` from `stream/metrics/catalogue.py`, which rules and dashboards are tested against.
+Made by `make docs` from `stream/metrics/catalogue.py`, which rules and dashboards are tested against, and
+`stream/metrics/processes.py`, for the processes beside workers.
 
 ```
 difffake work --http 0.0.0.0:{DEFAULT_PORT} ...        # or DIFFFAKE_HTTP; off without it
@@ -35,6 +37,15 @@ most. There is no login: serve it on an address that only Prometheus and the sup
 On SIGTERM a worker takes no more records, finishes what is in progress or gives it back, commits, leaves the group and
 ends with 0, within `--drain-timeout` ({WorkerSettings().drain_timeout_s:g} s). A second signal ends it at once; nothing
 is lost or seen twice by that either, only done again.
+
+## Beside workers
+```
+difffake hooks --http 0.0.0.0:{DEFAULT_PORT} ...       # or DIFFFAKE_HOOK_HTTP: metrics and the same probes
+curl localhost:8080/metrics                      # the wall, where its page is
+```
+
+Neither tells the name of a stream. A receiver that takes nothing shows in `difffake_hooks_lag_seconds`, an alert that
+nobody will get any more in `increase(difffake_hooks_alerts_total{{outcome=~"refused|given_up|expired"}}[1h])`.
 
 ## What counts as looked at
 Each due frame stands for the stream time since the due frame before it, {GAP_S:g} s at the most. That time is *covered*
@@ -78,7 +89,8 @@ rate(difffake_stage_seconds_sum[5m]) / rate(difffake_stage_items_total[5m])     
 
 def main() -> None:
     page = [_INTRO]
-    for section, metrics in groupby(CATALOGUE.values(), key=lambda metric: metric.section):
+    every = [*CATALOGUE.values(), *HOOKS.values(), *WALL.values()]
+    for section, metrics in groupby(every, key=lambda metric: metric.section):
         page += [f"## {section}", "", "| metric | type | what | labels |", "|---|---|---|---|", *map(_row, metrics), ""]
     Path(sys.argv[1]).write_text("\n".join(page), encoding="utf-8")
 

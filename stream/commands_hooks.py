@@ -7,18 +7,21 @@ import signal
 import ssl
 import sys
 import uuid
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stream.hooks import HookError, Hooks, HookSettings, PayloadKind, Receiver
+from stream.hooks.figures import hook_metrics
 from stream.hooks.settings import check_secret
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.messages import AlertState
+from stream.probes import Door
 
 SECRET_ENV = "DIFFFAKE_HOOK_SECRET"  # noqa: S105  (its name)
+HTTP_ENV = "DIFFFAKE_HOOK_HTTP"
 
 
 @with_kafka
@@ -40,6 +43,14 @@ def hooks(
     give_up: Annotated[float, typer.Option(help="Seconds after which an alert is not tried again.")] = 900.0,
     max_age: Annotated[float, typer.Option(help="Seconds after which an alert is not sent any more.")] = 3600.0,
     ca: Annotated[Path | None, typer.Option(help="Who signs the receiver's certificate, PEM.")] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            envvar=HTTP_ENV,
+            metavar="HOST:PORT",
+            help="Serve /metrics, /startupz, /livez and /readyz there, in containers 0.0.0.0:9464; off by default.",
+        ),
+    ] = None,
 ) -> None:
     """Post alerts to a receiver: signed with DIFFFAKE_HOOK_SECRET, tried again, at least once, in order."""
     secret = os.environ.get(SECRET_ENV, "").encode() or None
@@ -62,11 +73,14 @@ def hooks(
         tls = None if ca is None else ssl.create_default_context(cafile=str(ca))
     except (OSError, ssl.SSLError) as error:
         raise HookError(f"{ca} holds no certificates: {error}", hint="give --ca a PEM file") from error
-    with closing(kafka.broker()) as broker:
+    with ExitStack() as stack:
+        broker = stack.enter_context(closing(kafka.broker()))
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         runner = Hooks(broker, topic, Receiver(settings, tls), settings, secret=secret, group=group, name=name)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: runner.stop())
+        if http:
+            stack.enter_context(Door(http, hook_metrics(runner)))
         signed = "signed" if secret is not None else f"not signed: {SECRET_ENV} is not set"
         print(f"posting alerts of {topic} as {group}, {signed}", file=sys.stderr)  # noqa: T201
         runner.run()

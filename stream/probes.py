@@ -1,4 +1,5 @@
-"""A worker's HTTP door: ``/metrics`` for Prometheus, ``/startupz``, ``/livez`` and ``/readyz`` for its supervisor.
+"""The HTTP door of a worker, and of hooks: ``/metrics`` for Prometheus, ``/startupz``, ``/livez`` and ``/readyz`` for
+whoever watches over the process.
 
 It stands beside the loop and never in its way: threads of its own, a page that is rendered once a second at the most,
 and bounds on everything that comes from outside. A request must be whole, and its answer taken, within seconds; when
@@ -17,16 +18,15 @@ from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Protocol, Self, cast
 
 import structlog
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from difffake.errors import DiffFakeError
-from stream.health import Answer
-from stream.metrics.instruments import Metrics
+from stream.health import Answer, Health
 
 log = structlog.get_logger()
 
@@ -40,6 +40,16 @@ _PATIENCE_S = 10.0
 _CLOSING_S = 2.0
 #: A page is not rendered anew within so long, s: many scrapers cost no more than one.
 _FRESH_S = 1.0
+
+
+class Served(Protocol):
+    """What a door tells of: `stream.metrics.instruments.Metrics`, `stream.metrics.processes.ProcessMetrics`."""
+
+    registry: CollectorRegistry
+    health: Health
+
+    def http(self, path: str, code: int) -> None:
+        """A request was answered; from any thread."""
 
 
 class AddressError(DiffFakeError, OSError):
@@ -64,7 +74,7 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 class Door:
-    """Serves one worker's metrics and probes; use as a context manager.
+    """Serves the metrics and probes of one process; use as a context manager.
 
     Args:
         address: see `parse_address`.
@@ -74,7 +84,7 @@ class Door:
         AddressError: the address is taken, or not this machine's.
     """
 
-    def __init__(self, address: str, metrics: Metrics) -> None:
+    def __init__(self, address: str, metrics: Served) -> None:
         host, port = parse_address(address)
         try:
             self._server = _Server(host, port, metrics)
@@ -118,7 +128,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, metrics: Metrics) -> None:
+    def __init__(self, host: str, port: int, metrics: Served) -> None:
         if ":" in host:
             self.address_family = socket.AF_INET6
         self.metrics = metrics

@@ -19,6 +19,7 @@ import structlog
 import difffake
 from stream.broker.contract import Broker, Record, TopicPartition
 from stream.broker.errors import BrokerError, StaleGroupError
+from stream.health import Health
 from stream.hooks.delivery import Answer
 from stream.hooks.payload import idempotency_key, payload
 from stream.hooks.settings import HookSettings
@@ -74,10 +75,13 @@ class Hooks:
         name: unique among those of the group.
         clock, monotonic, jitter: time and chance, for tests.
         poll_s: longest wait for alerts.
+        health: is told how the loop goes.
 
     Attributes:
         counts: what happened, by name: ``delivered``, ``attempts``, ``retries``, ``refused``, ``given_up``,
             ``expired``, ``skipped``, ``unreadable``.
+        delivered_s: when the receiver last took an alert, seconds since the epoch; 0 before it.
+        partitions: how many are ours.
     """
 
     def __init__(
@@ -94,10 +98,15 @@ class Hooks:
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = _CHANCE.random,
         poll_s: float = 0.5,
+        health: Health | None = None,
     ) -> None:
         self._receiver, self._settings, self._secret = receiver, settings, secret
         self._clock, self._monotonic, self._jitter, self._poll_s = clock, monotonic, jitter, poll_s
         self.counts: Counter[str] = Counter()
+        self.delivered_s, self.partitions = 0.0, 0
+        #: When Kafka got the alert that waits longest; None where none waits.
+        self._oldest_s: float | None = None
+        self.health = health or Health()
         self._events: deque[_Event] = deque()
         #: Done with, not yet committed: the next offset of each partition.
         self._done: dict[TopicPartition, int] = {}
@@ -119,6 +128,7 @@ class Hooks:
             while not self._stopping and not (until is not None and until()):
                 self.step()
             self._commit()
+            self.health.stopped()
         finally:
             with contextlib.suppress(BrokerError):
                 self._consumer.close(_CLOSE_S)
@@ -127,12 +137,19 @@ class Hooks:
 
     def stop(self) -> None:
         """End `run` soon; safe in a signal handler."""
+        self.health.draining()
         self._stopping = True
 
     @property
     def waiting(self) -> int:
         """Alerts in memory."""
         return len(self._events)
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the alert that waits longest, since Kafka got it; 0 where none waits. From any thread."""
+        oldest_s = self._oldest_s
+        return 0.0 if oldest_s is None else max(0.0, self._clock() - oldest_s)
 
     def step(self) -> None:
         """Read what there is room for, and make one attempt if it is time."""
@@ -141,11 +158,18 @@ class Hooks:
         room = max(1, self._settings.waiting - len(self._events))
         for record in self._consumer.poll(min(self._poll_s, due_in_s), room):
             self._take(record)
+        self._tell()
         if self._events and self._events[0].due_s <= self._monotonic():
             self._attempt(self._events[0])
+            self._tell()
         if self._done and self._monotonic() - self._committed_s >= _COMMIT_S:
             self._commit()
         self._complain()
+
+    def _tell(self) -> None:
+        """What others read of this moment."""
+        self._oldest_s = self._events[0].written_s if self._events else None
+        self.health.running(partitions=self.partitions)
 
     def _complain(self) -> None:
         """Where alerts did not arrive, say so now and then; not once for each of them."""
@@ -201,6 +225,7 @@ class Hooks:
         answer = self._receiver.post(event.body, self._headers(event))
         if answer.is_done:
             self.counts["delivered"] += 1
+            self.delivered_s = self._clock()
             return self._finish(event)
         self._reason = f"{answer.status} {answer.reason}"
         if answer.is_final:
@@ -251,6 +276,7 @@ class Hooks:
     # -- what the group does (called inside poll and close) ------------------------------------------------------------
     def assigned(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
+        self.partitions += len(partitions)
         if self._is_paused:
             self._consumer.pause(partitions)
 
@@ -262,5 +288,6 @@ class Hooks:
     def lost(self, partitions: list[TopicPartition]) -> None:
         """See `stream.broker.contract.Listener`."""
         gone = set(partitions)
+        self.partitions -= len(gone)
         self._events = deque(event for event in self._events if event.source not in gone)
         self._done = {source: offset for source, offset in self._done.items() if source not in gone}

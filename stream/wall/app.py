@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import structlog
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,6 +30,7 @@ from stream.wall.access import Limiter, Operators, TooManyError
 from stream.wall.actions import Action, ActionError, parse_action, perform
 from stream.wall.audit import Audit
 from stream.wall.events import EventStream, Hub
+from stream.wall.figures import wall_metrics
 
 if TYPE_CHECKING:
     from stream.wall.pictures import Pictures
@@ -91,6 +93,7 @@ def make_app(door: Door) -> ASGIApp:
             Route("/pictures/{key:int}", pages.picture),
             Route("/alerts/{alert}/thumbnail", pages.thumbnail),
             Route("/healthz", pages.health),
+            Route("/metrics", pages.metrics),
             Route("/operator", actions.who),
             Route("/actions", actions.act, methods=["POST"]),
         ],
@@ -117,8 +120,8 @@ class _Guard:
                 message["headers"] = [*message["headers"], *(h for h in self._headers if h[0] not in given)]
             await send(message)
 
-        # Probes call by address; they learn nothing but whether Kafka answers.
-        is_probe = scope["path"] == "/healthz"
+        # Probes and Prometheus call by address; they learn nothing but whether Kafka answers, and counts.
+        is_probe = scope["path"] in ("/healthz", "/metrics")
         if self._hosts is not None and not is_probe and _host(scope) not in self._hosts:
             refusal = _problem(421, "this wall is not served under that name", "give --allow-host NAME")
             await refusal(scope, receive, guarded)
@@ -133,6 +136,7 @@ class _Pages:
         self._door = door
         # Threads are few, and operators' actions need some, too.
         self._drawing = asyncio.Semaphore(_DRAWN_AT_ONCE)
+        self._metrics = wall_metrics(door.hub, door.audit)
         self._files = {
             file.name: (file.read_bytes(), _TYPES[suffix])
             for file in (files("stream.wall") / "static").iterdir()
@@ -174,6 +178,10 @@ class _Pages:
             {"connected": wall.is_connected, "pages": self._door.hub.clients, "pages_dropped": self._door.hub.dropped},
             200 if wall.is_connected else 503,
         )
+
+    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+        page = generate_latest(self._metrics.registry)
+        return Response(page, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4, "cache-control": "no-store"})
 
     def _file(self, name: str, request: Request) -> Response:
         if name not in self._files:
@@ -238,7 +246,11 @@ class _Actions:
         address = _address(request)
         if not self._door.operators:
             raise HTTPException(403, "this wall is read-only: it was given no token")
-        self._limit(self._failures, address)
+        try:
+            self._limit(self._failures, address)
+        except HTTPException:
+            self._door.hub.too_many += 1
+            raise
         who = self._door.operators.who(request.headers.get("authorization"))
         if who is None:
             self._failures.count(address)

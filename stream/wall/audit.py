@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -27,12 +28,16 @@ class Audit:
     Args:
         file: created where it does not exist, readable by its owner alone; None: the log only.
 
+    Attributes:
+        counts: outcomes, by their first word.
+
     Raises:
         AuditError: it cannot be written.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self._file, self._lock = file, threading.Lock()
+        self.counts: Counter[str] = Counter()
         if file is not None:
             self._append(b"")
 
@@ -48,6 +53,8 @@ class Audit:
         Raises:
             AuditError: it cannot be written.
         """
+        with self._lock:
+            self.counts[outcome.partition(":")[0]] += 1
         line = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "who": who, "address": address}
         line |= {"outcome": outcome}
         # A warning: the command line logs nothing below.

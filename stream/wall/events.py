@@ -34,6 +34,8 @@ class Hub:
     def __init__(self, wall: Wall) -> None:
         self.wall = wall
         self.clients = self.dropped = 0
+        #: Tries of operators that were not looked at, because there were too many from their address.
+        self.too_many = 0
         self.is_closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()

@@ -54,6 +54,21 @@ class Changes:
     body: dict[str, Any] = field(hash=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The wall in numbers: ``scores`` and ``alerts`` that were taken in, ``unread`` ones that could not be,
+    ``skipped`` ones, ``behind_s``: how old the last score was when it was read."""
+
+    is_connected: bool
+    scores: int
+    alerts: int
+    unread: int
+    skipped: int
+    behind_s: float
+    streams: int
+    open_alerts: int
+
+
 class Wall:
     """Thread-safe: one thread feeds it, others ask.
 
@@ -87,7 +102,7 @@ class Wall:
         self._counted_s = monotonic()
         self._disconnected_ms: int | None = self._now_ms()
         self._no_room_s = {True: 0.0, False: 0.0}
-        self._behind_ms = self._unread = self._skipped = 0
+        self._behind_ms = self._unread = self._skipped = self._scores_read = self._alerts_read = 0
         self._problem = ""
 
     # -- fed by the reader --------------------------------------------------------------------------------------------
@@ -95,6 +110,7 @@ class Wall:
         """Take in a score record, written at ``written_ms`` since the epoch, that lies at ``place``."""
         with self._lock:
             self._revision += 1
+            self._scores_read += 1
             now_s = self._monotonic()
             self._behind_ms = max(0, self._now_ms() - written_ms)
             self._counts[0].add(record.stream)
@@ -110,6 +126,7 @@ class Wall:
         """Take in an alert record."""
         with self._lock:
             self._revision += 1
+            self._alerts_read += 1
             for stream in self._alerts.take(record, written_ms, self._revision):
                 view = self._streams.get(stream)
                 if view is not None:
@@ -205,6 +222,20 @@ class Wall:
     def is_connected(self) -> bool:
         """Whether Kafka answers."""
         return self._disconnected_ms is None
+
+    def figures(self) -> Figures:
+        """How it goes."""
+        with self._lock:
+            return Figures(
+                is_connected=self._disconnected_ms is None,
+                scores=self._scores_read,
+                alerts=self._alerts_read,
+                unread=self._unread,
+                skipped=self._skipped,
+                behind_s=self._behind_ms / 1e3,
+                streams=len(self._streams),
+                open_alerts=sum(view.is_open for view in self._alerts.views()),
+            )
 
     def changes(self, since: int | None) -> Changes:
         """What changed after a revision; all there is where that is None, unknown, or too long ago."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,11 +10,15 @@ from itertools import pairwise
 
 import pytest
 import records_made_up as made_up
+from prometheus_client.parser import text_string_to_metric_families
 
 from stream.broker.contract import TopicPartition, TopicSpec
 from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
 from stream.hooks import SIGNATURE_HEADER, Answer, Hooks, HookSettings, PayloadKind, verify
+from stream.hooks.figures import hook_metrics
 from stream.messages import AlertRecord, AlertState, encode
+from stream.metrics.processes import HOOKS
+from stream.probes import Door
 
 TOPIC, SECRET, NOW_S = "difffake.alerts", b"0123456789abcdef", 1_800_000_000.0
 OK, BUSY, NO = Answer(200, "OK"), Answer(503, "busy"), Answer(404, "no")
@@ -233,3 +238,42 @@ def test_the_face_goes_along_unless_it_is_not_wanted() -> None:
         one.send(alert(1))
         one.run(one.hooks())
         assert bool(json.loads(one.got[0][1])["alert"]["thumbnail_jpeg"]) is wanted
+
+
+def asked(door: Door, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(*door.address, timeout=20)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_what_became_of_alerts_is_told_to_prometheus(world: World) -> None:
+    world.answers = [OK, NO, *[BUSY] * 20]
+    world.send(b"not an alert", *(alert(number) for number in range(4)))
+    hooks = world.hooks()
+    with Door("127.0.0.1:0", hook_metrics(hooks)) as door:
+        assert asked(door, "/readyz")[0] == 503
+        world.run(hooks, steps=10)
+        assert asked(door, "/readyz")[0] == 200
+        told = {
+            (sample.name, *map(sample.labels.__getitem__, sorted(sample.labels))): sample.value
+            for family in text_string_to_metric_families(asked(door, "/metrics")[1])
+            for sample in family.samples
+        }
+        waited_s = world.now_s
+        hooks.stop()
+        assert asked(door, "/readyz")[0] == 503
+        end(hooks)
+    assert {name[0] for name in told if name[0].startswith("difffake_")} == set(HOOKS)
+    assert ("process_cpu_seconds_total",) in told
+    alerts = {name[1]: value for name, value in told.items() if name[0] == "difffake_hooks_alerts_total"}
+    assert alerts == {"delivered": 1, "refused": 1, "unreadable": 1, "given_up": 0, "expired": 0, "skipped": 0}
+    assert told["difffake_hooks_waiting_alerts",] == 2
+    assert told["difffake_hooks_attempts_total",] == 2 + told["difffake_hooks_retries_total",] > 2
+    assert told["difffake_hooks_lag_seconds",] == waited_s
+    assert NOW_S <= told["difffake_hooks_last_delivery_timestamp_seconds",] < NOW_S + waited_s
+    assert told["difffake_hooks_partitions_assigned",] == 2
+    assert told["difffake_hooks_http_requests_total", "503", "/readyz"] == 1

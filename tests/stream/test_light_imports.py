@@ -16,6 +16,7 @@ LIGHT = (
     "stream.operate",
     "stream.tail",
     "stream.hooks",
+    "stream.probes",
     "stream.wall.server",
     "stream.cli",
     "stream.commands_alerts",

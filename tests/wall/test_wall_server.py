@@ -15,11 +15,13 @@ import msgspec
 import numpy as np
 import pytest
 from certificates import Certificates, OpensslMissing
+from prometheus_client.parser import text_string_to_metric_families
 from wall_world import JPEG, TOKEN, TOPICS, alert, publish, score, served, until
 
 from stream.broker.contract import TopicPartition
 from stream.broker.memory import MemoryBroker
 from stream.messages import Command, CommandRecord, Status, decode_enrolment
+from stream.metrics.processes import WALL
 from stream.wall.access import Operators
 from stream.wall.audit import Audit
 from stream.wall.server import AddressError, WallServer, parse_address
@@ -125,7 +127,9 @@ class TestPages:
         assert " style=" not in page
         assert " onclick" not in page
 
-    @pytest.mark.parametrize("path", ["/", "/static/main.js", "/events-not", "/alerts/1/thumbnail", "/healthz"])
+    @pytest.mark.parametrize(
+        "path", ["/", "/static/main.js", "/events-not", "/alerts/1/thumbnail", "/healthz", "/metrics"]
+    )
     def test_every_answer_has_the_headers_that_keep_it_in(
         self, wall: tuple[WallServer, MemoryBroker], path: str
     ) -> None:
@@ -194,6 +198,7 @@ class TestPages:
             assert ask(server, "/", host="other.example")[0] == 421
             # Probes call by address.
             until(lambda: ask(server, "/healthz", host="10.1.2.3:8080")[0] == 200)
+            assert ask(server, "/metrics", host="10.1.2.3:8080")[0] == 200
 
     def test_health_is_whether_kafka_answers(self, wall: tuple[WallServer, MemoryBroker]) -> None:
         assert ask(wall[0], "/healthz")[0] == 200
@@ -372,6 +377,40 @@ class TestActions:
         lines = [msgspec.json.decode(line) for line in audit.read_bytes().splitlines()]
         assert [line["outcome"] for line in lines] == ["refused: no token"] * 10
         assert {line["address"] for line in lines} == {"127.0.0.1"}
+
+    def test_what_happens_is_counted_for_prometheus_without_a_stream_s_name(
+        self, acting: tuple[WallServer, MemoryBroker, Path]
+    ) -> None:
+        server, broker, _ = acting
+        assert ask(server, "/actions", "POST", body=self.FREEZE, **BEARER, **JSON)[0] == 200
+        broker.disconnect()
+        assert ask(server, "/actions", "POST", body=self.FREEZE, **BEARER, **JSON)[0] == 503
+        for number in range(11):
+            ask(server, "/operator", authorization=f"Bearer {number:032}")
+        with Page(server) as page:
+            page.event()
+            status, headers, body = ask(server, "/metrics")
+        broker.reconnect()
+        assert (status, headers["cache-control"]) == (200, "no-store")
+        told = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(body.decode())
+            for sample in family.samples
+        }
+        assert {name[0] for name in told if name[0].startswith("difffake_")} == set(WALL)
+        assert told.keys() >= {("process_resident_memory_bytes",)}
+        expected = {
+            ("difffake_wall_records_total", "score"): 1,
+            ("difffake_wall_records_total", "alert"): 1,
+            ("difffake_wall_streams",): 1,
+            ("difffake_wall_open_alerts",): 1,
+            ("difffake_wall_pages",): 1,
+            ("difffake_wall_actions_total", "sent"): 1,
+            ("difffake_wall_actions_total", "failed"): 1,
+            ("difffake_wall_logins_refused_total", "no_token"): 10,
+            ("difffake_wall_logins_refused_total", "too_many"): 1,
+        }
+        assert {name: told[name] for name in expected} == expected
 
     def test_what_an_operator_does_reaches_the_workers_and_the_audit(
         self, acting: tuple[WallServer, MemoryBroker, Path]
