@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import msgspec
+
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, headers
 from stream.bench.clock import Moment, Spent
@@ -64,8 +66,12 @@ def worked_off(
     gear: Gear = Gear.ANALYSE,
     threads: int = 0,
     batch: BatchSettings | None = None,
+    run: int | None = None,
 ) -> Saturated:
-    """Let a worker score the same footage as so many streams, ``loops`` times over."""
+    """Let a worker score the same footage as so many streams, ``loops`` times over; ``run``: see `PipelineSettings`."""
+    pipeline = PipelineSettings.for_cores(threads, batch or BatchSettings())
+    if run is not None:
+        pipeline = msgspec.structs.replace(pipeline, run=run)
     broker = MemoryBroker()
     broker.ensure_topics([TopicSpec(TOPIC, 8)])
     producer = broker.plain_producer()
@@ -79,7 +85,7 @@ def worked_off(
         group="bench",
         topics=Topics.under("bench"),
         poll_timeout_s=0.01,
-        pipeline=PipelineSettings.for_cores(threads, batch or BatchSettings()),
+        pipeline=pipeline,
     )
     # Suspicion must not change how much there is to do.
     decoding, gears = DecodeSettings(fps=fps, scrutinise_fps=fps), GearSettings(base=gear)
