@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -77,6 +78,39 @@ def make(models: LiveModels, clips: dict[str, Path], records: list[Record], stre
     return world
 
 
+class Traced:
+    """Remembers how each record ended."""
+
+    headers = ()
+
+    def __init__(self, ended: list[tuple[int, str]], offset: int) -> None:
+        self._ended, self._offset = ended, offset
+
+    def decoded(self, seconds: float) -> None:
+        assert seconds > 0
+
+    def scoring(self) -> None: ...
+
+    def scored(self) -> None: ...
+
+    def end(self, outcome: str, *_: object) -> None:
+        self._ended.append((self._offset, outcome))
+
+
+class Tracer:
+    """Traces every record."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[int, str]] = []
+
+    def begin(self, record: Record) -> Traced:
+        return Traced(self.ended, record.offset)
+
+    def commit(self, traces: Sequence[object]) -> AbstractContextManager[None]:
+        assert traces
+        return nullcontext()
+
+
 def done(world: World, settings: WorkerSettings) -> World:
     world.drain(world.worker(settings=settings))
     return world
@@ -116,10 +150,12 @@ def test_each_record_is_settled_once_with_its_own_outcome(
         real(self, stream, outcome, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Teller, "finish", finish)
-    world = make(models, clips, units)
+    world, tracer = make(models, clips, units), Tracer()
     worker = world.worker(settings=RUNS)
+    worker._tracing = tracer
     world.drain(worker)
     assert told == list(range(len(units)))
+    assert tracer.ended == [(offset, "done") for offset in told]
     frames = {s.source.offset for s in world.scores()}
     nothing = worker.counts["records:nothing_due"] + worker.counts["records:no_picture_yet"]
     assert worker.counts["records"] == len(units) == nothing + len(frames)
