@@ -40,7 +40,8 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         ahead: frames of a record that may be decoded and wait for the networks.
         part: frames of a record that are handed over together; a record with more is handed over in parts.
         run, run_bytes: waiting records of a stream that are taken in one go, and how large they may be together.
-        run_s: decoding for so long ends a run: its thread is for other streams, too.
+        run_s: decoding for so long ends a run: its thread is for other streams, too. Processor time, or runs would be
+            shortest where the machine is busiest.
         batch: of the networks.
     """
 
@@ -139,21 +140,19 @@ class Job:
         """Decode up to the next frame; None where the run ends without one more.
 
         Args:
-            run_s: no record is begun after so long without a frame.
+            run_s: of the processor; no record is begun after so long without a frame.
         """
-        spent_s = 0.0
+        until_s = time.thread_time() + run_s
         while not self._cancelled:
             began_s = time.perf_counter()
             try:
                 frame = next(self._begin() if self._frames is None else self._frames, None)
             finally:
-                took_s = time.perf_counter() - began_s
-                self.decodings[-1].decode_s += took_s
-            spent_s += took_s
+                self.decodings[-1].decode_s += time.perf_counter() - began_s
             if frame is not None:
                 self._gives = True
                 return frame
-            if self._gives or spent_s > run_s or len(self.decodings) == len(self.payloads):
+            if self._gives or len(self.decodings) == len(self.payloads) or time.thread_time() >= until_s:
                 break
             self.decodings[-1].after = self.decoder.state()
             self._frames = None
