@@ -57,6 +57,11 @@ class Judged:
         ]
         return Judged(tuple(self.clips[i] for i in rows), tuple(self.scores[i] for i in rows), self.names)
 
+    def videos(self) -> Judged:
+        """The clips of more than one face: a picture gives no more."""
+        rows = [i for i, clip in enumerate(self.clips) if len(clip.features) > 1]
+        return Judged(tuple(self.clips[i] for i in rows), tuple(self.scores[i] for i in rows), self.names)
+
     @property
     def variants(self) -> tuple[str, ...]:
         """How the footage was delivered, in the order in which it was looked at."""

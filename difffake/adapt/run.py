@@ -98,12 +98,14 @@ def adapt(
     old = _without_heads(detector.bundle)
     judged = judge(old, clips, anchors, fits)
     resampling = Resampling(settings.draws)
+    # Heads that do not read pictures must not take from pictures how real faces score.
+    calibrating = judged if settings.stills or not _enough_people(judged.videos()) else judged.videos()
     candidate = chosen[ARTIFACT]
     pseudo = pseudo_figures(judged)
-    transfer = {"artifact": _artifact(old, clips, judged, candidate, recipe, resampling, tell)}
-    if anchor := _anchor(old, judged, pseudo, resampling):
+    transfer = {"artifact": _artifact(old, clips, judged, calibrating, candidate, recipe, resampling, tell)}
+    if anchor := _anchor(old, judged, calibrating, pseudo, resampling):
         transfer["anchor"] = anchor
-    calibrations = _calibrations(judged)
+    calibrations = _calibrations(calibrating)
     stands = {
         evidence: found.score
         for evidence, found in transfer.items()
@@ -187,6 +189,7 @@ def _artifact(
     bundle: Bundle,
     clips: Sequence[LabelledClip],
     judged: Judged,
+    calibrating: Judged,
     candidate: Candidate,
     recipe: Recipe,
     resampling: Resampling,
@@ -219,16 +222,16 @@ def _artifact(
         families=next(iter(sources.values()), {}),
         families_are_unseen=True,
         across=_sources(judged) > 1,
-        false_windows=_false_windows(judged, SUPERVISED),
+        false_windows=_false_windows(calibrating, SUPERVISED),
     )
 
 
 def _anchor(
-    bundle: Bundle, judged: Judged, pseudo: dict[str, dict[str, float]], resampling: Resampling
+    bundle: Bundle, judged: Judged, calibrating: Judged, pseudo: dict[str, dict[str, float]], resampling: Resampling
 ) -> Transfer | None:
     """The better of the heads' two readings of `anchor` against the one so far; None where neither can be judged."""
     baseline = bundle.manifest.evidence.get("anchor")
-    candidates = [name for name in (MINUS_ANCHOR, OF_DIFFERENCE) if _can_be_calibrated(judged, name)]
+    candidates = [name for name in (MINUS_ANCHOR, OF_DIFFERENCE) if _can_be_calibrated(calibrating, name)]
     if baseline is None or not candidates:
         return None
 
@@ -248,8 +251,12 @@ def _anchor(
         families={family: (pseudo[best][family], pseudo[baseline][family]) for family in shared},
         families_are_unseen=False,
         across=_sources(judged) > 1,
-        false_windows=_false_windows(judged, best),
+        false_windows=_false_windows(calibrating, best),
     )
+
+
+def _enough_people(judged: Judged) -> bool:
+    return len({clip.item.person for clip in judged.clips if not clip.is_fake}) >= MIN_PEOPLE
 
 
 def _sources(judged: Judged) -> int:
@@ -257,9 +264,13 @@ def _sources(judged: Judged) -> int:
 
 
 def _false_windows(judged: Judged, name: str) -> float:
-    """Share of genuine 5 s windows of the footage below p = .05, by a calibration without their person."""
+    """Share of genuine 5 s windows below p = .05, by a head and a calibration without their person.
+
+    Of all videos, also those that pseudo-fakes were made from: the genuine side of the footage resembles the lesson.
+    """
     values, people = real_scores(judged, name)
-    label, person, scores = judged.of(FOOTAGE).rows(Level.WINDOW_5S)
+    videos = judged.videos()
+    label, person, scores = (videos if _enough_people(videos) else judged).rows(Level.WINDOW_5S)
     genuine = (label == 0) & np.isfinite(scores[name])
     shares = []
     for one in np.unique(person[genuine]):

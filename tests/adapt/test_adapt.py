@@ -10,12 +10,15 @@ import pytest
 from colours import ColourDetector, colour_bundle, write_video
 
 from difffake.adapt import AdaptReport, AdaptSettings, Use, adapt, to_json, to_markdown, write
+from difffake.adapt.clips import AS_RECORDED, PSEUDO_FAKES, LabelledClip
 from difffake.adapt.cross import Recipe
 from difffake.adapt.heads import Candidate
 from difffake.adapt.listing import list_labelled
 from difffake.bundle import Bundle
 from difffake.errors import DataError
 from difffake.evaluation import EvaluationSettings, Layout, Level, evaluate
+from difffake.evaluation.features import Features
+from difffake.evaluation.layouts import FAKE, REAL, Item
 from difffake.scoring import Scorer
 
 PEOPLE = 12
@@ -104,6 +107,45 @@ def test_p_values_come_from_people_that_the_head_has_not_seen(adapted: AdaptRepo
     calibration = adapted.bundle.calibrations["supervised"]
     assert calibration.people == PEOPLE
     assert adapted.transfer["artifact"].false_windows < 0.2
+
+
+def lent(people: int, faces: int, kind: str, shift: float) -> list[LabelledClip]:
+    """People of a store, real and as a pseudo-fake; real ones lie ``shift`` towards the fakes of the footage."""
+    rng = np.random.default_rng(faces)
+    found = []
+    for person in range(people):
+        own = np.array([4.9, 4.9, 4.9]) + rng.normal(0, 0.3, 3) + shift * np.array([0.0, -0.5, 1.8])
+        for family in ("", "mouth"):
+            embedding = (own + (1.0 if family else 0.0) + rng.normal(0, 0.05, (faces, 3))).astype(np.float32)
+            nothing = np.zeros(faces, np.int64)
+            features = Features(
+                np.arange(faces) / 4, nothing, nothing, np.zeros(faces, np.float32), embedding, embedding[:, 0],
+                np.zeros((faces, 0), np.float32), faces, faces,
+            )  # fmt: skip
+            name = f"{kind} {person}"
+            item = Item(Path(), FAKE if family else REAL, name, f"{name} {family}", pair=name, method=family)
+            found.append(LabelledClip(item, name, family, AS_RECORDED, PSEUDO_FAKES, features))
+    return found
+
+
+def test_a_head_that_reads_no_pictures_is_calibrated_on_none(folders: Path, tmp_path: Path) -> None:
+    detector = ColourDetector(colour_bundle(tmp_path / "before"))
+    photos = lent(20, 1, "photo", 0.0)
+    asked = settings(folders, tmp_path / "cache", crfs=())
+    video = adapt(asked, detector, tmp_path / "video", photos).bundle.calibrations["supervised"]
+    assert video.people == PEOPLE
+    both = adapt(settings(folders, tmp_path / "cache", crfs=(), stills=True), detector, tmp_path / "both", photos)
+    assert both.bundle.calibrations["supervised"].people == PEOPLE + 20
+
+
+def test_genuine_clips_unlike_the_footage_count_among_the_false_alarms(folders: Path, tmp_path: Path) -> None:
+    detector = ColourDetector(colour_bundle(tmp_path / "before"))
+    # Photos hide, in the calibration of a head that reads them, that clips lie near to the fakes.
+    more = lent(60, 1, "photo", 0.0) + lent(8, 24, "clip", 0.7)
+    asked = settings(folders, tmp_path / "cache", crfs=(), stills=True)
+    report = adapt(asked, detector, tmp_path / "after", more)
+    assert any("genuine windows" in reason for reason in report.transfer["artifact"].reasons_against)
+    assert report.stands.get("artifact") is None
 
 
 def test_adapting_again_starts_from_what_was_there_before(adapted: AdaptReport, folders: Path, tmp_path: Path) -> None:
