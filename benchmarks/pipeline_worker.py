@@ -18,7 +18,7 @@ import structlog
 from difffake.faces.runtime import DetectorRuntime
 from difffake.networks import EngineChoice
 from engines.choose import EngineKind
-from stream.allocator import bound_arenas
+from stream.allocator import bound_heaps
 from stream.batcher import BatchSettings
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.decode import DecodeSettings, Gear
@@ -45,7 +45,7 @@ def main() -> None:
         overload=Overload(given.get("overload", "wait")),
         pipeline=PipelineSettings.for_cores(given.get("threads", 0), BatchSettings(size=given.get("batch", 8))),
     )
-    bound_arenas(settings.pipeline.decode_threads)
+    bound_heaps(settings.pipeline.decode_threads)
     decode = DecodeSettings(fps=given["fps"], scrutinise_fps=given["fps"])
     gears = GearSettings(base=Gear(given["gear"]))
     broker = KafkaBroker(KafkaSettings(bootstrap_servers=given["bootstrap"]))

@@ -20,7 +20,7 @@ from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
 from engines.choose import EngineKind
 from stream.alerts import AlertSettings
-from stream.allocator import bound_arenas
+from stream.allocator import bound_heaps
 from stream.batcher import BatchSettings
 from stream.decode import DecodeSettings, Gear
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, HwaccelOption, engine_choice
@@ -140,7 +140,7 @@ def work(
         gears = GearSettings(base=Gear(gear.value))
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
-    bound_arenas(settings.pipeline.decode_threads)
+    bound_heaps(settings.pipeline.decode_threads)
     hardware.check(hwaccel)
     metrics = Metrics(settings.metrics, Health(live_timeout))
     with contextlib.ExitStack() as stack:
