@@ -30,7 +30,7 @@ from difffake.training.loop import train
 from difffake.training.settings import TrainSettings
 from difffake.training.split import Split, bank_of, split_people
 from difffake.training.store import CropStore
-from difffake.training.validation import Validation
+from difffake.training.validation import HeldOutFakes, Validation
 
 OLD = {"self_blend_global": 0.15, "self_blend_local": 0.15, "cross_swap": 0.35, "decoder": 0.25, "mouth_resynth": 0.10}
 ALL = {name: family.share for name, family in FAMILIES.items()}
@@ -95,6 +95,7 @@ def main() -> None:
     table = asked.out / "ablation.json"
     rows = msgspec.json.decode(table.read_bytes(), type=list[Row]) if table.exists() else []
     judge = _Judge(store, split, asked.threads)
+    held_out: dict[int, HeldOutFakes] = {}
     for name in asked.only:
         done = {row.name: row for row in rows}
         folder = asked.out / name.replace(" ", "_").replace(",", "")
@@ -110,7 +111,11 @@ def main() -> None:
                 },
                 TrainSettings,
             )  # fmt: skip
-            result = train(settings, store, folder, split=split)
+            side = settings.side_px
+            if side not in held_out:  # half of what a run costs, and the same for all
+                people = bank_of(store, split.validate)
+                held_out[side] = HeldOutFakes.make(people, store.is_video[split.validate], settings)
+            result = train(settings, store, folder, split=split, held_out=held_out[side])
             if result.interrupted or result.validation is None:
                 break
             trained_on = [family for family, share in families.items() if share]

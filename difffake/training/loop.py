@@ -72,6 +72,7 @@ def train(
     out_dir: Path,
     *,
     split: Split | None = None,
+    held_out: HeldOutFakes | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
 ) -> TrainResult:
     """Train an extractor, or go on where an earlier call with the same ``out_dir`` was stopped.
@@ -85,6 +86,7 @@ def train(
         store: crops of many people.
         out_dir: the run's folder.
         split: who trains and who validates; `split_people` with the settings' seed if not given.
+        held_out: fakes of those who validate, made before for another run; made anew if not given.
         progress: called after every step.
 
     Raises:
@@ -107,7 +109,8 @@ def train(
         if fresh and settings.start:
             begin_with(state, Path(settings.start), store, split.train, settings)
         batches = _batches(store, split.train, settings)
-        held_out = HeldOutFakes.make(bank_of(store, split.validate), store.is_video[split.validate], settings)
+        if held_out is None:
+            held_out = HeldOutFakes.make(bank_of(store, split.validate), store.is_video[split.validate], settings)
         (out_dir / "settings.json").write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
         run = _Run(settings, state, held_out, out_dir, device, RunLog(out_dir / "log.jsonl", state.step))
         return run.go(batches, stop, progress)
