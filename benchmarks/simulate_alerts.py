@@ -160,7 +160,7 @@ def judged(
 #: What it is, correlation from second to second, the person's own share of the variance.
 _ASSUMED = (
     ("every second says something new", 0.0, 0.0),
-    ("correlation of neighbouring seconds .1, the largest measured", 0.1, 0.0),
+    ("correlation of neighbouring seconds .1", 0.1, 0.0),
     ("correlation of neighbouring seconds .5", 0.5, 0.0),
     ("correlation of neighbouring seconds .9", 0.9, 0.0),
     ("correlation .1; a tenth of the variance is the person's own", 0.1, 0.1),
