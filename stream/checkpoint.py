@@ -48,12 +48,14 @@ class Restored:
 
     Args:
         next_offset: the first input offset whose outputs are not out yet; None for a partition never worked on.
-        streams: the last state of each of its streams.
+        streams: the last state of each of its streams, in the order in which they were written.
+        written_s: when that was, s since the epoch.
         damaged: streams whose state cannot be read, and why; they begin anew.
     """
 
     next_offset: int | None = None
     streams: dict[str, StateRecord] = field(default_factory=dict)
+    written_s: dict[str, float] = field(default_factory=dict)
     damaged: dict[str, MessageError] = field(default_factory=dict)
 
     @property
@@ -81,8 +83,8 @@ def restore(reader: Reader, topics: Topics, state_partitions: int, source: Topic
         if key is None or (key.topic, key.partition) != source:
             continue
         if key.stream is not None:
-            found.streams.pop(key.stream, None)
-            found.damaged.pop(key.stream, None)
+            for table in (found.streams, found.written_s, found.damaged):
+                table.pop(key.stream, None)
         if record.value is None:
             continue
         try:
@@ -96,7 +98,8 @@ def restore(reader: Reader, topics: Topics, state_partitions: int, source: Topic
             next_offset = state.next_offset
         else:
             found.streams[state.stream] = state
-    return Restored(next_offset, found.streams, found.damaged)
+            found.written_s[state.stream] = time.time() if record.timestamp_ms < 0 else record.timestamp_ms / 1e3
+    return Restored(next_offset, found.streams, found.written_s, found.damaged)
 
 
 def _key(record: Record) -> StateKey | None:
@@ -168,7 +171,11 @@ class Checkpoint:
         self._add(_Output(self._topics.deadletters, letter.key, letter.value, letter.headers, letter=True))
 
     def commit(
-        self, states: Iterable[StateRecord], done: dict[TopicPartition, int], resume: dict[TopicPartition, int]
+        self,
+        states: Iterable[StateRecord],
+        done: dict[TopicPartition, int],
+        resume: dict[TopicPartition, int],
+        gone: Iterable[StateKey] = (),
     ) -> None:
         """Make all outputs since the last commit visible, with the state that belongs to them.
 
@@ -176,6 +183,7 @@ class Checkpoint:
             states: of the streams that changed.
             done: first unfinished offset of the input partitions that moved.
             resume: the offsets to commit for them: never past a key frame still needed.
+            gone: streams whose state is deleted.
 
         Raises:
             StaleGroupError, FencedError, BrokerError: nothing was written, see `stream.broker.contract.Producer`.
@@ -190,6 +198,8 @@ class Checkpoint:
                 self._write(output)
             for state in states:
                 self._send_state(state.partition, state.key, encode(state))
+            for key in gone:
+                self._send_state(key.partition, key.encode(), None)
             for source, offset in done.items():
                 record = PartitionRecord(topic=source.topic, partition=source.partition, next_offset=offset)
                 self._send_state(source.partition, record.key, encode(record))
@@ -215,7 +225,7 @@ class Checkpoint:
                 raise
             self._producer.send(output.topic, key=output.key, value=None, headers=output.headers)
 
-    def _send_state(self, partition: int, key: bytes, value: bytes) -> None:
+    def _send_state(self, partition: int, key: bytes, value: bytes | None) -> None:
         self._producer.send(self._topics.state, key=key, value=value, partition=partition % self._state_partitions)
 
     def _add(self, output: _Output) -> None:

@@ -101,6 +101,9 @@ def work(
             "--traces", envvar=TRACES_ENV, help="OpenTelemetry, sent to OTEL_EXPORTER_OTLP_ENDPOINT (extra otel)."
         ),
     ] = False,
+    forget_after: Annotated[
+        float, typer.Option(help="Days of silence after which a stream's state is deleted; its enrolments stay.")
+    ] = 7.0,
     idle_exit: Annotated[float | None, typer.Option(help="Leave after so many seconds without a record.")] = None,
     http: Annotated[
         str | None,
@@ -131,6 +134,7 @@ def work(
             overload=overload,
             max_age_s=max_age,
             drain_timeout_s=drain_timeout,
+            forget_s=forget_after * 86400,
             metrics=MetricsSettings(max_stream_series=max_stream_series),
             pipeline=PipelineSettings.for_cores(threads, BatchSettings(size=batch, deadline_s=batch_deadline)),
         )

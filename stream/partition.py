@@ -16,11 +16,13 @@ from stream.checkpoint import Restored
 from stream.decode import DecoderState, DecodeSettings, StreamDecoder
 from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
-from stream.messages import StateRecord
+from stream.messages import StateKey, StateRecord
 from stream.messages.codec import MessageError
 from stream.metrics.coverage import Coverage
 
 MAX_STREAM_ID_BYTES = 1024
+#: States deleted in one commit: a transaction must not grow with how long a worker was away.
+MAX_GOING = 1000
 
 
 class _Evidence(msgspec.Struct, frozen=True, array_like=True):
@@ -129,6 +131,9 @@ class Partition:
         self._models, self._settings = models, settings
         self._rarity = Rarity.of(models.bundle)
         self._stored = restored.streams
+        #: When the state of each was written, s since the epoch, the longest ago first.
+        self._written_s = restored.written_s
+        self._going: list[str] = []
         self._streams: dict[str, StreamState] = {}
         #: Stored streams with an open alert, and since when nothing was heard of them here.
         self._alarmed = {name: time.monotonic() for name, state in self._stored.items() if _has_open_alert(state)}
@@ -265,13 +270,33 @@ class Partition:
             if stream.dirty:
                 if not stream.in_parts:
                     self._stored[stream.name] = self._state_of(stream)
+                self._written_s.pop(stream.name, None)
+                self._written_s[stream.name] = time.time()
                 yield self._stored[stream.name]
 
-    def committed(self) -> None:
-        """All that was dirty is safe now."""
+    def outdated(self, before_s: float, busy: set[str]) -> list[StateKey]:
+        """The states to be deleted with the next commit: of streams whose state was last written before then, s since
+        the epoch, that are not busy and have no alert open. There are `MAX_GOING` of them at most."""
+        self._going = []
+        for name, written_s in self._written_s.items():
+            if written_s >= before_s or len(self._going) >= MAX_GOING:
+                break
+            stream = self._streams.get(name)
+            is_open = name in self._alarmed if stream is None else stream.dirty or stream.alerts.is_open
+            if not (is_open or name in busy or self._stored[name].next_offset > self.next_offset):
+                self._going.append(name)
+        return [StateKey(self.source.topic, self.source.partition, name) for name in self._going]
+
+    def committed(self) -> int:
+        """All that was dirty is safe now, and what was outdated is gone; returns of how many streams."""
         self.moved = False
         for stream in self._streams.values():
             stream.dirty = False
+        gone, self._going = self._going, []
+        for name in gone:
+            for table in (self._stored, self._written_s, self._streams):
+                table.pop(name, None)
+        return len(gone)
 
     def put_away(self, count: int, busy: set[str]) -> int:
         """Keep up to ``count`` streams that are not busy as bytes only, the longest unseen first; returns how many."""

@@ -41,6 +41,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         live_streams: streams kept ready; others are kept as their state's bytes until their next record.
         enrolments_s: how often the enrolments topic is looked at.
         idle_s: a stream of access units that sends nothing for so long no longer holds the committed offset back.
+        forget_s: the state of a stream that sends nothing for so long is deleted: whoever uses its name later begins
+            anew, with its enrolments. Ids that are made anew for every broadcast would else fill memory and topic.
         close_s: longest wait for the group when the worker leaves it of itself.
         drain_timeout_s: after `Worker.stop` everything is over within so long: what is in progress is finished or given
             back, committed, and the group left. Less than what a supervisor waits before it kills (Kubernetes: 30 s).
@@ -66,6 +68,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     live_streams: int = 512
     enrolments_s: float = 1.0
     idle_s: float = 60.0
+    forget_s: float = 7 * 86400.0
     close_s: float = 15.0
     drain_timeout_s: float = 25.0
     metrics: MetricsSettings = MetricsSettings()

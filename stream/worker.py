@@ -485,6 +485,7 @@ class Worker:
             return
         parts = [p for p in self._partitions.values() if p.moved or p.has_dirty]
         now, began_s = time.monotonic(), time.perf_counter()
+        outdated_s = time.time() - self.settings.forget_s
         for part in parts:
             part.let_go_of_idle(now - self.settings.idle_s, self._settling.busy_in(part))
         try:
@@ -493,6 +494,7 @@ class Worker:
                     (state for part in parts for state in part.dirty_states()),
                     {part.source: part.next_offset for part in parts},
                     {part.source: part.resume_offset for part in parts},
+                    [key for part in parts for key in part.outdated(outdated_s, self._settling.busy_in(part))],
                 )
         except (FencedError, BrokerUnavailableError) as error:
             self._metrics.failed(error)
@@ -510,8 +512,9 @@ class Worker:
         self._settling.traces.clear()
         self.counts["commits"] += 1
         self._metrics.committed(time.perf_counter() - began_s)
-        for part in parts:
-            part.committed()
+        if gone := sum([part.committed() for part in parts]):
+            self.counts["forgotten"] += gone
+            log.info("forgotten", streams=gone, silent_s=self.settings.forget_s)
         live = sum(part.live_count for part in self._partitions.values())
         for part in self._partitions.values():
             live -= part.put_away(live - self.settings.live_streams, self._settling.busy_in(part))

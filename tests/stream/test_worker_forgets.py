@@ -1,0 +1,101 @@
+"""States of streams that send nothing any more are deleted: ids that are made anew for every broadcast fill nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tiny import write_tiny_bundle
+from worker_world import ALERTS, LIVE, SETTINGS, World
+
+from stream.broker.contract import TopicPartition
+from stream.checkpoint import restore
+from stream.live import LiveModels
+from stream.messages import AlertState, StateKey, Status
+from stream.topics import Topics
+
+#: Every state is old at once; never is one.
+AT_ONCE = msgspec.structs.replace(SETTINGS, forget_s=1e-6)
+NEVER = msgspec.structs.replace(SETTINGS, forget_s=3600.0)
+QUIET = msgspec.structs.replace(ALERTS, budget_per_day=1e-9)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveModels]:
+    path = write_tiny_bundle(tmp_path_factory.mktemp("forgets") / "tiny", identity=True).path
+    with LiveModels.load(path, LIVE) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def world(models: LiveModels, clips: dict[str, Path]) -> World:
+    """Two streams are worked on by a worker that forgets nothing."""
+    world = World(models, clips)
+    world.publish(streams=("a", "b"))
+    world.drain(world.worker(QUIET, NEVER))
+    return world
+
+
+def kept(world: World) -> dict[str, list[bytes | None]]:
+    """Stream -> what the state topic says of it, one after the other."""
+    found: dict[str, list[bytes | None]] = {}
+    for record in world.records("difffake.state"):
+        key = StateKey.parse(record.key)
+        if key.stream is not None:
+            found.setdefault(key.stream, []).append(record.value)
+    return found
+
+
+def restored(world: World) -> set[str]:
+    topics, reader = Topics(), world.broker.reader()
+    partitions = [TopicPartition("video.in", number) for number in range(2)]
+    states = world.broker.partitions(topics.state)
+    return {name for one in partitions for name in restore(reader, topics, states, one).streams}
+
+
+def test_a_stream_that_is_silent_for_long_enough_is_forgotten(world: World) -> None:
+    assert restored(world) == {"a", "b"}
+    world.publish(streams=("c",))
+    worker = world.worker(QUIET, AT_ONCE)
+    world.drain(worker)
+    gone = {name for name, values in kept(world).items() if values[-1] is None}
+    # Those of the partition that something was committed for; the others when there is something to commit.
+    assert gone
+    assert worker.counts["forgotten"] >= len(gone)
+    assert restored(world) == {"a", "b", "c"} - gone
+
+
+def test_a_stream_is_kept_while_its_time_has_not_come(world: World) -> None:
+    world.publish(streams=("c",))
+    worker = world.worker(QUIET, NEVER)
+    world.drain(worker)
+    assert worker.counts["forgotten"] == 0
+    assert restored(world) == {"a", "b", "c"}
+
+
+def test_who_comes_back_begins_anew_and_is_scored_once(world: World) -> None:
+    before = len([s for s in world.scores() if s.stream == "a"])
+    for stream in ("c", "d", "e", "f"):  # something to commit in either partition
+        world.publish(streams=(stream,))
+    world.drain(world.worker(QUIET, AT_ONCE))
+    assert "a" not in restored(world)
+    world.publish(streams=("a",))
+    world.drain(world.worker(QUIET, NEVER))
+    again = [s for s in world.scores() if s.stream == "a"][before:]
+    assert len(again) == before
+    assert again[0].status is Status.WARMING_UP
+    assert "a" in restored(world)
+
+
+def test_an_open_alert_keeps_its_stream(models: LiveModels, clips: dict[str, Path]) -> None:
+    world = World(models, clips)
+    world.publish(streams=("a",))
+    world.drain(world.worker(ALERTS, NEVER))
+    assert [alert for alert in world.alerts() if alert.stream == "a"]
+    is_open = world.alerts()[-1].state is not AlertState.CLOSED
+    for stream in ("c", "d", "e", "f"):
+        world.publish(streams=(stream,))
+    world.drain(world.worker(QUIET, AT_ONCE))
+    assert ("a" in restored(world)) is is_open is True
