@@ -312,7 +312,7 @@ def live(bench: Bench) -> dict[str, Any]:
                     cost = 0.5
                 most, tried = search(
                     int(0.95 / cost),
-                    bench.plan.probes,
+                    bench.plan.probes if size == "720p" else max(1, bench.plan.probes - 1),
                     lambda count, source=source, gear=gear: probe(  # type: ignore[misc]
                         bench, source, count, gear=gear, seconds=bench.plan.live_s
                     ),
