@@ -347,7 +347,7 @@ def backlog(
     """Publish everything, then let ``count`` workers work it off. From commit to commit, as its readers see them."""
     speed = 1000.0
     seconds = loops * source.length_ns / 1e9
-    given = {"bootstrap": bootstrap, "topic": f"{name}.in", "group": name, "commit_s": 0.5, "fps": 2.0,
+    given = {"bootstrap": bootstrap, "topic": f"{name}.in", "group": name, "commit_s": 1.0, "fps": 2.0,
              "gear": "analyse"} | more  # fmt: skip
     published = [Stream(f"s{i:03d}", source, i, speed, loops=loops) for i in range(streams)]
     expected = streams * seconds * given["fps"]

@@ -37,7 +37,7 @@ def headline(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if part := parts.get("user_loop"):
         say("vs_user_loop", "user_loop", part["ratio"], "frames/s in memory over those of pipeline_user_loop.py")
         say("vs_user_loop_cpu", "user_loop", part["cpu_ratio"], "CPU a frame of the user's loop over ours")
-        for case in part["cases"][1:]:
+        for case in part.get("cases", [])[1:]:
             name = f"vs_user_loop_{case['size']}_{case['fps']:g}fps"
             say(name, "user_loop", case["ratio"], f"the same at {case['size']}, {case['fps']:g} frames a second")
     for row in parts.get("live", {}).get("rows", []):
@@ -124,14 +124,14 @@ def _user_loop(part: dict[str, Any]) -> list[str]:
         f"| {case['size']} | {case['fps']:g} | {case['user_fps']:.2f} ({case['user_faces']:.2f}) "
         f"| {case['pipeline_fps']:.1f} ({case['pipeline_faces']:.2f}) "
         f"| {case['ratio']:.1f}x | {case['cpu_ratio']:.1f}x |"
-        for case in part["cases"]
+        for case in part.get("cases", [])
     ]
 
 
 def _live(part: dict[str, Any]) -> list[str]:
     lines = [
         "Latency runs from the record's timestamp (when it was published: a segment when its last picture is there) to",
-        "the score in the hands of a reader of committed records. Commits every 0.2 s. `by CPU`: what the cheapest",
+        "the score in the hands of a reader of committed records. Commits every 0.4 s. `by CPU`: what the cheapest",
         "probe's CPU would allow.",
         "",
         "| size | gear | form | streams a core | by CPU | probes (streams: p50 / p95 / p99 s, coverage) |",

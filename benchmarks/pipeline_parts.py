@@ -257,7 +257,7 @@ def probe(bench: Bench, source: Footage, count: int, *, gear: str = "analyse", s
 
 def _given(bench: Bench, name: str, **more: Any) -> dict[str, Any]:
     return {
-        "bootstrap": bench.node.bootstrap, "topic": f"{name}.in", "group": name, "commit_s": 0.2, "fps": FPS,
+        "bootstrap": bench.node.bootstrap, "topic": f"{name}.in", "group": name, "commit_s": 0.4, "fps": FPS,
         "gear": "analyse", "cpus": [bench.core],
     } | bench.runtimes | more  # fmt: skip
 
