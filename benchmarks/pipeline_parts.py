@@ -46,8 +46,9 @@ SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 _GUESS = {"360p": 0.75, "720p": 1.0, "1080p": 1.6}
 #: The goal of live mode: 95 % of the scores can be read so soon after their record was published.
 P95_S = 1.0
-#: Of the scores that were due, so many must have come: a stream that is not looked at has no latency.
-COVERAGE = 0.98
+#: Of the scores that were due, so many must have come: a stream that is not looked at has no latency. They come in
+#: commits, so that the ends of what is measured are worth up to 2 %.
+COVERAGE = 0.97
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Plan:
     batches: tuple[int, ...] = BATCHES
     user_s: float = 20.0
     user_cases: tuple[tuple[str, float], ...] = (("720p", FPS), ("720p", 10.0), ("1080p", FPS), ("1080p", 10.0))
-    live_s: float = 15.0
+    live_s: float = 20.0  # a multiple of the time between two key frames
     probes: int = 4
     sizes: tuple[str, ...] = ("720p",)
     scaling_streams: tuple[int, ...] = (1, 16, 32)
