@@ -281,7 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
     settings, rng = _settings(options), np.random.default_rng(options.seed)
     with Detector.load(options.bundle, ScanSettings(threads=options.threads)) as detector:
         footage = Footage(detector, options.cache)
-        constants = fitted(footage.real(setting, people), footage.other_encode(setting, people, _OTHER))
+        known = footage.real(setting, people)
+        constants = fitted(known, footage.other_encode(setting, people, _OTHER))
         if options.fit:
             print(json.dumps(constants, indent=1))
             return
@@ -303,6 +304,12 @@ def main(arguments: list[str] | None = None) -> None:
     for condition, stretches in bent.items():
         about = {"footage": "judging clips", "condition": condition, "seconds": _seconds(stretches)}
         rows += [about | row for row in judged(stretches, settings, options.days, rng)]
+    # They judge nothing, but they are genuine, too; with numbers of their own, so that the others' stay.
+    own = np.random.default_rng(options.seed)
+    for condition in dict.fromkeys(s.condition for s in known):
+        chosen = [s for s in known if s.condition == condition]
+        about = {"footage": "clips that set the constants", "condition": condition, "seconds": _seconds(chosen)}
+        rows += [about | row for row in judged(chosen, settings, options.days, own)]
     times = []
     for source, stretches in swaps.items():
         for condition in dict.fromkeys(s.condition for s in stretches):
