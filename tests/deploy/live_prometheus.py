@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes a real worker: the deployment's configuration, rules included, at a faster pace."""
+"""A real Prometheus that scrapes real processes: the deployment's configuration, rules included, at a faster pace."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _PATIENCE_S = 120.0
 
 
 class Prometheus:
-    """A server of its own on a free port, scraping one worker twice a second; use as a context manager."""
+    """A server of its own on a free port, scraping each target twice a second; use as a context manager."""
 
-    def __init__(self, folder: Path, programs: Path, target: str) -> None:
+    def __init__(self, folder: Path, programs: Path, *targets: str) -> None:
         config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
         config["rule_files"] = [str(DEPLOY / "prometheus" / "rules" / "*.yml")]
-        # The job of the worker, with the worker's address in the place of the discovery.
+        # The job of the deployment, with addresses in the place of the discovery.
         job = next(one for one in config["scrape_configs"] if one["job_name"] == "difffake")
         del job["dns_sd_configs"]
-        config["scrape_configs"] = [{**job, "static_configs": [{"targets": [target]}]}]
+        config["scrape_configs"] = [{**job, "static_configs": [{"targets": [*targets]}]}]
         self._config = folder / "prometheus.yml"
         self._config.write_text(yaml.safe_dump(config))
         with socket.socket() as free:
@@ -90,8 +90,8 @@ class Prometheus:
         return found
 
     def scraped(self, times: int = 2) -> None:
-        """Until the worker was scraped so many times more."""
-        expr = "sum(count_over_time(up[1h]))"
+        """Until each target was scraped so many times more."""
+        expr = "min(count_over_time(up[1h]))"
         before = self.value(expr)
         before = 0.0 if before != before else before
         self.wait(lambda: self.value(expr) >= before + times, "scrapes")

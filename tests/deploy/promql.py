@@ -11,10 +11,13 @@ import promql_parser
 import yaml
 
 from stream.metrics.catalogue import CATALOGUE, Metric
+from stream.metrics.processes import HOOKS, WALL
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules"
 DASHBOARDS = DEPLOY / "grafana" / "dashboards"
+#: What is exposed by workers, and by what runs beside them.
+METRICS: tuple[Metric, ...] = (*CATALOGUE.values(), *HOOKS.values(), *WALL.values())
 #: Labels that every scrape adds.
 SCRAPED = frozenset({"job", "instance"})
 #: What Prometheus has by itself.
@@ -100,11 +103,11 @@ def filled(expr: str) -> str:
 
 
 def known() -> dict[str, frozenset[str]]:
-    """Series that there are, from the catalogue, recording rules and Prometheus itself; with their labels.
+    """Series that there are, from the catalogues, recording rules and Prometheus itself; with their labels.
 
     What a recording rule keeps stands in its name, before the first colon.
     """
-    series = {name: metric.query_labels | SCRAPED for metric in CATALOGUE.values() for name in metric.series}
+    series = {name: metric.query_labels | SCRAPED for metric in METRICS for name in metric.series}
     recorded = {rule.name: rule.name.split(":")[0].split("_") for rule in rules() if not rule.is_alert}
     return series | {name: frozenset(labels) for name, labels in recorded.items()} | _BUILT_IN
 
@@ -135,7 +138,7 @@ def mistakes(expr: str) -> list[str]:
 
 
 def _metric(series: str) -> Metric | None:
-    return next((metric for metric in CATALOGUE.values() if series in metric.series), None)
+    return next((metric for metric in METRICS if series in metric.series), None)
 
 
 def _asked(node: promql_parser.Expr, outer: frozenset[str]) -> Iterator[Asked]:

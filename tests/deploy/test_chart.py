@@ -175,12 +175,52 @@ def test_selectors_find_their_pods_and_no_others(chart: Any) -> None:
         "live-difffake-worker"
     }
     assert found(objects["Service", "live-difffake-wall"]["spec"]["selector"]) == {"live-difffake-wall"}
-    assert found(objects["PodMonitor", "live-difffake"]["spec"]["selector"]["matchLabels"]) == {"live-difffake-worker"}
     for name in labels:
         assert found(objects["Deployment", name]["spec"]["selector"]["matchLabels"]) == {name}
         policies = [one for (kind, _), one in objects.items() if kind == "NetworkPolicy"]
         assert sum(name in found(one["spec"]["podSelector"]["matchLabels"]) for one in policies) == 1
     assert objects["ScaledObject", "live-difffake-worker"]["spec"]["scaleTargetRef"]["name"] in labels
+
+
+def test_everything_that_has_metrics_is_scraped_and_may_be(chart: Any) -> None:
+    objects = rendered(chart, ALL)
+    monitor = objects["PodMonitor", "live-difffake"]["spec"]
+    scraped = {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]}
+    deployments = {name: one for (kind, name), one in objects.items() if kind == "Deployment"}
+    assert len(deployments) == 4
+    for name, one in deployments.items():
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        assert monitor["selector"]["matchLabels"].items() <= labels.items()
+        # One endpoint each: a series that is scraped twice counts twice.
+        (port,) = [port["name"] for port in container(one)["ports"] if port["name"] in scraped]
+        (policy,) = [
+            other["spec"]
+            for (kind, _), other in objects.items()
+            if kind == "NetworkPolicy" and other["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        ]
+        prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+        open_to_it = [p["port"] for rule in policy["ingress"] if prometheus in rule["from"] for p in rule["ports"]]
+        assert open_to_it == [port], name
+
+
+def test_probes_ask_a_port_that_is_served(chart: Any) -> None:
+    for (kind, name), one in rendered(chart, ALL).items():
+        if kind != "Deployment":
+            continue
+        only = container(one)
+        ports = {port["name"]: port["containerPort"] for port in only["ports"]}
+        served = " ".join([*only["args"], *(str(e.get("value")) for e in only["env"])])
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            (how,) = [only[probe][kind] for kind in ("httpGet", "tcpSocket") if kind in only[probe]]
+            assert f"0.0.0.0:{ports[how['port']]}" in served, (name, probe)
+
+
+def test_what_was_annotated_is(chart: Any) -> None:
+    notes = {"podAnnotations": {"a": "b"}}
+    values = {**ALL, "hooks": {**ALL["hooks"], **notes}, "wall": {**ALL["wall"], **notes}}
+    for (kind, name), one in rendered(chart, values).items():
+        if kind == "Deployment":
+            assert one["spec"]["template"]["metadata"]["annotations"] == {"a": "b"}, name
 
 
 def test_autoscaling_asks_for_what_workers_expose_and_alone_sets_their_number(chart: Any) -> None:

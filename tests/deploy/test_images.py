@@ -91,6 +91,16 @@ def test_the_health_check_passes_while_a_worker_lives_and_fails_where_none_is() 
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
+def test_services_that_have_no_check_of_their_own_serve_what_the_images_check_asks() -> None:
+    for name in OURS:
+        check, target = SERVICES[name].get("healthcheck"), SERVICES[name]["build"]["target"]
+        (asked,) = [rest for word, rest in stages()[target] if word == "HEALTHCHECK"][-1:]
+        if check is None and asked != "NONE":
+            port = re.search(r"127\.0\.0\.1(:\d+)/", asked)
+            assert port
+            assert any(str(value).endswith(port[1]) for value in SERVICES[name]["environment"].values()), name
+
+
 def test_every_package_comes_with_its_hash() -> None:
     installs = [
         command
@@ -167,11 +177,16 @@ def test_the_input_topic_is_the_one_that_workers_read_and_takes_what_they_take()
     assert f"--config=max.message.bytes={most}" in topics
 
 
-def test_prometheus_finds_the_workers_and_grafana_finds_prometheus() -> None:
+def test_prometheus_finds_what_has_metrics_and_grafana_finds_prometheus() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    (discovered,) = config["scrape_configs"][0]["dns_sd_configs"]
-    assert discovered["names"] == ["worker"]
-    assert SERVICES["worker"]["environment"]["DIFFFAKE_HTTP"] == f"0.0.0.0:{discovered['port']}"
+    (job,) = [one for one in config["scrape_configs"] if "dns_sd_configs" in one]
+    asked = {name: discovered["port"] for discovered in job["dns_sd_configs"] for name in discovered["names"]}
+    addresses = {
+        "worker": SERVICES["worker"]["environment"]["DIFFFAKE_HTTP"],
+        "hooks": SERVICES["hooks"]["environment"]["DIFFFAKE_HOOK_HTTP"],
+        "wall": SERVICES["wall"]["command"][SERVICES["wall"]["command"].index("--http") + 1],
+    }
+    assert {name: f"0.0.0.0:{port}" for name, port in asked.items()} == addresses
     provisioning = DEPLOY / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "difffake.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"

@@ -1,4 +1,5 @@
-"""A real Prometheus, with the deployment's rules, scrapes a real worker at work: panels and rules get answers."""
+"""A real Prometheus, with the deployment's rules, scrapes a worker, hooks and a wall at work: panels and rules get
+answers."""
 
 from __future__ import annotations
 
@@ -7,17 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import records_made_up as made_up
 from live_prometheus import Prometheus
 from promql import Query, asked, queries, rules
 
 from stream.broker.contract import TopicSpec
 from stream.broker.memory import MemoryBroker
+from stream.hooks import Answer, Hooks, HookSettings
+from stream.hooks.figures import hook_metrics
 from stream.live import LiveModels, LiveSettings
+from stream.messages import encode
 from stream.metrics.ends import EndOffsets
 from stream.metrics.instruments import Metrics
 from stream.probes import Door
 from stream.publish import Publisher, PublishSettings
 from stream.settings import WorkerSettings
+from stream.topics import Topics
+from stream.wall.server import WallServer
 from stream.worker import Worker
 
 #: Series that stay empty here, and why.
@@ -29,13 +36,23 @@ EMPTY = {
 }
 
 
+class Taker:
+    """A receiver that takes everything; how alerts are posted is `tests/hooks`' matter."""
+
+    def post(self, body: bytes, headers: dict[str, str]) -> Answer:  # noqa: ARG002
+        return Answer(200, "OK")
+
+
 @pytest.fixture(scope="module")
 def scraped(
     tmp_path_factory: pytest.TempPathFactory, prometheus_folder: Path, clips: dict[str, Path]
 ) -> Iterator[Prometheus]:
-    """A Prometheus that saw a worker score two streams and bury a record; the worker still answers."""
+    """A Prometheus that saw a worker score two streams and bury a record, hooks deliver an alert, and a wall; all still
+    answer."""
     broker = MemoryBroker()
-    broker.ensure_topics([TopicSpec("video.in", 2)])
+    topics = Topics()
+    broker.ensure_topics([TopicSpec("video.in", 2), TopicSpec(topics.alerts, 1)])
+    hooks = Hooks(broker, topics.alerts, Taker(), HookSettings(url="http://receiver/"), poll_s=0.05)
     settings = WorkerSettings(commit_interval_s=0.25, poll_timeout_s=0.05)
     metrics = Metrics(settings.metrics)
     live = LiveSettings(threads=1)
@@ -43,13 +60,18 @@ def scraped(
         LiveModels.load(None, live) as models,
         Door("127.0.0.1:0", metrics) as door,
         EndOffsets(lambda: broker, metrics, 0.2),
+        Door("127.0.0.1:0", hook_metrics(hooks)) as hooks_door,
+        WallServer(lambda: broker) as wall,
         Prometheus(
-            tmp_path_factory.mktemp("prometheus"), prometheus_folder, ":".join(map(str, door.address))
+            tmp_path_factory.mktemp("prometheus"),
+            prometheus_folder,
+            *(f"127.0.0.1:{port}" for port in (door.address[1], hooks_door.address[1], wall.port)),
         ) as server,
     ):
         worker = Worker(broker, models, settings, name="one", live=live, metrics=metrics)
-        thread = threading.Thread(target=worker.run)
-        thread.start()
+        threads = [threading.Thread(target=one.run) for one in (worker, hooks)]
+        for thread in threads:
+            thread.start()
         try:
             server.scraped()
             with Publisher(broker, "video.in", PublishSettings(paced=False, segment_s=1.0)) as publisher:
@@ -64,13 +86,17 @@ def scraped(
                     server.scraped()
             producer = broker.plain_producer()
             producer.send("video.in", key=b"studio-2", value=b"no video")
+            producer.send(topics.alerts, key=b"a", value=encode(made_up.alert("a1")))
             producer.close(5.0)
+            server.wait(lambda: server.value("sum(difffake_hooks_last_delivery_timestamp_seconds)") > 0, "a delivery")
             server.wait(lambda: server.value("sum(difffake_dead_letters_total)") >= 1, "the dead letter")
             server.scraped(4)
             yield server
         finally:
-            worker.stop()
-            thread.join()
+            for one in (worker, hooks):
+                one.stop()
+            for thread in threads:
+                thread.join()
 
 
 def test_every_panel_gets_an_answer(scraped: Prometheus) -> None:
@@ -116,6 +142,9 @@ def test_what_prometheus_knows_is_what_happened(scraped: Prometheus) -> None:
             "scored": scraped.value('sum(difffake_frames_total{status="SCORED"})') > 10,
             "ready": scraped.value("sum(difffake_ready)") == 1,
             "looked at": scraped.value('max(difffake_stream_last_covered_timestamp_seconds{stream="studio-1"})') > 0,
+            "delivered": scraped.value('difffake_hooks_alerts_total{outcome="delivered"}') == 1,
+            "on the wall": scraped.value("difffake_wall_open_alerts") == 1,
+            "nobody is down": scraped.query('ALERTS{alertname=~"DiffFake.+(Down|Blind|Idle)"}') == [],
             "lag": scraped.value("job:difffake_lag_seconds:max") == 0,
         }
         return {name: is_right for name, is_right in told.items() if not is_right}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from panels import GREEN, RATE, RED, YELLOW, Json, Panel, coloured, dashboard, lines, named, query_variable, stat, table
 
-_W = 'job=~"$job", instance=~"$instance"'
+_J = 'job=~"$job"'
+_W = f'{_J}, instance=~"$instance"'
 
 
 def _rate(name: str, by: str, more: str = "") -> str:
@@ -18,6 +19,11 @@ def _over(name: str, other: str, by: str) -> str:
 def _quantile(share: float, name: str, by: str = "", more: str = "") -> str:
     labels = f"{by}, le" if by else "le"
     return f"histogram_quantile({share}, sum by ({labels}) (rate({name}_bucket{{{_W}{more}}}{RATE})))"
+
+
+def _of_workers(name: str) -> str:
+    """What every process exposes, of workers alone."""
+    return f"max by (instance) ({name}{{{_W}}} and on (job, instance) difffake_worker_info)"
 
 
 def engineers() -> Json:
@@ -73,8 +79,8 @@ def engineers() -> Json:
                 "behind": (f"max by (instance) (difffake_lag_seconds{{{_W}}})", "s"),
                 "loop": (f"time() - max by (instance) (difffake_loop_timestamp_seconds{{{_W}}})", "s"),
                 "last commit": (f"time() - max by (instance) (difffake_last_commit_timestamp_seconds{{{_W}}})", "s"),
-                "memory": (f"max by (instance) (process_resident_memory_bytes{{{_W}}})", "bytes"),
-                "up for": (f"time() - max by (instance) (process_start_time_seconds{{{_W}}})", "s"),
+                "memory": (_of_workers("process_resident_memory_bytes"), "bytes"),
+                "up for": (f"time() - {_of_workers('process_start_time_seconds')}", "s"),
             },
             ready=coloured((None, RED), (1, GREEN), names={"0": "no", "1": "ready"}),
             draining=named({"0": "", "1": "draining"}),
@@ -322,7 +328,7 @@ def engineers() -> Json:
     host = [
         lines(
             "Memory",
-            "Resident.",
+            "Resident; of hooks and walls, too.",
             {"{{instance}}": f"max by (instance) (process_resident_memory_bytes{{{_W}}})"},
             "bytes",
         ),
@@ -357,6 +363,85 @@ def engineers() -> Json:
             "reqps",
         ),
     ]
+    # Hooks and walls are no workers: the choice of one says nothing of them.
+    beside = [
+        table(
+            "Hooks",
+            "One row each: what waits for its receiver, and when that last took something.",
+            "instance",
+            {
+                "partitions": (f"max by (instance) (difffake_hooks_partitions_assigned{{{_J}}})", "short"),
+                "waiting": (f"max by (instance) (difffake_hooks_waiting_alerts{{{_J}}})", "short"),
+                "behind": (f"max by (instance) (difffake_hooks_lag_seconds{{{_J}}})", "s"),
+                "last delivery": (
+                    f"time() - (max by (instance) (difffake_hooks_last_delivery_timestamp_seconds{{{_J}}}) > 0)",
+                    "s",
+                ),
+            },
+            width=12,
+            partitions=coloured((None, YELLOW), (1, "transparent")),
+            behind=coloured((None, "transparent"), (60, YELLOW), (900, RED)),
+        ),
+        table(
+            "Walls",
+            "One row each.",
+            "instance",
+            {
+                "Kafka": (f"max by (instance) (difffake_wall_connected{{{_J}}})", "short"),
+                "behind": (f"max by (instance) (difffake_wall_lag_seconds{{{_J}}})", "s"),
+                "pages": (f"max by (instance) (difffake_wall_pages{{{_J}}})", "short"),
+                "streams": (f"max by (instance) (difffake_wall_streams{{{_J}}})", "short"),
+                "open alerts": (f"max by (instance) (difffake_wall_open_alerts{{{_J}}})", "short"),
+            },
+            width=12,
+            Kafka=coloured((None, RED), (1, GREEN), names={"0": "none", "1": "connected"}),
+            behind=coloured((None, "transparent"), (10, YELLOW), (60, RED)),
+        ),
+        lines(
+            "What became of alerts",
+            "In an hour, by hooks. Refused, given up, expired and unreadable: nobody is told of them there.",
+            {
+                "{{instance}}: {{outcome}}": "sum by (instance, outcome) "
+                f"(increase(difffake_hooks_alerts_total{{{_J}}}[1h]))"
+            },
+            stack=True,
+        ),
+        lines(
+            "Attempts and retries",
+            "Requests to receivers in an hour, and those of them that failed and are made again.",
+            {
+                "{{instance}}: attempts": f"sum by (instance) (increase(difffake_hooks_attempts_total{{{_J}}}[1h]))",
+                "{{instance}}: again": f"sum by (instance) (increase(difffake_hooks_retries_total{{{_J}}}[1h]))",
+            },
+        ),
+        lines(
+            "Walls: read and left out",
+            "Records in a second.",
+            {
+                "{{kind}}": f"sum by (kind) (rate(difffake_wall_records_total{{{_J}}}{RATE}))",
+                "left out": f"sum(rate(difffake_wall_skipped_records_total{{{_J}}}{RATE}))",
+                "unreadable": f"sum(rate(difffake_wall_unreadable_records_total{{{_J}}}{RATE}))",
+            },
+            "ops",
+        ),
+        lines(
+            "Walls: operators and pages",
+            "In a quarter of an hour: what operators did, requests that were refused, pages that took nothing.",
+            {
+                "{{outcome}}": f"sum by (outcome) (increase(difffake_wall_actions_total{{{_J}}}[15m]))",
+                "refused: {{reason}}": f"sum by (reason) (increase(difffake_wall_logins_refused_total{{{_J}}}[15m]))",
+                "pages let go": f"sum(increase(difffake_wall_pages_dropped_total{{{_J}}}[15m]))",
+            },
+            width=12,
+        ),
+        lines(
+            "Requests to the HTTP door of hooks",
+            "In a second.",
+            {"{{path}} {{code}}": f"sum by (path, code) (rate(difffake_hooks_http_requests_total{{{_J}}}{RATE}))"},
+            "reqps",
+            width=12,
+        ),
+    ]
     variables = [
         query_variable("job", "Deployment", "label_values(difffake_worker_info, job)"),
         query_variable("instance", "Worker", 'label_values(difffake_worker_info{job=~"$job"}, instance)'),
@@ -368,6 +453,7 @@ def engineers() -> Json:
         "Where time goes": time,
         "Backlog": backlog,
         "Exactly once": exactly_once,
+        "Beside workers: hooks and walls": beside,
         "Hosts": host,
     }
     return dashboard(
