@@ -35,6 +35,9 @@ I64 = npt.NDArray[np.int64]
 
 WARMING_UP = "warming up"
 TOO_FEW = "too few frames"
+_ONE_PICTURE = (
+    "no anchor: one picture shows no change; give a video, or footage of this person that you trust (--anchor)"
+)
 #: A moment is no news when one so near has been told, s.
 _MOMENT_GAP_S = 1.0
 _THUMBNAIL_REACH_S = 2.0
@@ -146,6 +149,8 @@ class Judge:
             min_frames=settings.anchor_size,
             suspicious_p=settings.suspicious_p,
         )
+        if len(seen.frame_time_s) == 1:
+            return None, _ONE_PICTURE
         keeper = AnchorKeeper(policy)
         keeper.offer(Candidates.of(seen, rows, self._artifact_p(seen, rows)))
         return keeper.pool, "no anchor: " + keeper.status(float(seen.time_s[rows[-1]])).reason

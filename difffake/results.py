@@ -178,6 +178,14 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     frames: FrameScores
     thumbnail_jpeg: bytes | None
 
+    @property
+    def missing_by_reason(self) -> dict[str, list[str]]:
+        """Why -> the evidences that are missing for it: `anchor` and `identity` share most reasons."""
+        told: dict[str, list[str]] = {}
+        for evidence, why in self.missing.items():
+            told.setdefault(why, []).append(evidence)
+        return told
+
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
     """One of the most suspicious frames of an evidence; ``thumbnail_jpeg`` was taken at ``thumbnail_s``.
@@ -266,7 +274,7 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
         for person in self.people:
             lines.append(f"  {person.label} ({person.start_s:.1f} to {person.end_s:.1f} s)")
             lines += [f"    {name}: {v.sentence}" for name, v in person.verdicts.items()]
-            lines += [f"    {name}: {why}" for name, why in person.missing.items()]
+            lines += [f"    {' and '.join(names)}: {why}" for why, names in person.missing_by_reason.items()]
         lines += [f"  identity switch: {switch.sentence}" for switch in self.switches]
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)

@@ -94,7 +94,12 @@ def scan(
     fail_on: Annotated[FailOn | None, typer.Option(help="Leave with exit code 3 when found.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no tables and no progress.")] = False,
 ) -> None:
-    """Scan videos and images, and say what the evidence is."""
+    """Scan videos and images, and say what the evidence is.
+
+    `artifact` is said of every face that is fit for scoring. `anchor` and `identity` hold a face against its own
+    beginning, its first 8 good frames (fit for scoring, unsuspicious, 0.15 s apart: about two seconds), or against
+    footage that you enrolled: a picture, or a face that is seen for a moment, gets `artifact` alone, and the reason.
+    """
     settings = _settings(
         {
             "fps": fps,
@@ -275,6 +280,8 @@ def print_result(console: Console, result: ScanResult, report: Path | None = Non
         console.print(Text(f"  identity switch: {printable(switch.sentence)}", style=LEVEL_STYLES[switch.level]))
     if not still:
         _print_windows(console, result)
+    if result.people:
+        console.print(Text("  p: how often real footage looks as unusual as this", style="dim"))
     for warning in result.warnings:
         console.print(Text(f"  warning: {printable(warning)}", style="yellow"))
     if report is not None:
@@ -295,11 +302,12 @@ def _print_person(console: Console, person: Person, *, still: bool) -> None:
         line.append(printable(verdict.sentence), style=LEVEL_STYLES[verdict.level])
         line.append(f", by {printable(person.scores[evidence])}", style="dim")
         _print_below(console, line)
-    for evidence, why in person.missing.items():
-        _print_below(console, Text(f"{evidence}: {printable(why)}", style="dim"))
+    for why, evidences in person.missing_by_reason.items():
+        _print_below(console, Text(f"{' and '.join(evidences)}: {printable(why)}", style="dim"))
     against: dict[str, list[str]] = {}
     for evidence, anchor in person.anchors.items():
-        against.setdefault(anchor_in_words(anchor), []).append(evidence)
+        passes = "" if anchor.name is not None else "; a face that was false from the start on passes"
+        against.setdefault(anchor_in_words(anchor) + passes, []).append(evidence)
     for words, evidences in against.items():
         _print_below(console, Text(f"{' and '.join(evidences)} held against {printable(words)}", style="dim"))
 

@@ -58,6 +58,9 @@ def test_a_table_per_person_and_window(
     ):
         assert text in out
     assert "identity: not available in this bundle" in out
+    # What nobody knows who reads it for the first time: what p is, and what a self-anchor cannot see.
+    assert "p: how often real footage" in out
+    assert "a face that was false from the start on passes" in " ".join(out.split())
 
 
 def test_json_on_stdout_is_all_there_is_on_stdout(

@@ -99,7 +99,11 @@ def test_windows_within_the_anchor_are_warming_up(detector: Detector, clips: dic
 
 def test_a_short_clip_has_no_anchor_and_says_so(detector: Detector, clips: dict[str, Path]) -> None:
     (person,) = detector.with_settings(ScanSettings(threads=1, anchor_gap_s=0.25)).scan(clips["man"]).people
-    assert re.fullmatch(r"no anchor: \d of 8 good frames", person.missing["anchor"])
+    told = re.fullmatch(
+        r"no anchor: (\d) of 8 good frames \(.+\); it takes (.+) s more of .+", person.missing["anchor"]
+    )
+    assert told
+    assert float(told[2]) == pytest.approx((8 - int(told[1])) * 0.25, abs=0.051)
     assert set(person.verdicts) == {"artifact"}
 
 
@@ -163,6 +167,9 @@ def test_a_still_picture_is_read_by_the_score_of_stills(
     print_result(Console(), still)
     assert "by density" in " ".join(capsys.readouterr().out.split())
     assert "artifact: density" in render_report(still)
+    # No word of frames that a picture does not have.
+    (line,) = [line for line in still.summary().splitlines() if "no anchor" in line]
+    assert line.strip().startswith("anchor: no anchor: one picture")
 
 
 def test_moments_are_apart_in_time_and_have_pictures(woman: ScanResult) -> None:

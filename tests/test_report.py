@@ -240,3 +240,11 @@ def test_a_still_has_no_chart() -> None:
 )
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_a_reason_that_two_evidences_share_is_told_once() -> None:
+    result = make_result()
+    missing = {"anchor": "no anchor: X", "identity": "no anchor: X"}
+    person = msgspec.structs.replace(result.people[0], missing=missing)
+    told = msgspec.structs.replace(result, people=[person]).summary().splitlines()
+    assert [line.strip() for line in told if "no anchor" in line] == ["anchor and identity: no anchor: X"]

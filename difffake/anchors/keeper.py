@@ -317,7 +317,16 @@ class AnchorKeeper:
             agree = self._agreeing(self._samples[~suspicious]).sum()
             if agree < self.policy.min_agreeing * fine:
                 return "ambiguous: its frames show more than one face"
-        return f"{fine} of {self.policy.min_frames} good frames"
+        return self._progress(fine)
+
+    def _progress(self, fine: int) -> str:
+        """How many frames there are, what makes one count, and how much longer it takes at the least."""
+        least, gap_s = self.policy.min_frames, self.policy.gap_s
+        missing_s = max(least - fine, 1) * gap_s
+        return (
+            f"{fine} of {least} good frames (fit for scoring, unsuspicious, {gap_s:g} s apart); "
+            f"it takes {missing_s:.1f} s more of this face, or longer"
+        )
 
     def to_state(self) -> bytes:
         """Everything, exactly: `from_state` gives a keeper that decides the same ever after."""

@@ -41,7 +41,10 @@ def test_the_first_good_frames_become_a_frozen_anchor_of_k() -> None:
     assert keeper.status(0.0).state is AnchorState.COLLECTING
     assert not keeper.offer(candidates(START[:10]))
     assert keeper.pool is None
-    assert keeper.status(2.0).reason == "5 of 12 good frames"
+    # What there is, what counts, and how long the rest takes: seven more, a quarter of a second apart.
+    assert keeper.status(2.0).reason == (
+        "5 of 12 good frames (fit for scoring, unsuspicious, 0.25 s apart); it takes 1.8 s more of this face, or longer"
+    )
     keeper.offer(candidates(START[10:]))
     assert keeper.pool is not None
     assert len(keeper.pool) == 8
@@ -121,7 +124,7 @@ def test_frames_that_come_too_seldom_are_forgotten() -> None:
     keeper = AnchorKeeper()
     keeper.offer(candidates(np.arange(100) * 5.0))
     assert keeper.pool is None
-    assert keeper.status(500.0).reason == "5 of 12 good frames"
+    assert keeper.status(500.0).reason.startswith("5 of 12 good frames ")
 
 
 def test_unfit_and_unknown_faces_do_not_count() -> None:
