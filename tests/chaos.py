@@ -1,6 +1,6 @@
 """Kill workers at random and count what a reader with ``read_committed`` sees: every frame once, with the same scores.
 
-    python tests/chaos.py CLIP... --kills 50
+    python tests/chaos.py CLIP... --kills 50       # or folders of clips
 
 Starts a real Apache Kafka (needs Java 17 and Maven), publishes streams as segments, single pictures and access units,
 scores them once undisturbed, and once with three workers that are killed (SIGKILL), stopped (SIGTERM) and started at
@@ -25,6 +25,7 @@ from typing import Any
 
 from apache_kafka import ApacheKafka
 
+from difffake.media import MEDIA_SUFFIXES
 from stream.broker.contract import Broker, Reader, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
@@ -33,6 +34,7 @@ from stream.publish import Form, Publisher, PublishSettings
 
 FORMS = (Form.SEGMENTS, Form.FRAMES, Form.UNITS)
 TOPIC, PARTITIONS = "video.in", 6
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 #: What makes a score record unique: its source.
 Key = tuple[str, int, int, int]
 
@@ -81,6 +83,25 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 process.kill()
         self.processes = []
+
+
+def clips_of(paths: list[Path]) -> list[Path]:
+    """Files as they are named, and the videos in folders.
+
+    Raises:
+        ValueError: there is no such file, or no video in a folder.
+    """
+    clips: list[Path] = []
+    for path in paths:
+        found = [path]
+        if path.is_dir():
+            videos = MEDIA_SUFFIXES - PICTURES
+            found = sorted(f for f in path.iterdir() if f.is_file() and f.suffix.lower() in videos)
+        if not found or not found[0].exists():
+            what = "no video in this folder" if path.is_dir() else "no such file"
+            raise ValueError(f"{path}: {what}; `python scripts/fetch_clips.py FOLDER` fetches some")
+        clips += found
+    return clips
 
 
 def publish(broker: Broker, clips: list[Path], streams: int, loops: int, forms: tuple[Form, ...] = FORMS) -> int:
@@ -208,6 +229,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         broker = KafkaBroker(KafkaSettings(bootstrap_servers=kafka.bootstrap))
         records = publish(broker, options.clips, options.streams, options.loops, tuple(options.form))
         print(f"{records} records of {options.streams} streams", file=sys.stderr, flush=True)
+        if not records:
+            raise SystemExit("nothing could be published of these clips: there is nothing to lose")
         calm = Fleet(kafka.bootstrap, "calm", work, folder)
         calm.start()
         calm_s = wait_until_done(broker, calm, options.timeout)
@@ -243,7 +266,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("clips", type=Path, nargs="+", help="videos, or folders of them")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--streams", type=int, default=12)
     parser.add_argument("--loops", type=int, default=2)
@@ -255,6 +278,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for logs; a temporary one otherwise")
     options = parser.parse_args()
+    try:
+        options.clips = clips_of(options.clips)
+    except ValueError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)

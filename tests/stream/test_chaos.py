@@ -6,11 +6,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chaos
 import pytest
 from apache_kafka import KafkaMissing, class_path
 from tiny import write_tiny_bundle
 
 CHAOS = Path(__file__).parents[1] / "chaos.py"
+
+
+def test_clips_are_files_or_the_videos_of_a_folder(tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    for name in ("b.mp4", "a.mov", "c.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    named.touch()
+    assert chaos.clips_of([named, tmp_path]) == [named, tmp_path / "a.mov", tmp_path / "b.mp4"]
+
+
+@pytest.mark.parametrize(("there", "told"), [(True, "no video in this folder"), (False, "no such file")])
+def test_what_holds_no_clip_is_told_before_anything_is_started(tmp_path: Path, there: bool, told: str) -> None:
+    empty = tmp_path / "empty"
+    if there:
+        empty.mkdir()
+    run = subprocess.run([sys.executable, str(CHAOS), str(empty)], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert told in run.stderr
+    assert "fetch_clips.py" in run.stderr
 
 
 @pytest.mark.kafka
