@@ -43,7 +43,7 @@ def main() -> None:
     networks = open_networks(Bundle.load(None), threads=1, max_batch=max(SIZES))
 
     def pictures(count: int, height: int, width: int) -> Batch:
-        return 255 * rng.random((count, 3, height, width), np.float32)
+        return rng.integers(0, 256, (count, height, width, 3), np.uint8)
 
     def faces(count: int, engine: Engine) -> Batch:
         side = engine.spec.side_px

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 #: An OpenVINO engine's network in its folder; its weights lie beside it.
 IR = "model.xml"
+#: Faces in one run of torch on a GPU; longer batches are split.
+GPU_BATCH = 32
 
 
 class EngineKind(StrEnum):
@@ -38,6 +40,7 @@ class EngineKind(StrEnum):
     TENSORRT = "tensorrt"
     TENSORRT_FP16 = "tensorrt-fp16"
     TENSORRT_RTX_FP16 = "tensorrt_rtx-fp16"
+    TORCH = "torch"
     OPENVINO_INT8 = "openvino-int8"
     OPENVINO_BF16 = "openvino-bf16"
     OPENVINO_FP32 = "openvino-fp32"
@@ -73,6 +76,7 @@ _MEMBERS = {
     EngineKind.AUTO: (
         EngineKind.TENSORRT_FP16,
         EngineKind.TENSORRT_RTX_FP16,
+        EngineKind.TORCH,
         EngineKind.OPENVINO_INT8,
         EngineKind.OPENVINO_BF16,
         EngineKind.ONNX,
@@ -194,6 +198,8 @@ def open_candidate(candidate: Candidate, *, threads: int = 0, max_batch: int = 3
         from engines.tensorrt import TensorRtEngine
 
         return TensorRtEngine(candidate.folder, onnx_sha256=_sha256(candidate.network))
+    if kind is EngineKind.TORCH:
+        return _open_torch(candidate.network)
     from engines.openvino import OpenVinoEngine
 
     path, manifest = candidate.network, candidate.manifest
@@ -202,6 +208,22 @@ def open_candidate(candidate: Candidate, *, threads: int = 0, max_batch: int = 3
             read_file(manifest, candidate.folder, name)
         path = candidate.folder / IR
     return OpenVinoEngine(path, precision=kind.precision, threads=threads, max_batch=max_batch)
+
+
+def _open_torch(network: Path) -> Engine:
+    from engines.torch_cuda import TorchCudaEngine
+    from engines.torch_onnx import load_onnx
+
+    with OnnxEngine(network, threads=1) as exact:
+        spec = exact.spec
+    return TorchCudaEngine(
+        load_onnx(network),
+        side_px=spec.side_px,
+        dim=spec.dim,
+        has_logit=spec.has_logit,
+        max_batch=GPU_BATCH,
+        precision=Precision.FP32,
+    )
 
 
 def is_there(kind: EngineKind, folder: Path | None) -> bool:
@@ -234,6 +256,13 @@ def _check_runtime(kind: EngineKind) -> None:
         raise EngineHostError(
             f"TensorRT needs an NVIDIA GPU: {problem}", hint=_host().hint or "take another engine: --engine auto"
         )
+    if kind is EngineKind.TORCH:
+        if (problem := _host().problem) is not None:
+            raise EngineHostError(f"torch needs an NVIDIA GPU: {problem}", hint="take another engine: --engine auto")
+        if missing := [name for name in ("torch", "onnx", "cuda") if importlib.util.find_spec(name) is None]:
+            raise EngineHostError(
+                f"torch on a GPU needs {' and '.join(missing)}, not installed", hint="pip install 'difffake[gpu]'"
+            )
     if kind in EngineKind.OPENVINO.members and importlib.util.find_spec("openvino") is None:
         raise EngineHostError(
             "OpenVINO is not installed", hint="pip install 'difffake[openvino]', or take the exact one: --engine onnx"

@@ -1,10 +1,11 @@
-"""PyTorch on the GPU in half precision, with CUDA graphs: for hosts without TensorRT."""
+"""PyTorch on the GPU, with CUDA graphs: for hosts without TensorRT."""
 
 from __future__ import annotations
 
 import importlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from difffake.errors import EngineError, EngineHostError
@@ -17,9 +18,16 @@ if TYPE_CHECKING:
     import torch
 
 
+#: GPU -> streams that closed engines have left.
+_LEFT: dict[str, list[Stream]] = defaultdict(list)
+
+
 class TorchDevice(CudaDevice):
     """A GPU whose memory torch sees as tensors, whose streams torch works in, and whose graphs torch captures: only
     torch's own capture keeps the memory of what lies between the layers for the graph.
+
+    Streams are used again by whoever comes next: torch keeps a workspace of cuBLAS, 32 MiB on a Hopper card, for every
+    stream that it ever multiplied matrices in, until the process ends.
 
     Raises:
         EngineHostError: torch or cuda-bindings is absent, or there is no GPU that both see.
@@ -29,6 +37,8 @@ class TorchDevice(CudaDevice):
         self._torch = import_torch()
         self._place = f"cuda:{index}"
         self._views: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+        #: Memory of all graphs: they run one after the other, and what they give is copied out of it.
+        self._pool: Any = None
         super().__init__(index)
         if not self._torch.cuda.is_available():
             raise EngineHostError(
@@ -81,13 +91,23 @@ class TorchDevice(CudaDevice):
             graph.native.replay()
 
     def _capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        graph = self._torch.cuda.CUDAGraph()
+        torch = self._torch
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph, external = torch.cuda.CUDAGraph(), self._external(stream)
         with (
             self._errors(),
-            self._torch.cuda.graph(graph, stream=self._external(stream), capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, pool=self._pool, stream=external, capture_error_mode="thread_local"),
         ):
             work()
         return Graph(graph)
+
+    def _make_stream(self) -> Stream:
+        left = _LEFT[self._place]
+        return left.pop() if left else super()._make_stream()
+
+    def _destroy_stream(self, stream: Stream) -> None:
+        _LEFT[self._place].append(stream)
 
     def _destroy_graph(self, graph: Graph) -> None:
         with self._errors():
@@ -96,19 +116,8 @@ class TorchDevice(CudaDevice):
     def _external(self, stream: Stream) -> Any:
         return self._torch.cuda.ExternalStream(stream.handle, device=self._place)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except self._torch.cuda.OutOfMemoryError as error:
-            raise lost("torch", "out of memory") from error
-        except EngineError:
-            raise
-        except RuntimeError as error:
-            text = (str(error).splitlines() or [""])[0][:200]
-            if "CUDA error" in text and "captur" not in text:
-                raise lost("torch", text) from error
-            raise EngineError(f"torch failed: {text}", hint="report it with torch's version") from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return torch_errors(self._torch)
 
 
 class _ArrayInterface:
@@ -148,7 +157,7 @@ class TorchCudaEngine(DeviceEngine):
             its weights are moved and rounded in place.
         side_px, dim, has_logit, max_batch, depth: see `EngineSpec`.
         memory: a `TorchDevice`, taken over; None opens GPU ``index``.
-        precision: FP16, or FP32 for comparison.
+        precision: FP16, or FP32, without the shortened numbers (TF32) that torch's convolutions take by default.
         timeline: see `DeviceEngine`.
 
     Raises:
@@ -215,7 +224,8 @@ class TorchNetwork:
         half = (
             torch.autocast(self._device.kind, dtype=torch.float16, cache_enabled=False) if self._half else nullcontext()
         )
-        with torch.no_grad(), half:
+        exact = exactly(torch) if spec.precision is Precision.FP32 else nullcontext()
+        with torch.no_grad(), half, exact:
             found = self._module(faces.contiguous(memory_format=torch.channels_last))
         embedding, logit = found if isinstance(found, tuple) else (found, None)
         self._device.tensor(at.embedding, (batch, spec.dim), torch.float32).copy_(embedding)
@@ -245,3 +255,30 @@ def import_torch() -> Any:
             f"torch cannot be imported: {str(error)[:200]}",
             hint="pip install torch, or take another engine: --engine auto",
         ) from error
+
+
+@contextmanager
+def torch_errors(torch: Any) -> Iterator[None]:
+    """Turn torch's errors into ours.
+
+    Raises:
+        DeviceLostError: the GPU's memory is full, or the GPU is gone.
+        EngineError: any other failure.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise lost("torch", "out of memory") from error
+    except EngineError:
+        raise
+    except RuntimeError as error:
+        text = (str(error).splitlines() or [""])[0][:200]
+        if "CUDA error" in text and "captur" not in text:
+            raise lost("torch", text) from error
+        raise EngineError(f"torch failed: {text}", hint="report it with torch's version") from error
+
+
+def exactly(torch: Any) -> AbstractContextManager[None]:
+    """Convolutions in whole float32: by default cuDNN shortens the numbers to 10 bits (TF32)."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags

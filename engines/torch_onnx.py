@@ -32,6 +32,19 @@ def load_onnx(path: Path) -> nn.Module:
     Raises:
         EngineFileError: damaged, over 1 GiB, no such network, or with an operator that is not covered.
     """
+    return _load(path, INPUT, (OUTPUTS, OUTPUTS[:1]))
+
+
+def load_maps(path: Path, takes: str, gives: tuple[str, ...]) -> nn.Module:
+    """Read a network of another kind as a module: the tensor named ``takes`` to those named ``gives``, in this order.
+
+    Raises:
+        EngineFileError: as `load_onnx`.
+    """
+    return _load(path, takes, (gives,))
+
+
+def _load(path: Path, takes: str, gives: tuple[tuple[str, ...], ...]) -> nn.Module:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -43,8 +56,8 @@ def load_onnx(path: Path) -> nn.Module:
         graph = onnx.load_model_from_string(data).graph
     except Exception as error:  # protobuf's own classes
         raise EngineFileError(f"{path.name} is no ONNX file, or damaged", hint=_AGAIN) from error
-    if [v.name for v in graph.input] != [INPUT] or tuple(v.name for v in graph.output) not in (OUTPUTS, OUTPUTS[:1]):
-        raise EngineFileError(f"{path.name} embeds no faces: it needs {INPUT} and {OUTPUTS}", hint=_AGAIN)
+    if [v.name for v in graph.input] != [takes] or tuple(v.name for v in graph.output) not in gives:
+        raise EngineFileError(f"{path.name} is another network: it needs {takes} and {gives[0]}", hint=_AGAIN)
     try:
         return OnnxModule(graph)
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -65,6 +78,7 @@ class OnnxModule(nn.Module):
         super().__init__()
         self.layers = nn.ModuleDict()
         self._steps: list[tuple[Callable[..., Any], list[str], str]] = []
+        self._input = graph.input[0].name
         self._outputs = [value.name for value in graph.output]
         known: dict[str, Tensor] = {t.name: _tensor(t) for t in graph.initializer}
         for node in graph.node:
@@ -80,7 +94,7 @@ class OnnxModule(nn.Module):
                 known[node.output[0]] = step(*(known[name] for name in inputs))
             else:
                 self._steps.append((step, inputs, node.output[0]))
-        made = {INPUT, *(output for _, _, output in self._steps)}
+        made = {self._input, *(output for _, _, output in self._steps)}
         # What steps read of the constants moves with the module.
         self._constants = {
             name: f"constant_{number}"
@@ -93,9 +107,9 @@ class OnnxModule(nn.Module):
         last = {name: number for number, (_, names, _) in enumerate(self._steps) for name in names}
         self._done_with = [[n for n, at in last.items() if at == number] for number in range(len(self._steps))]
 
-    def forward(self, faces: Tensor) -> tuple[Tensor, ...] | Tensor:
-        """Embedding ``(B, D)`` and, where the network has one, logit ``(B,)``."""
-        values: dict[str, Tensor] = {INPUT: faces}
+    def forward(self, given: Tensor) -> tuple[Tensor, ...] | Tensor:
+        """The graph's outputs; of a network of faces, embedding ``(B, D)`` and, where it has one, logit ``(B,)``."""
+        values: dict[str, Tensor] = {self._input: given}
         values |= {name: getattr(self, buffer) for name, buffer in self._constants.items()}
         for (step, names, output), done in zip(self._steps, self._done_with, strict=True):
             values[output] = step(*(values[name] for name in names))
@@ -113,6 +127,10 @@ class OnnxModule(nn.Module):
         match kind:
             case "Conv":
                 return self._layer(_convolution(attributes, fixed), inputs), inputs[:1]
+            case "ConvTranspose":
+                return self._layer(_transposed(attributes, fixed), inputs), inputs[:1]
+            case "BatchNormalization":
+                return self._layer(_normalisation(attributes, fixed), inputs), inputs[:1]
             case "Gemm":
                 return self._layer(_linear(attributes, fixed), inputs), inputs[:1]
             case "Pad":
@@ -175,6 +193,40 @@ def _convolution(attributes: dict[str, Any], fixed: list[Tensor | None]) -> nn.M
     if bias is not None and layer.bias is not None:
         layer.bias.data = bias.clone()
     return layer if even else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), layer)
+
+
+def _transposed(attributes: dict[str, Any], fixed: list[Tensor | None]) -> nn.Module:
+    weight, bias = fixed[1], fixed[2] if len(fixed) > 2 else None
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+    plain = "output_shape" not in attributes and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+    if weight is None or weight.ndim != 4 or (top, left) != (bottom, right) or not plain:
+        raise _uncovered("ConvTranspose with computed weights or uneven padding")
+    groups = attributes.get("group", 1)
+    layer = nn.ConvTranspose2d(
+        weight.shape[0],
+        weight.shape[1] * groups,
+        tuple(weight.shape[2:]),  # type: ignore[arg-type]
+        tuple(attributes.get("strides", [1, 1])),
+        (top, left),
+        tuple(attributes.get("output_padding", [0, 0])),
+        groups,
+        bias is not None,
+        tuple(attributes.get("dilations", [1, 1])),
+    )
+    layer.weight.data = weight.clone()
+    if bias is not None and layer.bias is not None:
+        layer.bias.data = bias.clone()
+    return layer
+
+
+def _normalisation(attributes: dict[str, Any], fixed: list[Tensor | None]) -> nn.Module:
+    scale, bias, mean, variance = (*fixed[1:], None, None, None, None)[:4]
+    if scale is None or bias is None or mean is None or variance is None or attributes.get("training_mode"):
+        raise _uncovered("BatchNormalization that is not settled")
+    layer = nn.BatchNorm2d(len(scale), attributes.get("epsilon", 1e-5))
+    layer.weight.data, layer.bias.data = scale.clone(), bias.clone()
+    layer.running_mean, layer.running_var = mean.clone(), variance.clone()
+    return layer
 
 
 def _linear(attributes: dict[str, Any], fixed: list[Tensor | None]) -> nn.Module:

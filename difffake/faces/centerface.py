@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from difffake.errors import BundleError, EngineError
+from difffake.errors import BundleError, DeviceLostError, EngineError
 from difffake.faces.contract import F32, U8, Faces
 from difffake.faces.runtime import DetectorRuntime, Network, open_network
 
@@ -35,9 +35,6 @@ NMS_IOU = 0.3
 MAX_PEAKS = 2000
 #: Of the cells around a face's best one, those this confident, as a share of it, speak of the same face.
 NEIGHBOURS = 0.3
-#: Pixels in one run of the network, but for a single picture that has more: eight close-ups of 128 px. ONNX Runtime
-#: keeps what its largest run needed, about 150 bytes a pixel, and larger runs cost as much for each picture.
-MAX_RUN_PIXELS = 128 * 1024
 
 
 class CenterFace:
@@ -86,7 +83,7 @@ class CenterFace:
         self.max_faces = max_faces
         self.max_batch = max_batch
         self._max_enlarge, self._is_steady = MAX_ENLARGE, False
-        self._network = _load(weights, runtime, threads)
+        self._network, self._run_px = _load(weights, runtime, threads), runtime.run_px
 
     def as_is(self, threshold: float, *, is_steady: bool = False) -> Self:
         """The same network for pictures that have their analysis size already, of any size.
@@ -115,7 +112,7 @@ class CenterFace:
             groups.setdefault(self._padded_size(image), []).append(index)
         found = [Faces.empty()] * len(images)
         for (height, width), members in groups.items():
-            batch = max(1, min(self.max_batch, MAX_RUN_PIXELS // (height * width)))
+            batch = max(1, min(self.max_batch, self._run_px // (height * width)))
             for start in range(0, len(members), batch):
                 part = members[start : start + batch]
                 canvases = np.zeros((len(part), height, width, 3), np.uint8)
@@ -150,12 +147,13 @@ class CenterFace:
         return image.shape[1] / width, image.shape[0] / height
 
     def _run(self, canvases: U8) -> list[F32]:
-        planes = np.ascontiguousarray(canvases.transpose(0, 3, 1, 2), np.float32)
         try:
-            return self._network(planes)
+            return self._network(canvases)
+        except DeviceLostError:
+            raise  # the process must start again
         except Exception as error:  # the runtime raises a dozen private classes
             raise EngineError(
-                f"the face detector failed on a batch of {planes.shape}: {_first_line(error)}",
+                f"the face detector failed on a batch of {canvases.shape}: {_first_line(error)}",
                 hint="lower the analysis size or the batch; if it stays, report it",
             ) from error
 

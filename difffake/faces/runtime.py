@@ -1,4 +1,4 @@
-"""What runs the face detector: ONNX Runtime, or OpenVINO in bfloat16 on processors that have it."""
+"""What runs the face detector: ONNX Runtime, OpenVINO in bfloat16 on processors that have it, or torch on a GPU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from difffake.errors import EngineError
-from difffake.faces.contract import F32
+from difffake.errors import EngineError, EngineHostError
+from difffake.faces.contract import F32, U8
 from engines.contract import Precision
 from engines.openvino import check_host, compile_network, read_network
+from engines.tensorrt_api import host_info
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -22,16 +23,24 @@ if TYPE_CHECKING:
 INPUT = "images"
 OUTPUTS = ("heatmap", "scale", "offset", "landmarks")
 
-#: Pictures ``(B, 3, H, W) float32``, 0 to 255, H and W multiples of 32, to the maps of `OUTPUTS`; from any thread.
-Network = Callable[[F32], list[F32]]
+#: Pictures ``(B, H, W, 3) uint8`` RGB, H and W multiples of 32, to the maps of `OUTPUTS`; from any thread.
+Network = Callable[[U8], list[F32]]
 
 
 class DetectorRuntime(StrEnum):
-    """ONNX is exact and the default. OPENVINO_BF16 is faster; its boxes and landmarks move by fractions of a pixel."""
+    """ONNX is exact and the default. OPENVINO_BF16 is faster; its boxes and landmarks move by fractions of a pixel.
+    TORCH runs on an NVIDIA GPU, in float32."""
 
     ONNX = "onnx"
+    TORCH = "torch"
     OPENVINO_FP32 = "openvino-fp32"
     OPENVINO_BF16 = "openvino-bf16"
+
+    @property
+    def run_px(self) -> int:
+        """Pixels of all pictures in one run, at most. On the CPU, where the runtime keeps for good what its largest run
+        needed, one whole picture or eight close-ups; larger runs are no cheaper there."""
+        return 4096 * 1024 if self is DetectorRuntime.TORCH else 128 * 1024
 
 
 def open_network(weights: Path, runtime: DetectorRuntime, threads: int) -> Network:
@@ -44,10 +53,13 @@ def open_network(weights: Path, runtime: DetectorRuntime, threads: int) -> Netwo
 
     Raises:
         EngineError: the runtime cannot load it.
-        EngineHostError: OpenVINO is not installed, or this processor has no bfloat16.
+        EngineHostError: the runtime is not installed, this processor has no bfloat16, or there is no GPU.
+        DeviceLostError: the GPU's memory is full.
     """
     if runtime is DetectorRuntime.ONNX:
         return _onnx(weights, threads)
+    if runtime is DetectorRuntime.TORCH:
+        return _torch(weights)
     precision = Precision.BF16 if runtime is DetectorRuntime.OPENVINO_BF16 else Precision.FP32
     check_host(precision)
     return _OpenVino(compile_network(read_network(weights), weights.name, precision, threads))
@@ -66,7 +78,25 @@ def _onnx(weights: Path, threads: int) -> Network:
             f"ONNX Runtime cannot load the face detector: {_first_line(error)}",
             hint="a newer onnxruntime is needed: pip install -U onnxruntime",
         ) from error
-    return lambda planes: list(session.run(list(OUTPUTS), {INPUT: planes}))
+    return lambda pictures: list(session.run(list(OUTPUTS), {INPUT: _planes(pictures)}))
+
+
+def _torch(weights: Path) -> Network:
+    if (problem := host_info().problem) is not None:
+        raise EngineHostError(f"torch needs an NVIDIA GPU: {problem}", hint="take --detector-engine onnx")
+    try:
+        from engines.torch_maps import TorchMaps
+        from engines.torch_onnx import load_maps
+    except ImportError as error:
+        raise EngineHostError(
+            f"torch cannot be imported: {error}", hint="pip install 'difffake[gpu]', or take --detector-engine onnx"
+        ) from error
+    return TorchMaps(load_maps(weights, INPUT, OUTPUTS))
+
+
+def _planes(pictures: U8) -> F32:
+    """``(B, 3, H, W) float32``, 0 to 255."""
+    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32)
 
 
 class _OpenVino:
@@ -76,12 +106,12 @@ class _OpenVino:
         self._compiled = compiled
         self._free: deque[ov.InferRequest] = deque()
 
-    def __call__(self, planes: F32) -> list[F32]:
+    def __call__(self, pictures: U8) -> list[F32]:
         try:
             request = self._free.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        request.infer({0: planes}, share_inputs=True)
+        request.infer({0: _planes(pictures)}, share_inputs=True)
         maps = [np.array(request.get_tensor(name).data, np.float32) for name in OUTPUTS]
         self._free.append(request)
         return maps

@@ -16,11 +16,14 @@ from tiny import DIM, SIDE_PX, tiny_extractor, tiny_identity
 import engines.torch_cuda
 from difffake.bundle import default_bundle_path
 from difffake.errors import DeviceLostError, EngineError, EngineFileError, EngineHostError
+from difffake.faces.centerface import WEIGHTS
+from difffake.faces.runtime import INPUT, OUTPUTS, DetectorRuntime, open_network
 from engines.contract import Precision
 from engines.half import to_half
 from engines.onnx import OnnxEngine
 from engines.torch_cuda import TorchCudaEngine, TorchDevice
-from engines.torch_onnx import load_onnx
+from engines.torch_maps import TorchMaps
+from engines.torch_onnx import load_maps, load_onnx
 
 
 def faces(count: int, seed: int = 0) -> np.ndarray:
@@ -103,6 +106,16 @@ def test_the_names_of_torch_that_only_a_gpu_can_try() -> None:
     assert all(hasattr(torch.cuda.CUDAGraph, name) for name in ("replay", "reset"))
 
 
+def test_the_detectors_maps_are_those_of_onnx_runtime() -> None:
+    exact = open_network(WEIGHTS, DetectorRuntime.ONNX, 1)
+    maps = TorchMaps(load_maps(WEIGHTS, INPUT, OUTPUTS), place="cpu")
+    for batch, height, width in ((1, 64, 96), (3, 128, 128), (1, 64, 96)):
+        pictures = np.random.default_rng(batch).integers(0, 256, (batch, height, width, 3), np.uint8)
+        for mine, theirs in zip(maps(pictures), exact(pictures), strict=True):
+            assert mine.shape == theirs.shape
+            np.testing.assert_allclose(mine, theirs, atol=1e-3)
+
+
 class TestOnnxFiles:
     @pytest.mark.parametrize("name", ["extractor.onnx", "identity.onnx"])
     def test_the_shipped_networks_are_the_same(self, name: str) -> None:
@@ -134,7 +147,7 @@ class TestOnnxFiles:
     @pytest.mark.parametrize(
         ("data", "text"),
         [
-            (b"", "embeds no faces"),
+            (b"", "another network"),
             (b"\xff" * 100, "damaged"),
             (tiny_extractor()[:-2000], "damaged"),
         ],

@@ -18,6 +18,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from difffake.errors import DeviceLostError, EngineError, EngineHostError  # noqa: E402
+from engines.contract import Precision  # noqa: E402
 from engines.device_engine import DeviceEngine  # noqa: E402
 from engines.device_memory import Device, open_device  # noqa: E402
 from engines.half import to_half  # noqa: E402
@@ -134,7 +135,13 @@ def open_tensorrt(flavour: str) -> Callable[..., DeviceEngine]:
     return opened
 
 
-ENGINES = {"torch": open_torch} | {flavour: open_tensorrt(flavour) for flavour in FLAVOURS}
+def open_exact(folder: Path, **options: object) -> DeviceEngine:  # noqa: ARG001
+    network = load_onnx(SHIPPED)
+    options |= {"side_px": 224, "dim": 1280, "max_batch": MOST, "precision": Precision.FP32}
+    return TorchCudaEngine(network, **options)  # type: ignore[arg-type]
+
+
+ENGINES = {"torch": open_torch, "torch_fp32": open_exact} | {flavour: open_tensorrt(flavour) for flavour in FLAVOURS}
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -162,6 +169,9 @@ def test_gives_what_onnx_runtime_gives(engine: DeviceEngine) -> None:
             for again in range(4):  # call by call, captured, the other buffer
                 found, expected = engine.infer(faces(count, again)), exact.infer(faces(count, again))
                 assert found.embedding.shape == expected.embedding.shape
+                if engine.spec.exact:
+                    np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-3)
+                    np.testing.assert_allclose(found.logit, expected.logit, atol=1e-3)
                 norms = np.linalg.norm(found.embedding, axis=1) * np.linalg.norm(expected.embedding, axis=1)
                 assert ((found.embedding * expected.embedding).sum(1) > 0.999 * norms).all()
     assert engine.graphs > 0

@@ -1,0 +1,97 @@
+"""A network from pictures to maps on the GPU, by torch in float32: the face detector, whose pictures have any size."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from difffake.errors import EngineHostError
+from engines.contract import F32, U8
+from engines.torch_cuda import exactly, import_torch, torch_errors
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchMaps:
+    """Pictures ``(B, H, W, 3) uint8`` to maps ``(B, C, h, w) float32``. Bytes cross to the GPU, and all maps come back
+    in one copy. Any thread may call it; calls wait for each other.
+
+    Args:
+        module: ``(B, 3, H, W) float32``, 0 to 255, to a tuple of maps. Taken over: its weights are moved.
+        place: where torch runs it: a GPU, or ``cpu`` to see what it does without one.
+
+    Raises:
+        EngineHostError: torch sees no GPU.
+        DeviceLostError: the GPU's memory is full.
+    """
+
+    def __init__(self, module: torch.nn.Module, place: str = "cuda:0") -> None:
+        self._torch = import_torch()
+        self._is_gpu = place != "cpu"
+        if self._is_gpu and not self._torch.cuda.is_available():
+            raise EngineHostError(
+                f"torch {self._torch.__version__} sees no GPU",
+                hint="install a build of torch for CUDA (see pytorch.org/get-started), or take --detector-engine onnx",
+            )
+        self._place, self._lock = place, threading.Lock()
+        #: Page-locked memory, used again and grown: a copy from other memory waits for all of the GPU's work.
+        self._pinned: dict[str, torch.Tensor] = {}
+        with self._errors():
+            module = module.eval().requires_grad_(False)
+            self._module = module.to(place, memory_format=self._torch.channels_last)  # type: ignore[call-overload]
+            self._stream = self._torch.cuda.Stream(place) if self._is_gpu else None
+            # Threads that wait for it sleep: a waiting worker must not take the decoders' cores.
+            self._done = self._torch.cuda.Event(blocking=True) if self._is_gpu else None
+            if self._is_gpu:
+                self._torch.cuda.synchronize()  # the weights are there before our stream reads them
+
+    def __call__(self, pictures: U8) -> list[F32]:
+        """Run the network.
+
+        Raises:
+            DeviceLostError: the GPU's memory is full, or the GPU is gone.
+            EngineError: torch failed.
+        """
+        torch = self._torch
+        with self._lock, self._errors(), torch.no_grad(), self._on_stream(), exactly(torch):
+            given = self._take("in", torch.from_numpy(pictures))
+            planes = given.to(self._place, non_blocking=True).permute(0, 3, 1, 2).float()
+            maps = self._module(planes)
+            joined = torch.cat([one.flatten(1) for one in maps], 1)
+            found = self._bring(joined)
+            shapes = [tuple(one.shape) for one in maps]
+        parts = np.split(found, np.cumsum([int(np.prod(shape[1:])) for shape in shapes])[:-1], axis=1)
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _bring(self, joined: torch.Tensor) -> F32:
+        """To host memory, waiting for it; the array is the caller's."""
+        if self._done is None:
+            return np.array(joined.numpy(), np.float32)
+        there = self._room("out", joined)
+        there.copy_(joined, non_blocking=True)
+        self._done.record(self._stream)
+        self._done.synchronize()
+        return np.array(there.numpy(), np.float32)
+
+    def _take(self, name: str, given: torch.Tensor) -> torch.Tensor:
+        if not self._is_gpu:
+            return given
+        there = self._room(name, given)
+        there.copy_(given)
+        return there
+
+    def _room(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        if name not in self._pinned or self._pinned[name].numel() < like.numel():
+            self._pinned[name] = self._torch.empty(like.numel(), dtype=like.dtype, pin_memory=True)
+        found: torch.Tensor = self._pinned[name][: like.numel()].view(like.shape)
+        return found
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else self._torch.cuda.stream(self._stream)
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return torch_errors(self._torch)
