@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -22,7 +23,7 @@ def throughput(engine: Engine, batch: int, seconds: float) -> float:
     """Faces a second, from host memory to host memory, with as many batches in flight as the engine holds."""
     given = faces(batch, engine.spec.side_px)
     waiting: deque = deque()
-    done, begin, warm = 0, 0.0, 3 * engine.spec.depth  # the first runs make contexts and graphs
+    done, begin, warm = 0, math.inf, 3 * engine.spec.depth  # the first runs make contexts and graphs
     number = 0
     while number < warm or time.perf_counter() - begin < seconds:
         if number == warm:

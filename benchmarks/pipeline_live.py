@@ -69,10 +69,10 @@ class Stream:
 class Live:
     """Publishes streams and reads their scores, on threads of its own; use as a context manager."""
 
-    def __init__(self, bootstrap: str, topic: str, scores: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, scores: str, partitions: int = PARTITIONS) -> None:
         self._broker = KafkaBroker(KafkaSettings(bootstrap_servers=bootstrap))
-        self._broker.ensure_topics([TopicSpec(topic, PARTITIONS), TopicSpec(scores, PARTITIONS)])
-        self._topic, self._scores = topic, scores
+        self._broker.ensure_topics([TopicSpec(topic, partitions), TopicSpec(scores, partitions)])
+        self._topic, self._scores, self._partitions = topic, scores, partitions
         self._streams: dict[str, Stream] = {}
         self._done = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -137,7 +137,7 @@ class Live:
                 key=stream.name.encode(),
                 value=record.value,
                 headers=headers(record, base_ns),
-                partition=stream.number % PARTITIONS,
+                partition=stream.number % self._partitions,
                 timestamp_ms=round(now * 1e3),
             )
             push(rest, stream)
@@ -342,6 +342,7 @@ def backlog(
     streams: int,
     loops: int,
     count: int = 1,
+    partitions: int = PARTITIONS,
     **more: Any,
 ) -> Backlog:
     """Publish everything, then let ``count`` workers work it off. From commit to commit, as its readers see them."""
@@ -351,7 +352,7 @@ def backlog(
              "gear": "analyse"} | more  # fmt: skip
     published = [Stream(f"s{i:03d}", source, i, speed, loops=loops) for i in range(streams)]
     expected = streams * seconds * given["fps"]
-    with Live(bootstrap, given["topic"], f"{name}.scores") as live:
+    with Live(bootstrap, given["topic"], f"{name}.scores", partitions) as live:
         live.publish(published)
         while sum(len(stream.sent_s) for stream in published) < streams * loops * len(source.records):
             live.check()

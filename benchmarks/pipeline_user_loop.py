@@ -12,6 +12,7 @@ facenet-pytorch pins an old torch, so it is put beside ours without its dependen
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -37,16 +38,16 @@ PACKAGE = "facenet-pytorch==2.6.0"
 ANCHOR = 8
 
 
-def mtcnn() -> Any:
+def mtcnn(device: str) -> Any:
     """Every face of a picture, boxes and confidences."""
-    if not (FOLDER / "facenet_pytorch").exists():
+    if importlib.util.find_spec("facenet_pytorch") is None and not (FOLDER / "facenet_pytorch").exists():
         pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(FOLDER)]
         subprocess.run([*pip, "--no-deps", PACKAGE], check=True)
         subprocess.run([*pip, "requests"], check=True)  # imported by it, for weights that are not asked for
     sys.path.append(str(FOLDER))  # last: nothing of ours is replaced
     from facenet_pytorch import MTCNN
 
-    return MTCNN(keep_all=True, device="cpu")
+    return MTCNN(keep_all=True, device=device)
 
 
 def mixture_of(bundle: Bundle) -> GaussianMixture:
@@ -64,13 +65,14 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--fps", type=float, default=2.0, help="pictures looked at per second of the clip")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long it may take; at least 8 pictures")
+    parser.add_argument("--device", default="cpu", help="where torch runs both networks: cpu or cuda")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     bundle = Bundle.load()
     side = bundle.manifest.side_px
-    model = build_extractor(bundle.manifest.backbone, pretrained=False).eval()
-    detect, mixture = mtcnn(), mixture_of(bundle)
+    model = build_extractor(bundle.manifest.backbone, pretrained=False).eval().to(options.device)
+    detect, mixture = mtcnn(options.device), mixture_of(bundle)
     anchor: list[np.ndarray[Any, Any]] = []
     frames = faces = 0
     began: Moment | None = None
@@ -94,8 +96,8 @@ def main() -> None:
                     continue
                 crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
                 with torch.no_grad():
-                    embedding, _ = model(torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()))
-                e = embedding.numpy()[0].astype(np.float64)
+                    embedding, _ = model(torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()).to(options.device))
+                e = embedding.cpu().numpy()[0].astype(np.float64)
                 if len(anchor) < ANCHOR:
                     anchor.append(e)
                 else:
@@ -111,7 +113,8 @@ def main() -> None:
     spent = Moment.now().since(began or Moment.now())
     says = {"frames": frames, "faces": faces, "wall_s": spent.wall_s, "cpu_s": spent.cpu_s, "others": spent.others}
     versions = {"torch": torch.__version__, "opencv": cv2.__version__, "detector": PACKAGE}
-    print(json.dumps(says | {"backbone": bundle.manifest.backbone, "threads": torch.get_num_threads()} | versions))
+    place = {"backbone": bundle.manifest.backbone, "threads": torch.get_num_threads(), "device": options.device}
+    print(json.dumps(says | place | versions))
 
 
 if __name__ == "__main__":

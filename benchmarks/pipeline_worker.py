@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from difffake.faces.runtime import DetectorRuntime
+from difffake.hardware import Hwaccel
 from difffake.networks import EngineChoice
 from engines.choose import EngineKind
 from stream.allocator import bound_heaps
@@ -46,7 +47,8 @@ def main() -> None:
         pipeline=PipelineSettings.for_cores(given.get("threads", 0), BatchSettings(size=given.get("batch", 8))),
     )
     bound_heaps(settings.pipeline.decode_threads)
-    decode = DecodeSettings(fps=given["fps"], scrutinise_fps=given["fps"])
+    hwaccel = Hwaccel(given.get("hwaccel", "off"))
+    decode = DecodeSettings(fps=given["fps"], scrutinise_fps=given["fps"], hwaccel=hwaccel)
     gears = GearSettings(base=Gear(given["gear"]))
     broker = KafkaBroker(KafkaSettings(bootstrap_servers=given["bootstrap"]))
     folder = Path(given["engines"]) if given.get("engines") else None
