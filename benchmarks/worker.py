@@ -35,14 +35,14 @@ from apache_kafka import ApacheKafka
 from tiny import write_tiny_bundle
 from worker_takeover import takeover
 
-from stream.broker.contract import Headers, Record, TopicPartition, TopicSpec
+from stream.broker.contract import Headers, TopicPartition, TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.kafka_consumer import theirs
 from stream.broker.memory import MemoryBroker
 from stream.checkpoint import restore
 from stream.decode import DecoderState, DecodeSettings
 from stream.live import LiveModels, LiveSettings
-from stream.messages import PartitionRecord, StateRecord, decode_state, encode
+from stream.messages import PartitionRecord, StateRecord, encode
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
 from stream.topics import Topics
@@ -277,10 +277,7 @@ def real_state(models: LiveModels, live: LiveSettings, clip: Path) -> StateRecor
     settings = WorkerSettings(inputs=["clip"], topics=Topics.under("clip"), poll_timeout_s=0.01)
     worker = Worker(broker, models, settings, name="w", decode=DecodeSettings(fps=2.0), live=live)
     worker.run(worker.idle_for(0.5))
-    reader, source = broker.reader(), TopicPartition("clip.state", 0)
-    records: list[Record] = list(reader.read(source, None, reader.end_offset(source)))
-    states = [decode_state(r.key, r.value or b"") for r in records]
-    state = [state for state in states if isinstance(state, StateRecord)][-1]
+    state = restore(broker.reader(), Topics.under("clip"), 1, TopicPartition("clip", 0)).streams["s"]
     # The copies' input begins anew, at offset 0.
     decoder = msgspec.msgpack.decode(state.decoder, type=DecoderState)
     return msgspec.structs.replace(

@@ -22,7 +22,15 @@ from stream.broker.contract import (
     TopicPartition,
 )
 from stream.broker.errors import MessageTooLargeError
-from stream.messages import DeadLetter, PartitionRecord, StateKey, StateRecord, decode_state, encode
+from stream.messages import (
+    AnchorsRecord,
+    DeadLetter,
+    PartitionRecord,
+    StateKey,
+    StateRecord,
+    decode_state,
+    encode,
+)
 from stream.messages.codec import MessageError
 from stream.topics import Topics
 
@@ -49,12 +57,14 @@ class Restored:
     Args:
         next_offset: the first input offset whose outputs are not out yet; None for a partition never worked on.
         streams: the last state of each of its streams, in the order in which they were written.
-        written_s: when that was, s since the epoch.
+        anchors: the digest of the anchors that the topic holds of each stream.
+        written_s: when the state of each was written, s since the epoch.
         damaged: streams whose state cannot be read, and why; they begin anew.
     """
 
     next_offset: int | None = None
     streams: dict[str, StateRecord] = field(default_factory=dict)
+    anchors: dict[str, bytes] = field(default_factory=dict)
     written_s: dict[str, float] = field(default_factory=dict)
     damaged: dict[str, MessageError] = field(default_factory=dict)
 
@@ -78,9 +88,13 @@ def restore(reader: Reader, topics: Topics, state_partitions: int, source: Topic
     partition = TopicPartition(topics.state, source.partition % state_partitions)
     found = Restored()
     next_offset: int | None = None
+    anchors: dict[str, Record] = {}
     for record in reader.read(partition, None, reader.end_offset(partition)):
         key = _key(record)
         if key is None or (key.topic, key.partition) != source:
+            continue
+        if key.stream is not None and key.is_anchors:
+            anchors[key.stream] = record
             continue
         if key.stream is not None:
             for table in (found.streams, found.written_s, found.damaged):
@@ -96,10 +110,34 @@ def restore(reader: Reader, topics: Topics, state_partitions: int, source: Topic
             continue
         if isinstance(state, PartitionRecord):
             next_offset = state.next_offset
-        else:
+        elif isinstance(state, StateRecord):
             found.streams[state.stream] = state
             found.written_s[state.stream] = time.time() if record.timestamp_ms < 0 else record.timestamp_ms / 1e3
-    return Restored(next_offset, found.streams, found.written_s, found.damaged)
+    _join(found, anchors)
+    return Restored(next_offset, found.streams, found.anchors, found.written_s, found.damaged)
+
+
+def _join(found: Restored, records: dict[str, Record]) -> None:
+    """Give every state its anchors; one that lacks them is damaged."""
+    anchors: dict[str, AnchorsRecord] = {}
+    for stream, record in records.items():
+        if record.value is None:
+            continue
+        found.anchors[stream] = b""  # something is there, and is to go with its stream
+        try:
+            state = decode_state(record.key, record.value)
+        except MessageError as error:
+            if error.newer:
+                raise
+            continue
+        if isinstance(state, AnchorsRecord):
+            anchors[stream], found.anchors[stream] = state, state.digest
+    for stream, whole in list(found.streams.items()):
+        try:
+            found.streams[stream] = whole.whole(anchors.get(stream))
+        except MessageError as error:
+            del found.streams[stream], found.written_s[stream]
+            found.damaged[stream] = error
 
 
 def _key(record: Record) -> StateKey | None:
@@ -172,7 +210,7 @@ class Checkpoint:
 
     def commit(
         self,
-        states: Iterable[StateRecord],
+        states: Iterable[StateRecord | AnchorsRecord],
         done: dict[TopicPartition, int],
         resume: dict[TopicPartition, int],
         gone: Iterable[StateKey] = (),

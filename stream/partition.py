@@ -16,7 +16,7 @@ from stream.checkpoint import Restored
 from stream.decode import DecoderState, DecodeSettings, StreamDecoder
 from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
-from stream.messages import StateKey, StateRecord
+from stream.messages import AnchorsRecord, StateKey, StateRecord, digest_of
 from stream.messages.codec import MessageError
 from stream.metrics.coverage import Coverage
 
@@ -131,6 +131,8 @@ class Partition:
         self._models, self._settings = models, settings
         self._rarity = Rarity.of(models.bundle)
         self._stored = restored.streams
+        #: Digest of the anchors that the state topic holds of each stream, or will with the commit at hand.
+        self._anchors = restored.anchors
         #: When the state of each was written, s since the epoch, the longest ago first.
         self._written_s = restored.written_s
         self._going: list[str] = []
@@ -264,15 +266,19 @@ class Partition:
             self._stored[stream.name] = self._state_of(stream)
         stream.in_parts = True
 
-    def dirty_states(self) -> Iterator[StateRecord]:
-        """The state of every stream that changed, as it is to be committed."""
+    def dirty_states(self) -> Iterator[StateRecord | AnchorsRecord]:
+        """The state of every stream that changed, as it is to be committed, behind its anchors where they changed."""
         for stream in self._streams.values():
             if stream.dirty:
                 if not stream.in_parts:
                     self._stored[stream.name] = self._state_of(stream)
                 self._written_s.pop(stream.name, None)
                 self._written_s[stream.name] = time.time()
-                yield self._stored[stream.name]
+                state, anchors = self._stored[stream.name].apart()
+                if state.arrays_digest and self._anchors.get(stream.name) != state.arrays_digest:
+                    self._anchors[stream.name] = state.arrays_digest
+                    yield anchors
+                yield state
 
     def outdated(self, before_s: float, busy: set[str]) -> list[StateKey]:
         """The states to be deleted with the next commit: of streams whose state was last written before then, s since
@@ -285,7 +291,8 @@ class Partition:
             is_open = name in self._alarmed if stream is None else stream.dirty or stream.alerts.is_open
             if not (is_open or name in busy or self._stored[name].next_offset > self.next_offset):
                 self._going.append(name)
-        return [StateKey(self.source.topic, self.source.partition, name) for name in self._going]
+        keys = [StateKey(self.source.topic, self.source.partition, name) for name in self._going]
+        return keys + [key.anchors for key in keys if key.stream in self._anchors]
 
     def committed(self) -> int:
         """All that was dirty is safe now, and what was outdated is gone; returns of how many streams."""
@@ -294,7 +301,7 @@ class Partition:
             stream.dirty = False
         gone, self._going = self._going, []
         for name in gone:
-            for table in (self._stored, self._written_s, self._streams):
+            for table in (self._stored, self._anchors, self._written_s, self._streams):
                 table.pop(name, None)
         return len(gone)
 
@@ -324,6 +331,8 @@ class Partition:
         sections = stream.live.sections()
         evidence = _Evidence(sections["evidence"], stream.alerts.to_state(), stream.gears.state)
         sections["evidence"] = msgspec.msgpack.encode(evidence)
+        before = self._stored.get(stream.name)
+        is_same = before is not None and before.arrays_digest and before.arrays == sections["arrays"]
         return StateRecord(
             topic=self.source.topic,
             partition=self.source.partition,
@@ -331,6 +340,7 @@ class Partition:
             next_offset=stream.next_offset,
             last_pts_ns=stream.live.last_pts_ns,
             **sections,
+            arrays_digest=before.arrays_digest if before is not None and is_same else digest_of(sections["arrays"]),
             decoder=msgspec.msgpack.encode(stream.decoder_state),
             resume_offset=stream.resume_offset,
             commands_offset=stream.commands_offset,

@@ -17,7 +17,16 @@ from stream.commands_log import CommandsLog
 from stream.decode import DecodeSettings, InputError, Payload
 from stream.gears import GearSettings
 from stream.live import LiveModels, LiveSettings
-from stream.messages import MessageError, ScoreRecord, Source, StateKey, StateRecord, Status, decode_state
+from stream.messages import (
+    AnchorsRecord,
+    MessageError,
+    ScoreRecord,
+    Source,
+    StateKey,
+    StateRecord,
+    Status,
+    decode_state,
+)
 from stream.partition import Partition, StreamSettings, StreamState
 from stream.topics import Topics
 
@@ -150,21 +159,26 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _beginning(reader: Reader, broker: Broker, topics: Topics, score: ScoreRecord) -> _Beginning:
     """The newest state of the stream from before the frame: compaction leaves old ones for a while."""
-    key = StateKey(score.source.topic, score.source.partition, score.stream).encode()
+    key = StateKey(score.source.topic, score.source.partition, score.stream)
+    keys = {key.encode(), key.anchors.encode()}
     partition = TopicPartition(topics.state, score.source.partition % broker.partitions(topics.state))
-    found = _Beginning()
+    found, anchors = _Beginning(), None
     for record in reader.read(partition, None, reader.end_offset(partition)):
-        if record.key != key:
+        if record.key not in keys:
             continue
         if record.value is None:
             found = _Beginning()
             continue
         try:
             state = decode_state(record.key, record.value)
+            if isinstance(state, StateRecord):
+                state = state.whole(anchors)
         except MessageError as error:
             if error.newer:
                 raise
             continue
+        if isinstance(state, AnchorsRecord):
+            anchors = state
         if not isinstance(state, StateRecord):
             continue
         if state.last_pts_ns is None or state.last_pts_ns < score.pts_ns:

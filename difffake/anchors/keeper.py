@@ -14,12 +14,27 @@ from difffake.anchors.guard import Drift, Home, centre, drift_of, length, part, 
 from difffake.anchors.policy import MAX_KEPT, AnchorMode, AnchorPolicy, AnchorState, AnchorStatus
 from difffake.anchors.pool import AnchorPool, Origin
 from difffake.anchors.record import ArrayRecord, PoolRecord, seal, unseal
-from difffake.anchors.state import BAD_STATE, STATE_KIND, STATE_VERSION, KeeperRecord, read_samples, write_samples
+from difffake.anchors.state import (
+    ARRAYS_KIND,
+    BAD_STATE,
+    HEAD_KIND,
+    PARTS_VERSION,
+    STATE_KIND,
+    STATE_VERSION,
+    KeeperArrays,
+    KeeperHead,
+    KeeperRecord,
+    read_samples,
+    write_samples,
+)
 from difffake.errors import AnchorError, DataError
 
 _NEVER = float("-inf")
 #: So many frames are seen before a beginning is called suspicious.
 _MIN_TOLD = 4
+
+#: Anchor, which of its members are the first ones, where it began, frames that wait.
+_Arrays = tuple[AnchorPool | None, NDArray[np.bool_], Home | None, Candidates | None]
 
 
 class AnchorKeeper:
@@ -43,6 +58,8 @@ class AnchorKeeper:
     def __init__(self, policy: AnchorPolicy | None = None) -> None:
         self.policy = policy or AnchorPolicy()
         self._offered_s = _NEVER
+        #: The arrays as `to_parts` gave them last, and what they were made of.
+        self._sealed: tuple[_Arrays, bytes] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -330,8 +347,18 @@ class AnchorKeeper:
 
     def to_state(self) -> bytes:
         """Everything, exactly: `from_state` gives a keeper that decides the same ever after."""
-        home, samples = self._home, self._samples
-        record = KeeperRecord(
+        return seal(STATE_KIND, STATE_VERSION, KeeperRecord.of(self._head(), self._arrays()))
+
+    def to_parts(self) -> tuple[bytes, bytes]:
+        """Everything in two parts, for `from_parts`: what changes with every frame, and the arrays, which do not once
+        the anchor stands. As long as they are the same, they are the same object."""
+        of = (self._pool, self._original, self._home, self._samples)
+        if self._sealed is None or any(a is not b for a, b in zip(of, self._sealed[0], strict=True)):
+            self._sealed = of, seal(ARRAYS_KIND, PARTS_VERSION, self._arrays())
+        return seal(HEAD_KIND, PARTS_VERSION, self._head()), self._sealed[1]
+
+    def _head(self) -> KeeperHead:
+        return KeeperHead(
             policy=self.policy,
             frozen=self._frozen,
             enrolled=self._enrolled,
@@ -340,12 +367,16 @@ class AnchorKeeper:
             offered_s=self._offered_s,
             since_s=self._since_s,
             updated_s=self._updated_s,
+        )
+
+    def _arrays(self) -> KeeperArrays:
+        home, samples = self._home, self._samples
+        return KeeperArrays(
             pool=None if self._pool is None else PoolRecord.of(self._pool),
             original=None if self._pool is None else ArrayRecord.of(self._original),
             home=None if home is None else (ArrayRecord.of(home.identity), ArrayRecord.of(home.artifact), home.spread),
             samples=None if samples is None else write_samples(samples),
         )
-        return seal(STATE_KIND, STATE_VERSION, record)
 
     @classmethod
     def from_state(cls, data: bytes) -> Self:
@@ -355,17 +386,31 @@ class AnchorKeeper:
             AnchorError: damaged, of a newer version, or not consistent in itself.
         """
         record = unseal(data, STATE_KIND, STATE_VERSION, KeeperRecord, name="anchor state")
-        keeper = cls(record.policy)
-        keeper._frozen, keeper._enrolled, keeper._expired = record.frozen, record.enrolled, record.expired
-        keeper._offered_s, keeper._since_s = record.offered_s, record.since_s
-        keeper._updated_s, keeper._last_ambiguous_s = record.updated_s, record.last_ambiguous_s
-        if record.pool is not None and record.original is not None:
-            keeper._pool, keeper._original = record.pool.pool(), record.original.vector("|b1")
-        if record.home is not None:
-            identity, artifact, spread = record.home
+        return cls._restored(record, record)
+
+    @classmethod
+    def from_parts(cls, head: bytes, arrays: bytes) -> Self:
+        """A keeper from `to_parts`; raises as `from_state`."""
+        keeper = cls._restored(
+            unseal(head, HEAD_KIND, PARTS_VERSION, KeeperHead, name="anchor state"),
+            unseal(arrays, ARRAYS_KIND, PARTS_VERSION, KeeperArrays, name="arrays of an anchor"),
+        )
+        keeper._sealed = (keeper._pool, keeper._original, keeper._home, keeper._samples), arrays
+        return keeper
+
+    @classmethod
+    def _restored(cls, head: KeeperHead, arrays: KeeperArrays | KeeperRecord) -> Self:
+        keeper = cls(head.policy)
+        keeper._frozen, keeper._enrolled, keeper._expired = head.frozen, head.enrolled, head.expired
+        keeper._offered_s, keeper._since_s = head.offered_s, head.since_s
+        keeper._updated_s, keeper._last_ambiguous_s = head.updated_s, head.last_ambiguous_s
+        if arrays.pool is not None and arrays.original is not None:
+            keeper._pool, keeper._original = arrays.pool.pool(), arrays.original.vector("|b1")
+        if arrays.home is not None:
+            identity, artifact, spread = arrays.home
             keeper._home = Home(identity.vector("<f8"), artifact.vector("<f8"), spread)
-        if record.samples is not None:
-            keeper._samples = read_samples(record.samples)
+        if arrays.samples is not None:
+            keeper._samples = read_samples(arrays.samples)
         keeper._check_state()
         return keeper
 

@@ -1,4 +1,4 @@
-"""An anchor keeper's state as a record."""
+"""An anchor keeper's state as a record: whole, or in two parts. What changes with every frame is a hundredth of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from difffake.anchors.record import ArrayRecord, PoolRecord
 from difffake.errors import AnchorError, DataError
 
 STATE_KIND, STATE_VERSION = "difffake-anchor-state", 1
+HEAD_KIND, ARRAYS_KIND, PARTS_VERSION = "difffake-anchor-head", "difffake-anchor-arrays", 1
 BAD_STATE = "reset this person's anchor"
 _KINDS: dict[str, Literal["<f8", "|b1"]] = {"time_s": "<f8", "artifact_p": "<f8", "good": "|b1"}
 _WIDE = ("embedding", "identity")
 
 
-class KeeperRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that `difffake.anchors.AnchorKeeper` knows."""
+class KeeperHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `difffake.anchors.AnchorKeeper` knows without its arrays."""
 
     policy: AnchorPolicy
     frozen: bool
@@ -29,10 +30,29 @@ class KeeperRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     offered_s: float
     since_s: float
     updated_s: float
+
+
+class KeeperArrays(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The anchor itself, where it began, and frames that wait."""
+
     pool: PoolRecord | None
     original: ArrayRecord | None
     home: tuple[ArrayRecord, ArrayRecord, float] | None
     samples: dict[str, ArrayRecord] | None
+
+
+class KeeperRecord(KeeperHead, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that it knows."""
+
+    pool: PoolRecord | None
+    original: ArrayRecord | None
+    home: tuple[ArrayRecord, ArrayRecord, float] | None
+    samples: dict[str, ArrayRecord] | None
+
+    @classmethod
+    def of(cls, head: KeeperHead, arrays: KeeperArrays) -> KeeperRecord:
+        """The whole of two parts."""
+        return cls(**(msgspec.structs.asdict(head) | msgspec.structs.asdict(arrays)))
 
 
 def write_samples(samples: Candidates) -> dict[str, ArrayRecord]:

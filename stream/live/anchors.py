@@ -30,7 +30,7 @@ class Anchors:
         self._keepers: dict[int, AnchorKeeper] = {}
         self._since_ns: dict[int, int] = {}
         self._seen_ns: dict[int, int] = {}
-        self._bytes: dict[int, bytes] = {}
+        self._parts: dict[int, tuple[bytes, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._keepers)
@@ -78,7 +78,7 @@ class Anchors:
             return
         before = keeper.since_s
         keeper.offer(faces)
-        self._bytes.pop(person, None)
+        self._parts.pop(person, None)
         self._seen_ns[person] = pts_ns
         if keeper.since_s is None:
             self._since_ns.pop(person, None)
@@ -151,29 +151,34 @@ class Anchors:
             keeper.freeze()
         else:
             keeper.unfreeze()
-        self._bytes.pop(person, None)
+        self._parts.pop(person, None)
 
     def reset(self, person: int) -> None:
         """Forget a person's anchor, where it began, and a freeze."""
         self._keepers[person].reset()
         self._since_ns.pop(person, None)
-        self._bytes.pop(person, None)
+        self._parts.pop(person, None)
 
     def drop(self, person: int) -> None:
         """Give a person's keeper up."""
-        for table in (self._keepers, self._since_ns, self._seen_ns, self._bytes):
+        for table in (self._keepers, self._since_ns, self._seen_ns, self._parts):
             table.pop(person, None)
 
     def _put(self, person: int, keeper: AnchorKeeper) -> None:
         self._keepers[person] = keeper
-        self._bytes.pop(person, None)
+        self._parts.pop(person, None)
 
     def to_bytes(self) -> dict[int, bytes]:
-        """Person -> the keeper's exact state, in order of persons; what did not change is not encoded again."""
+        """Person -> the keeper's exact state, in order of persons."""
+        return {person: self._keepers[person].to_state() for person in self}
+
+    def to_parts(self) -> tuple[dict[int, bytes], dict[int, bytes]]:
+        """Person -> the keeper's exact state without its arrays, and person -> these arrays, in order of persons; what
+        did not change is not encoded again."""
         for person, keeper in self._keepers.items():
-            if person not in self._bytes:
-                self._bytes[person] = keeper.to_state()
-        return {person: self._bytes[person] for person in self}
+            if person not in self._parts:
+                self._parts[person] = keeper.to_parts()
+        return {p: self._parts[p][0] for p in self}, {p: self._parts[p][1] for p in self}
 
     def to_arrays(self) -> Arrays:
         """What the keepers' own states do not hold."""
@@ -183,16 +188,27 @@ class Anchors:
         return arrays
 
     @classmethod
-    def restored(cls, keepers: Mapping[int, bytes], arrays: Arrays, policy: AnchorPolicy, most: int) -> Anchors:
-        """The anchors of `to_bytes` and `to_arrays`.
+    def restored(
+        cls,
+        keepers: Mapping[int, bytes],
+        their_arrays: Mapping[int, bytes],
+        arrays: Arrays,
+        policy: AnchorPolicy,
+        most: int,
+    ) -> Anchors:
+        """The anchors of `to_parts` and `to_arrays`; of `to_bytes` where nobody has arrays apart.
 
         Raises:
             AnchorError: a keeper's state is damaged.
             DataError: the arrays are.
         """
         anchors = cls(policy, most)
+        if their_arrays.keys() - keepers.keys():
+            raise DataError("damaged anchors: arrays of somebody without one", hint=_HINT)
         for person, data in keepers.items():
-            anchors._keepers[person] = AnchorKeeper.from_state(data)
+            apart = their_arrays.get(person)
+            keeper = AnchorKeeper.from_state(data) if apart is None else AnchorKeeper.from_parts(data, apart)
+            anchors._keepers[person] = keeper
         for name, into in (("since", anchors._since_ns), ("seen", anchors._seen_ns)):
             table = arrays.get(f"anchors_{name}")
             if not isinstance(table, np.ndarray) or table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != 2:

@@ -57,7 +57,7 @@ class Memory:
         )
 
     def sections(self, models: LiveModels) -> dict[str, Any]:
-        """The fields ``people``, ``tracker``, ``finder``, ``evidence`` and ``anchors`` of a `StateRecord`."""
+        """The fields ``people``, ``tracker``, ``finder``, ``evidence``, ``anchors``, ``arrays`` of a `StateRecord`."""
         clock = [] if self.last_pts_ns is None else [self.last_pts_ns]
         evidence: Arrays = {
             "version": np.array([VERSION], np.int64),
@@ -66,12 +66,14 @@ class Memory:
             "shot": np.array([self.shot], np.int64),
             "last_pts_ns": np.array(clock, np.int64),
         }
+        anchors, arrays = self.anchors.to_parts()
         return {
             "people": pack_arrays(self.people.to_arrays()),
             "tracker": pack_arrays(self.tracker.to_arrays()),
             "finder": msgspec.msgpack.encode(self.finder),
             "evidence": pack_arrays(evidence | self.windows.to_arrays() | self.anchors.to_arrays()),
-            "anchors": self.anchors.to_bytes(),
+            "anchors": anchors,
+            "arrays": arrays,
         }
 
     @classmethod
@@ -82,7 +84,7 @@ class Memory:
             OtherModelError: made with other networks.
             MessageError: a section is damaged, or contradicts another.
         """
-        if not any((record.people, record.tracker, record.finder, record.evidence, record.anchors)):
+        if not any((record.people, record.tracker, record.finder, record.evidence, record.anchors, record.arrays)):
             return cls.new(settings)
         evidence = unpack_arrays(record.evidence)
         version, shot = _number(evidence, "version"), _number(evidence, "shot")
@@ -98,7 +100,7 @@ class Memory:
                 People.from_arrays(unpack_arrays(record.people), settings.people),
                 Tracker.from_arrays(unpack_arrays(record.tracker), max_tracks=settings.max_tracks),
                 _finder(record.finder),
-                Anchors.restored(record.anchors, evidence, settings.anchor, settings.max_anchors),
+                Anchors.restored(record.anchors, record.arrays, evidence, settings.anchor, settings.max_anchors),
                 Windows.from_arrays(evidence, settings.window_s),
                 shot,
             )

@@ -84,7 +84,8 @@ class LiveStream:
         return restored
 
     def sections(self) -> dict[str, Any]:
-        """The fields ``people``, ``tracker``, ``finder``, ``evidence`` and ``anchors`` of a `StateRecord`, exact."""
+        """The fields ``people``, ``tracker``, ``finder``, ``evidence``, ``anchors`` and ``arrays`` of a `StateRecord`,
+        exact."""
         return self._memory.sections(self._models)
 
     @property

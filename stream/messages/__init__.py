@@ -16,10 +16,12 @@ from stream.messages.scores import (
     Status,
 )
 from stream.messages.state import (
+    AnchorsRecord,
     PartitionRecord,
     StateKey,
     StateRecord,
     decode_state,
+    digest_of,
     pack_arrays,
     unpack_arrays,
 )
@@ -31,6 +33,7 @@ __all__ = [
     "AlertKind",
     "AlertRecord",
     "AlertState",
+    "AnchorsRecord",
     "Command",
     "CommandRecord",
     "DeadLetter",
@@ -54,6 +57,7 @@ __all__ = [
     "decode",
     "decode_enrolment",
     "decode_state",
+    "digest_of",
     "encode",
     "enrolment_key",
     "pack_arrays",

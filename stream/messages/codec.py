@@ -47,6 +47,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     NAME: ClassVar[str]
     FORMAT: ClassVar[Literal["json", "msgpack"]] = "json"
     MAX_BYTES: ClassVar[int] = _MIB
+    #: Versions that are read, too; this one is written.
+    OLDER: ClassVar[frozenset[int]] = frozenset()
 
     version: int
 
@@ -95,7 +97,8 @@ def decode(data: bytes, kind: type[M]) -> M:
         )
     try:
         head = _head(kind.FORMAT).decode(data)
-        check_version(kind.NAME, head.version, current_version(kind))
+        if head.version not in kind.OLDER:
+            check_version(kind.NAME, head.version, current_version(kind))
         message: M = _decoder(kind).decode(data)
     # RecursionError: JSON and msgpack nest without bound.
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -2,10 +2,15 @@
 
 The records of a batch are written in the transaction that emits its scores and commits its offsets. A null value
 (tombstone) forgets a stream.
+
+Most of a stream's state is the arrays of its anchors, which rarely change once they stand. They have a record of their
+own, written before the stream's in the same transaction, and only where they changed: what is committed every second
+is a fifth of the whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -30,23 +35,35 @@ from stream.messages.codec import (
 MAX_STATE_BYTES = (16 << 20) - (64 << 10)
 MAX_PEOPLE = 4096
 _MAX_ARRAYS, _MAX_DIMENSIONS = 256, 4
+#: Stands behind the partition's number in the key of anchors, where no digit stands.
+_ANCHORS = ":anchors"
 _HINT = "restore from an earlier state, or delete this stream's state: it then warms up again"
 
 Section = Annotated[bytes, msgspec.Meta(max_length=MAX_STATE_BYTES)]
+Person = Annotated[int, msgspec.Meta(ge=0)]
+BySection = Annotated[dict[Person, Section], msgspec.Meta(max_length=MAX_PEOPLE)]
+Digest = Annotated[bytes, msgspec.Meta(max_length=32)]
 
 
 @dataclass(frozen=True, slots=True)
 class StateKey:
-    """Key of a state record: ``topic/partition/stream``, or ``topic/partition`` for the partition's own."""
+    """Key of a state record: ``topic/partition/stream``, ``topic/partition:anchors/stream`` for the arrays of its
+    anchors, or ``topic/partition`` for the partition's own."""
 
     topic: str
     partition: int
     stream: str | None = None
+    is_anchors: bool = False
 
     def encode(self) -> bytes:
-        """The key's bytes; Kafka allows no slash in a topic, so that no two keys are alike."""
-        head = f"{self.topic}/{self.partition}"
+        """The key's bytes; Kafka allows neither slash nor colon in a topic, so that no two keys are alike."""
+        head = f"{self.topic}/{self.partition}{_ANCHORS if self.is_anchors else ''}"
         return (head if self.stream is None else f"{head}/{self.stream}").encode()
+
+    @property
+    def anchors(self) -> StateKey:
+        """That of the same stream's anchors."""
+        return StateKey(self.topic, self.partition, self.stream, is_anchors=True)
 
     @classmethod
     def parse(cls, key: bytes | None) -> StateKey:
@@ -57,8 +74,9 @@ class StateKey:
         """
         try:
             topic, number, *stream = (key or b"").decode().split("/", 2)
-            parsed = cls(topic, int(number), stream[0] if stream else None)
-            if not topic or stream == [""] or parsed.encode() != key:
+            digits, is_anchors = number.removesuffix(_ANCHORS), number.endswith(_ANCHORS)
+            parsed = cls(topic, int(digits), stream[0] if stream else None, is_anchors)
+            if not topic or stream == [""] or (is_anchors and not stream) or parsed.encode() != key:
                 raise ValueError("a part is empty, or the partition is no plain number")
         except ValueError as error:
             raise MessageError(
@@ -82,7 +100,9 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
         tracker: the faces' tracks.
         finder: where faces were found in the last frame, and its cut detector, as msgpack of `FinderState`.
         evidence: running windows and open alerts.
-        anchors: person -> the bytes of their anchor keeper.
+        anchors: person -> the bytes of their anchor keeper, without its arrays (version 2: with them).
+        arrays: person -> those arrays; none where the stream's `AnchorsRecord` has them.
+        arrays_digest: that of this record; empty where there is none.
         decoder: where its decoder stands, and its sampling.
         resume_offset: input offset of the last key frame that the decoder still needs; null for images and segments.
         commands_offset: the first offset of the enrolments topic that was not yet applied.
@@ -91,8 +111,9 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     NAME: ClassVar[str] = "stream state"
     FORMAT: ClassVar[Literal["json", "msgpack"]] = "msgpack"
     MAX_BYTES: ClassVar[int] = MAX_STATE_BYTES
+    OLDER: ClassVar[frozenset[int]] = frozenset({2})
 
-    version: Literal[2] = 2
+    version: Literal[2, 3] = 3
     topic: Topic
     partition: Partition
     stream: StreamId
@@ -102,7 +123,9 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     tracker: Section
     finder: Section
     evidence: Section
-    anchors: Annotated[dict[Annotated[int, msgspec.Meta(ge=0)], Section], msgspec.Meta(max_length=MAX_PEOPLE)]
+    anchors: BySection
+    arrays: BySection = msgspec.field(default_factory=dict)
+    arrays_digest: Digest = b""
     decoder: Section
     resume_offset: Offset | None
     commands_offset: Offset
@@ -110,11 +133,81 @@ class StateRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         # The same state is the same bytes, whoever's anchor came first.
         msgspec.structs.force_setattr(self, "anchors", dict(sorted(self.anchors.items())))
+        msgspec.structs.force_setattr(self, "arrays", dict(sorted(self.arrays.items())))
 
     @property
     def key(self) -> bytes:
         """Of the Kafka record."""
         return StateKey(self.topic, self.partition, self.stream).encode()
+
+    def apart(self) -> tuple[StateRecord, AnchorsRecord]:
+        """The record without arrays, and the one that has them."""
+        anchors = AnchorsRecord(
+            topic=self.topic,
+            partition=self.partition,
+            stream=self.stream,
+            arrays=self.arrays,
+            digest=self.arrays_digest,
+        )
+        return msgspec.structs.replace(self, arrays={}), anchors
+
+    def whole(self, anchors: AnchorsRecord | None) -> StateRecord:
+        """The record with its arrays, from what `apart` gave.
+
+        Raises:
+            MessageError: it needs arrays that these are not.
+        """
+        if not self.arrays_digest:
+            return self
+        if anchors is None or anchors.digest != self.arrays_digest:
+            raise MessageError(f"the state of {self.stream[:80]} lacks the arrays of its anchors", hint=_HINT)
+        return msgspec.structs.replace(self, arrays=anchors.arrays)
+
+
+def digest_of(arrays: Mapping[int, bytes]) -> bytes:
+    """By which a `StateRecord` names its arrays; empty where there are none."""
+    if not arrays:
+        return b""
+    digest = hashlib.blake2b(digest_size=16)
+    for person, data in sorted(arrays.items()):
+        digest.update(b"%d %d " % (person, len(data)))
+        digest.update(data)
+    return digest.digest()
+
+
+class AnchorsRecord(
+    Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="stream-anchors"
+):
+    """What rarely changes of a stream's anchors. It belongs to the next state of the stream, and to all that follow
+    with its digest.
+
+    Args:
+        version: of this schema.
+        topic: of the input.
+        partition: of that topic.
+        stream: the stream's id.
+        arrays: person -> the arrays of their anchor keeper.
+        digest: of the arrays, by which states name them.
+    """
+
+    NAME: ClassVar[str] = "anchors of a stream"
+    FORMAT: ClassVar[Literal["json", "msgpack"]] = "msgpack"
+    MAX_BYTES: ClassVar[int] = MAX_STATE_BYTES
+
+    version: Literal[1] = 1
+    topic: Topic
+    partition: Partition
+    stream: StreamId
+    arrays: BySection
+    digest: Digest
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "arrays", dict(sorted(self.arrays.items())))
+
+    @property
+    def key(self) -> bytes:
+        """Of the Kafka record."""
+        return StateKey(self.topic, self.partition, self.stream, is_anchors=True).encode()
 
 
 class PartitionRecord(
@@ -144,15 +237,20 @@ class PartitionRecord(
         return StateKey(self.topic, self.partition).encode()
 
 
-def decode_state(key: bytes | None, value: bytes) -> StateRecord | PartitionRecord:
+AnyState = StateRecord | AnchorsRecord | PartitionRecord
+
+
+def decode_state(key: bytes | None, value: bytes) -> AnyState:
     """The record of the state topic with this key; a null value has no record, only its `StateKey`.
 
     Raises:
         MessageError: as `decode` and `StateKey.parse`; or the value belongs to another key.
     """
     parsed = StateKey.parse(key)
-    record: StateRecord | PartitionRecord
-    record = decode(value, PartitionRecord) if parsed.stream is None else decode(value, StateRecord)
+    kind: type[AnyState] = PartitionRecord
+    if parsed.stream is not None:
+        kind = AnchorsRecord if parsed.is_anchors else StateRecord
+    record: AnyState = decode(value, kind)
     if record.key != key:
         raise MessageError(f"a {record.NAME} under the key of another: {(key or b'')[:80]!r}", hint=_HINT)
     return record

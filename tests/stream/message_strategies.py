@@ -12,6 +12,7 @@ from stream.messages import (
     AlertKind,
     AlertRecord,
     AlertState,
+    AnchorsRecord,
     Command,
     CommandRecord,
     EnrolmentRecord,
@@ -114,9 +115,10 @@ alerts = _ends.flatmap(
         difffake=names,
     )
 )
+by_person = st.dictionaries(st.integers(0, 1 << 40), sections, max_size=4)
 states = st.builds(
     StateRecord,
-    version=st.just(2),
+    version=st.sampled_from([2, 3]),
     topic=topics,
     partition=partitions,
     stream=streams,
@@ -126,10 +128,21 @@ states = st.builds(
     tracker=sections,
     finder=sections,
     evidence=sections,
-    anchors=st.dictionaries(st.integers(0, 1 << 40), sections, max_size=4),
+    anchors=by_person,
+    arrays=by_person,
+    arrays_digest=st.binary(max_size=32),
     decoder=st.binary(max_size=200),
     resume_offset=st.none() | offsets,
     commands_offset=offsets,
+)
+anchors = st.builds(
+    AnchorsRecord,
+    version=st.just(1),
+    topic=topics,
+    partition=partitions,
+    stream=streams,
+    arrays=by_person,
+    digest=st.binary(max_size=32),
 )
 partition_states = st.builds(
     PartitionRecord, version=st.just(1), topic=topics, partition=partitions, next_offset=offsets
@@ -157,4 +170,4 @@ commands = st.builds(
     by=names,
     id=names,
 )
-messages = st.one_of(scores, alerts, states, partition_states, enrolments, commands)
+messages = st.one_of(scores, alerts, states, anchors, partition_states, enrolments, commands)

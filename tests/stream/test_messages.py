@@ -19,6 +19,7 @@ from stream.messages import (
     AlertKind,
     AlertRecord,
     AlertState,
+    AnchorsRecord,
     Command,
     CommandRecord,
     EnrolmentRecord,
@@ -38,6 +39,7 @@ from stream.messages import (
     decode,
     decode_enrolment,
     decode_state,
+    digest_of,
     encode,
     enrolment_key,
     pack_arrays,
@@ -49,6 +51,7 @@ KINDS: list[type[Message]] = [
     ScoreRecord,
     AlertRecord,
     StateRecord,
+    AnchorsRecord,
     PartitionRecord,
     EnrolmentRecord,
     CommandRecord,
@@ -313,24 +316,65 @@ def test_an_alert_keeps_its_id_when_the_input_is_read_again_and_shares_it_with_n
     assert len({alert_id(*a) for a in [asked, *others]}) == len(others) + 1
 
 
-@given(made.states | made.partition_states)
-def test_state_is_found_by_its_key(record: StateRecord | PartitionRecord) -> None:
+@given(made.states | made.anchors | made.partition_states)
+def test_state_is_found_by_its_key(record: StateRecord | AnchorsRecord | PartitionRecord) -> None:
     assert decode_state(record.key, encode(record)) == record
     key = StateKey.parse(record.key)
     assert (key.topic, key.partition, key.stream) == (record.topic, record.partition, getattr(record, "stream", None))
+    assert key.is_anchors == isinstance(record, AnchorsRecord)
 
 
-@given(
-    st.tuples(made.topics, made.partitions, st.none() | made.streams),
-    st.tuples(made.topics, made.partitions, st.none() | made.streams),
+_KEYS = st.builds(StateKey, made.topics, made.partitions, made.streams, st.booleans()) | st.builds(
+    StateKey, made.topics, made.partitions
 )
-@example(("t", 1, "2/x"), ("t", 1, "2"))
-def test_no_two_state_keys_are_alike(a: tuple[str, int, str | None], b: tuple[str, int, str | None]) -> None:
-    assert (StateKey(*a).encode() == StateKey(*b).encode()) == (a == b)
+
+
+@given(_KEYS, _KEYS)
+@example(StateKey("t", 1, "2/x"), StateKey("t", 1, "2"))
+@example(StateKey("t", 1, "anchors/x"), StateKey("t", 1, "x", is_anchors=True))
+def test_no_two_state_keys_are_alike(a: StateKey, b: StateKey) -> None:
+    assert (a.encode() == b.encode()) == (a == b)
+
+
+def test_a_state_finds_its_arrays_and_refuses_those_of_another() -> None:
+    arrays = {3: b"three", 1: b"one"}
+    whole = state(anchors={1: b"1", 3: b"3"}, arrays=arrays, arrays_digest=digest_of(arrays))
+    alone, anchors = whole.apart()
+    assert not alone.arrays
+    assert alone.whole(anchors) == whole
+    assert digest_of({1: b"one", 3: b"three"}) == anchors.digest
+    others = [digest_of(a) for a in ({1: b"one"}, {1: b"onet", 3: b"hree"}, {1: b"three", 3: b"one"}, {})]
+    for other in [None, *(msgspec.structs.replace(anchors, digest=digest) for digest in others)]:
+        with pytest.raises(MessageError, match="lacks the arrays"):
+            alone.whole(other)
+
+
+def test_a_state_of_the_version_before_is_read_and_one_of_an_older_is_not() -> None:
+    before = {k: v for k, v in msgspec.to_builtins(state(), builtin_types=(bytes,)).items() if "arrays" not in k}
+    read = decode(msgspec.msgpack.encode(before | {"version": 2}), StateRecord)
+    assert (read.anchors, read.arrays, read.next_offset) == ({}, {}, 18)
+    assert read.whole(None) == read
+    with pytest.raises(MessageError, match="version 1"):
+        decode(msgspec.msgpack.encode(before | {"version": 1}), StateRecord)
 
 
 @pytest.mark.parametrize(
-    "key", [None, b"", b"t", b"t/x", b"t/01", b"t/1/", b"/1", b"t/-0", b"t/1_0/s", b"\xff/1", b"t/ 1"]
+    "key",
+    [
+        None,
+        b"",
+        b"t",
+        b"t/x",
+        b"t/01",
+        b"t/1/",
+        b"/1",
+        b"t/-0",
+        b"t/1_0/s",
+        b"\xff/1",
+        b"t/ 1",
+        b"t/1:anchors",
+        b"t/:anchors/s",
+    ],
 )
 def test_what_is_no_state_key_is_refused(key: bytes | None) -> None:
     with pytest.raises(MessageError, match="key"):

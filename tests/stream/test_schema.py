@@ -16,6 +16,7 @@ from hypothesis import given, settings
 
 from stream.messages import (
     AlertRecord,
+    AnchorsRecord,
     CommandRecord,
     EnrolmentRecord,
     Message,
@@ -32,6 +33,7 @@ FILES: dict[type[Message], str] = {
     ScoreRecord: "scores.json",
     AlertRecord: "alerts.json",
     StateRecord: "stream-state.json",
+    AnchorsRecord: "stream-anchors.json",
     PartitionRecord: "partition-state.json",
     EnrolmentRecord: "enrolment.json",
     CommandRecord: "command.json",

@@ -38,14 +38,10 @@ def world(models: LiveModels, clips: dict[str, Path]) -> World:
     return world
 
 
-def kept(world: World) -> dict[str, list[bytes | None]]:
-    """Stream -> what the state topic says of it, one after the other."""
-    found: dict[str, list[bytes | None]] = {}
-    for record in world.records("difffake.state"):
-        key = StateKey.parse(record.key)
-        if key.stream is not None:
-            found.setdefault(key.stream, []).append(record.value)
-    return found
+def kept(world: World) -> dict[StateKey, bytes | None]:
+    """The last that the state topic says of each stream and of its anchors."""
+    keys = [(StateKey.parse(record.key), record.value) for record in world.records("difffake.state")]
+    return {key: value for key, value in keys if key.stream is not None}
 
 
 def restored(world: World) -> set[str]:
@@ -60,7 +56,9 @@ def test_a_stream_that_is_silent_for_long_enough_is_forgotten(world: World) -> N
     world.publish(streams=("c",))
     worker = world.worker(QUIET, AT_ONCE)
     world.drain(worker)
-    gone = {name for name, values in kept(world).items() if values[-1] is None}
+    gone = {str(key.stream) for key, value in kept(world).items() if value is None}
+    assert {key for key in kept(world) if key.stream in gone and kept(world)[key] is not None} == set()
+    assert {key.stream for key in kept(world) if key.is_anchors} >= gone
     # Those of the partition that something was committed for; the others when there is something to commit.
     assert gone
     assert worker.counts["forgotten"] >= len(gone)

@@ -119,6 +119,6 @@ def assert_same(world: World, undisturbed: World) -> None:
     assert world.scores() == undisturbed.scores()
     assert world.alerts() == undisturbed.alerts()
     # Anchors were moved from worker to worker, or not: the same bytes.
-    anchors = {name: state.anchors for name, state in undisturbed.states().items()}
-    assert all(anchors.values())
-    assert {name: state.anchors for name, state in world.states().items()} == anchors
+    anchors = {name: (state.anchors, state.arrays_digest) for name, state in undisturbed.states().items()}
+    assert all(heads and digest for heads, digest in anchors.values())
+    assert {name: (state.anchors, state.arrays_digest) for name, state in world.states().items()} == anchors
