@@ -26,7 +26,7 @@ from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
 from stream.checkpoint import Checkpoint
 from stream.commands_log import CommandsLog
-from stream.decode import DecodeSettings, Gear, InputError, Payload
+from stream.decode import DecodeSettings, InputError, Payload
 from stream.ended import EndedStreams
 from stream.gears import GearSettings
 from stream.health import Phase
@@ -36,10 +36,11 @@ from stream.metrics.instruments import Backlog, Metrics, Snapshot
 from stream.outcome import Outcome, Teller
 from stream.partition import Partition, StreamIdError, StreamSettings, StreamState, stream_id
 from stream.pipeline import Job, Pipeline
-from stream.settings import Overload, WorkerSettings
+from stream.settings import WorkerSettings
 from stream.settling import Progress, Settling
 from stream.stages import Stage
 from stream.tracing import NoTracing, Tracing
+from stream.turns import Turns
 
 log = structlog.get_logger()
 
@@ -47,8 +48,6 @@ log = structlog.get_logger()
 _LEAVE_SHARE, _LEAVE_S = 0.3, 5.0
 #: How often the figures of a moment are renewed, and silent streams looked for, s.
 _SNAPSHOT_S = 0.25
-#: Weight of the last record in how long one takes.
-_RECENT = 0.1
 
 
 class _RewoundError(Exception):
@@ -108,8 +107,6 @@ class Worker:
         self._intake = Intake()
         self._jobs: dict[StreamKey, Progress] = {}
         self._failures = 0
-        #: How long a record is in progress; of the last ones that were worked on.
-        self._takes_s = 0.0
         #: Records in a row that made the analysis fail.
         self._broken = 0
         #: What happened, by name: for logs, metrics and tests.
@@ -144,6 +141,7 @@ class Worker:
         )
         self._teller = Teller(self._checkpoint, topics, models.model_id, self.counts, self._metrics)
         self._settling = Settling(self._teller, self._checkpoint, self.counts, self._metrics)
+        self._turns = Turns(self._intake, self._settling, settings, self._poison)
         self._pipeline = Pipeline(models, settings.pipeline, timed=self._metrics.stage, batched=self._metrics.batch)
         self._consumer.subscribe(settings.inputs, self)
 
@@ -292,7 +290,7 @@ class Worker:
                 self._settling.bury_in_turn(part, record, error, None)
 
     def _begin(self) -> None:
-        while (picked := self._pick()) is not None:
+        while (picked := self._turns.pick(self._jobs.values())) is not None:
             key, record = picked
             part = self._partitions[record.source]
             try:
@@ -305,8 +303,9 @@ class Worker:
             if poison is not None:
                 self._settling.bury(key, part, stream, outcome, poison, "analyse")
                 continue
-            gear = self._gear(stream, record, is_new=outcome.is_new)
-            outcomes = [outcome, *self._follow(key, part, stream, outcome, gear)]
+            gear = self._turns.gear(stream, record, is_new=outcome.is_new)
+            following = self._turns.follow(key, part, stream, record, gear)
+            outcomes = [outcome, *(self._taken_up(part, stream, one) for one in following)]
             job = Job(
                 key,
                 stream.decoder,
@@ -324,44 +323,6 @@ class Worker:
         if outcome.is_new:
             outcome.trace = self._tracing.begin(record)
         return outcome
-
-    def _follow(
-        self, key: StreamKey, part: Partition, stream: StreamState, first: Outcome, gear: Gear
-    ) -> list[Outcome]:
-        """Records of a stream that wait behind one, and may be worked on in one go with it."""
-
-        def goes_with(record: Record) -> bool:
-            if (part.source, record.offset) in self._poison:
-                return False
-            return self._gear(stream, record, is_new=part.is_new(stream, record.offset)) is gear
-
-        pipeline = self.settings.pipeline
-        room = pipeline.run_bytes - len(first.record.value or b"")
-        records = self._intake.follow(key, min(pipeline.run, stream.run) - 1, room, goes_with)
-        return [self._taken_up(part, stream, record) for record in records]
-
-    def _pick(self) -> tuple[StreamKey, Record] | None:
-        """Whose record is next, where there is room for one."""
-        most = self.settings.pipeline.in_progress
-        # What is to be shed would grow older yet if it waited for its stream's turn. It has room of its own, so that
-        # nobody waits for a flood of it.
-        if self.settings.overload is Overload.SHED and len(self._jobs) < 2 * most:
-            late = self._intake.pick_late(self._settling.busy, self._is_late)
-            if late is not None:
-                return late
-        worked_on = sum(progress.job.gear is not Gear.SHED for progress in self._jobs.values())
-        return self._intake.pick(self._settling.busy) if worked_on < most else None
-
-    def _is_late(self, record: Record, is_urgent: bool) -> bool:
-        """Whether a record is too old, or would be when it is done."""
-        most_s = self.settings.max_age_s
-        patience_s = most_s * (2 if is_urgent else 1) - min(self._takes_s, most_s / 2)
-        return record.timestamp_ms >= 0 and time.time() - record.timestamp_ms / 1e3 > patience_s
-
-    def _gear(self, stream: StreamState, record: Record, *, is_new: bool) -> Gear:
-        if self.settings.overload is Overload.SHED and is_new and self._is_late(record, stream.gears.is_urgent):
-            return Gear.SHED
-        return stream.gears.gear
 
     def _apply_commands(self, part: Partition, stream: StreamState) -> None:
         """Enrolments and operator commands, before the first record after they came; at a commit's boundary, so that
@@ -386,28 +347,29 @@ class Worker:
     # -- records are done --------------------------------------------------------------------------------------------
     def _take(self, timeout_s: float) -> None:
         for job in self._pipeline.ready(timeout_s):
-            progress = self._jobs.get(job.stream)
-            if progress is None or progress.job is not job:
-                continue  # forgotten meanwhile
-            if not self._took(progress):
-                return
+            goes_on = True
+            # Whatever goes wrong, its job is forgotten.
+            while goes_on and (progress := self._jobs.get(job.stream)) is not None and progress.job is job:
+                goes_on = self._took(progress)
+                if self._checkpoint.is_due:
+                    self._flush()
         self._settling.bury_waiting(self._partitions)
 
     def _took(self, progress: Progress) -> bool:
-        """Take what a job has seen; False where everything was read back because of it."""
+        """Take a record of a job; whether there is another one to be taken."""
         job, part, stream = progress.job, progress.part, progress.stream
         if isinstance(job.error, DeviceLostError):
             raise job.error
         try:
-            # All but the last of its records are whole, and gave nothing to look at.
-            while progress.settled < len(job.decodings) - 1:
+            if progress.settled < len(job.decodings) - 1:  # it is whole, and gave nothing to look at
                 self._settling.settle(progress)
+                return True
             outcome = progress.outcome
             if job.error is None:
                 self._score(progress)
                 if not job.done:
                     self._pipeline.go_on(job)
-                    return True
+                    return False
                 self._settling.settle(progress)
             elif not isinstance(job.error, InputError):
                 raise job.error
@@ -423,16 +385,12 @@ class Worker:
                 raise  # it is not the records: better to stop than to bury whatever comes
             self._rewind()
             return False
-        if job.error is not None:
-            self._end(progress)
-            self._settling.bury(job.stream, part, stream, outcome, job.error, "decode")
-            return True
-        if outcome.frames:
-            self._broken = 0
-        if job.gear is not Gear.SHED:
-            self._takes_s += _RECENT * (time.monotonic() - progress.began_s - self._takes_s)
         self._end(progress)
-        return True
+        if job.error is not None:
+            self._settling.bury(job.stream, part, stream, outcome, job.error, "decode")
+        elif outcome.frames:
+            self._broken = 0
+        return False
 
     def _score(self, progress: Progress) -> None:
         job, outcome, sights = progress.job, progress.outcome, progress.job.take()
@@ -445,23 +403,13 @@ class Worker:
         self._metrics.stage(Stage.SCORE, time.perf_counter() - began_s, len(sights))
 
     def _end(self, progress: Progress) -> None:
-        """A job is over, well or ill; its stream is free. What it did not come to waits again."""
-        job, stream = progress.job, progress.stream
-        key = job.stream
+        """A job is over, well or ill; its stream is free."""
+        key, stream = progress.job.stream, progress.stream
         del self._jobs[key]
         self._settling.busy.discard(key)
         stream.decoder_state = stream.decoder.state()
         stream.in_parts = False
-        taken, begun = len(progress.outcomes), len(job.decodings)
-        for outcome in reversed(progress.outcomes[begun:]):
-            self._intake.put_back(key, outcome.record)
-        frames = sum(outcome.frames for outcome in progress.outcomes)
-        # What is taken beyond the next frame was taken for nothing: where each record gives one, all but the first.
-        if not frames and begun >= stream.run:
-            stream.run = min(2 * stream.run, self.settings.pipeline.run)
-        elif begun < taken / 4:
-            stream.run //= 2
-        self._intake.serve(key, float(begun + frames), urgent=stream.gears.is_urgent)
+        self._turns.over(progress)
 
     def _give_up(self, key: StreamKey) -> None:
         self._pipeline.cancel(self._jobs.pop(key).job)

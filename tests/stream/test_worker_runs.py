@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from tiny import write_tiny_bundle
 from worker_world import LIVE, SETTINGS, TOPIC, World, assert_same
 
 from stream.broker.contract import Record
+from stream.checkpoint import Checkpoint
 from stream.decode import Payload, StreamDecoder
 from stream.gears import Gears
 from stream.live import LiveModels
@@ -137,6 +139,29 @@ def test_what_is_said_of_them_is_the_same_to_the_bit(
     assert {name: s.next_offset for name, s in together.states().items()} == {
         name: s.next_offset for name, s in alone.states().items()
     }
+
+
+def test_no_commit_holds_more_of_them_than_it_may(
+    models: LiveModels,
+    clips: dict[str, Path],
+    units: list[Record],
+    alone: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[int] = []
+    real = Checkpoint.commit
+
+    def commit(self: Checkpoint, *what: Any) -> None:
+        held.append(worker.counts["records"] - sum(held))
+        real(self, *what)
+
+    monkeypatch.setattr(Checkpoint, "commit", commit)
+    world = make(models, clips, units, "ab")
+    worker = world.worker(settings=msgspec.structs.replace(RUNS, commit_records=3))
+    world.drain(worker)
+    assert max(held) == 3
+    assert sum(held) == 2 * len(units)
+    assert_same(world, alone)
 
 
 def test_each_record_is_settled_once_with_its_own_outcome(
