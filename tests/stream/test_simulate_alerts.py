@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from alert_frames import frame
 from alerts_model import Detectors, Drawn, assumed_alerts, detection_times, factors, false_alerts
-from test_alerts import frame
 
 from difffake.results import EVIDENCES, Level
 from stream.alerts import Alerts, AlertSettings, Tuning
