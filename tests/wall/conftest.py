@@ -1,4 +1,4 @@
-"""Headless Chromium, the system's or one that is fetched without root."""
+"""Headless Chromium, the system's or one that is fetched without root; and a wall to look at."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from wall_world import alert, publish, score, served, until
+
+from stream.broker.memory import MemoryBroker
+from stream.wall.server import WallServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -30,3 +34,12 @@ def chromium() -> Iterator[Browser]:
         browser = driver.chromium.launch(executable_path=found.stdout.strip(), args=arguments)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def wall() -> Iterator[tuple[WallServer, MemoryBroker]]:
+    """Read-only, with one stream and its alert."""
+    with served() as (server, broker):
+        publish(broker, score("a"), alert(stream="a"))
+        until(lambda: server.wall.has("a") and server.wall.thumbnail("1"))
+        yield server, broker
