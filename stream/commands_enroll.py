@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -148,27 +149,51 @@ def show_anchors(
 
 
 def _observe(detector: Detector, footage: list[Path], *, quiet: bool) -> tuple[list[Clip], list[str]]:
-    settings, clips, warnings = detector.settings, [], []
+    clips: list[Clip] = []
+    warnings: list[str] = []
     with progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress:
         for path in footage:
             if not path.is_file():
                 raise MediaNotFoundError(f"{path}: no such file", hint="give files: an anchor names what it is made of")
             task = progress.add_task(printable(path.name), total=None)
-            with open_video(path, fps=settings.fps, limits=settings.limits, stop_s=settings.duration_s) as video:
-                ends = [s for s in (video.info.duration_s, settings.duration_s) if s is not None]
 
-                def advance(reached_s: float, _frames: int) -> None:
-                    progress.update(task, completed=reached_s, total=min(ends, default=None))  # noqa: B023
+            def advance(reached_s: float, end_s: float | None) -> None:
+                progress.update(task, completed=reached_s, total=end_s)  # noqa: B023
 
-                is_still = video.info.kind == "image"
-                seen = detector.observe(video, advance, is_still=is_still)
-                last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
-                duration_s = None if is_still else min([last_s, *ends])
-                artifact_p = _artifact_p(detector.bundle, seen, is_still=is_still)
-                clips.append(Clip(path.name, seen, artifact_p, duration_s))
-                warnings += [f"{path.name}: {w}" for w in (*video.warnings, *seen.warnings)]
+            clip, told = observe_footage(detector, path, advance)
+            clips.append(clip)
+            warnings += told
             progress.remove_task(task)
     return clips, warnings
+
+
+def observe_footage(
+    detector: Detector, path: Path, progress: Callable[[float, float | None], None] | None = None
+) -> tuple[Clip, list[str]]:
+    """The faces of one video or photo with their own `artifact` evidence, and what was odd about the file.
+
+    Args:
+        detector: looks.
+        path: of the file.
+        progress: is told the seconds that were looked at, and how many there are where that is known.
+
+    Raises:
+        DiffFakeError: a file that is none, or that cannot be decoded; see `difffake.video.open_video`.
+    """
+    settings = detector.settings
+    with open_video(path, fps=settings.fps, limits=settings.limits, stop_s=settings.duration_s) as video:
+        ends = [s for s in (video.info.duration_s, settings.duration_s) if s is not None]
+
+        def advance(reached_s: float, _frames: int) -> None:
+            if progress is not None:
+                progress(reached_s, min(ends, default=None))
+
+        is_still = video.info.kind == "image"
+        seen = detector.observe(video, advance, is_still=is_still)
+        last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
+        duration_s = None if is_still else min([last_s, *ends])
+        clip = Clip(path.name, seen, _artifact_p(detector.bundle, seen, is_still=is_still), duration_s)
+        return clip, [f"{path.name}: {w}" for w in (*video.warnings, *seen.warnings)]
 
 
 def _artifact_p(bundle: Bundle, seen: Observations, *, is_still: bool) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -44,8 +44,9 @@ class EnrolmentRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         centre_radius: the centres of shots with 5 good frames or more lie within this of their medoid. They tell more
             than frames do: in 44 real clips, 0.02 to 0.21 between recordings of one person, 0.42 on between people.
         max_strangers: other faces in more than this share of the good frames are refused, in fewer are left out.
-        suspicious_p, max_suspicious: refused if more than this share of the good frames has a p-value of its own
-            `artifact` evidence below that.
+        suspicious_p, max_suspicious: refused if more than this share of the good frames, or photos, has a p-value of
+            its own `artifact` evidence below that.
+        strong_p: of a single photo below this a warning is given: among genuine ones about one in a hundred.
     """
 
     size: int = 8
@@ -60,6 +61,7 @@ class EnrolmentRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_strangers: float = 0.1
     suspicious_p: float = 0.05
     max_suspicious: float = 0.5
+    strong_p: float = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +89,7 @@ class EnrolmentFigures(msgspec.Struct, frozen=True, kw_only=True):
         together, strangers: frames left out, with two faces, and with another face than the rest.
         span_s: time over which the face was seen well; 0 for photos.
         identity_spread: greatest distance of a member from the centre of the identity embeddings.
-        suspicious: share of good frames with suspicious `artifact` evidence of their own.
+        suspicious: share of good frames, or photos, with suspicious `artifact` evidence of their own.
     """
 
     frames: int
@@ -144,7 +146,8 @@ def enrol(clips: Sequence[Clip], rules: EnrolmentRules | None = None, *, trust: 
     """Make an anchor from footage that is known to show the genuine person, alone.
 
     Video gives both embeddings. Photos give identity alone: the extractor's embedding tells of the camera and the
-    light too, and those of photos say nothing about a stream. Cuts within the footage are fine.
+    light too, and those of photos say nothing about a stream. Cuts within the footage are fine. Footage that mostly
+    looks manufactured is refused; a photo that does, among others that do not, is enrolled with a warning.
 
     Args:
         clips: all video, or all photos; ``times_s`` of the anchor count on from one file to the next.
@@ -162,9 +165,11 @@ def enrol(clips: Sequence[Clip], rules: EnrolmentRules | None = None, *, trust: 
     _check_quality(clips, [rows for rows, _ in alone], rows, rules)
     agree = _one_person(clips, rows, rules)
     warnings = [] if rows.identity.shape[1] else ["identity: the bundle cannot check that it is one person throughout"]
-    suspicious = float(np.mean(rows.artifact_p < rules.suspicious_p)) if len(rows) and not photos else 0.0
+    suspicious = float(np.mean(rows.artifact_p < rules.suspicious_p)) if len(rows) else 0.0
     if suspicious > rules.max_suspicious:
-        warnings.append(_suspicious(clips, suspicious, trust=trust))
+        warnings.append(_suspicious(clips, suspicious, photos=photos, trust=trust))
+    elif photos:
+        warnings += _strong_photos(clips, rows, rules)
     members = _members(clips, rows[agree], rules, photos=photos)
     pool = AnchorPool(
         embeddings=members.embedding[:, :0] if photos else members.embedding,
@@ -189,14 +194,22 @@ def enrol(clips: Sequence[Clip], rules: EnrolmentRules | None = None, *, trust: 
     return Enrolment(pool, figures, warnings)
 
 
-def _suspicious(clips: Sequence[Clip], share: float, *, trust: bool) -> str:
-    told = f"{share:.0%} of the good frames look manufactured"
+def _suspicious(clips: Sequence[Clip], share: float, *, photos: bool, trust: bool) -> str:
+    told = f"{share:.0%} of the {'photos' if photos else 'good frames'} look manufactured"
     if not trust:
         raise AnchorError(
             f"{_names(clips)}: {told}, and an anchor must be genuine",
             hint="take other footage; if you know that this is genuine, say so with --trust",
         )
     return f"suspicious: {told}; enrolled at your word (--trust)"
+
+
+def _strong_photos(clips: Sequence[Clip], rows: _Rows, rules: EnrolmentRules) -> list[str]:
+    """Photos that look manufactured though most do not: any one may be bad luck, and the operator has to look."""
+    return [
+        f"photo: {clips[rows.clip[row]].name} looks manufactured (p = {rows.artifact_p[row]:.2g}): is it genuine?"
+        for row in np.flatnonzero(rows.artifact_p < rules.strong_p).tolist()
+    ]
 
 
 def _members(clips: Sequence[Clip], rows: _Rows, rules: EnrolmentRules, *, photos: bool) -> _Rows:

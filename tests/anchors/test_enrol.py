@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from faces_made_up import observed, who
@@ -20,6 +22,11 @@ def clip(seen: Observations, name: str = "clip.mp4", p: float = 0.5, duration_s:
 def photo(number: int, name: str, person: int = 0, frame_of: tuple[int, ...] = (0,)) -> Clip:
     identity = np.random.default_rng(number).normal(0, 0.02, (len(frame_of), 128)) + who(person)
     return clip(observed(frame_of, identity), name, duration_s=None)
+
+
+def looking(one: Clip, p: float) -> Clip:
+    """The same with another p-value of its own evidence."""
+    return replace(one, artifact_p=np.full_like(one.artifact_p, p))
 
 
 def refused(*clips: Clip, error: type[DiffFakeError] = AnchorError, **options: bool) -> str:
@@ -186,6 +193,26 @@ def test_photos_enrol_identity_alone() -> None:
     assert done.pool.has_identity
     assert not done.pool.has_artifact
     assert done.figures.span_s == 0
+
+
+def test_a_photo_that_looks_manufactured_is_named_and_most_of_them_are_refused() -> None:
+    three = [photo(i, f"{i}.jpg") for i in range(3)]
+    assert enrol(three).warnings == []
+    doubtful = looking(photo(3, "d.jpg"), 0.004)
+    done = enrol([*three, doubtful])
+    (warning,) = done.warnings
+    assert warning == "photo: d.jpg looks manufactured (p = 0.004): is it genuine?"
+    assert not done.trusted
+    assert done.figures.suspicious == 0.25
+    # Unusual, as one genuine photo in twenty is: no word.
+    assert enrol([*three, looking(photo(3, "d.jpg"), 0.03)]).warnings == []
+    manufactured = [looking(one, 0.03) for one in three[:2]]
+    assert "67% of the photos look manufactured" in refused(*manufactured, three[2])
+    done = enrol([*manufactured, three[2]], trust=True)
+    assert done.trusted
+    assert done.warnings == ["suspicious: 67% of the photos look manufactured; enrolled at your word (--trust)"]
+    # A bundle that does not read artifact in pictures has nothing to say of them.
+    assert enrol([looking(one, float("nan")) for one in three]).warnings == []
 
 
 def test_photos_that_are_too_few_or_show_others() -> None:
