@@ -7,7 +7,7 @@ however long its footage, and the smallest p-value that is handed out depends on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class Calibration:
     tail_scale: float
     floor: float
     people: int
+    #: A worker asks for a p-value several times a frame.
+    _log_p: F64 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("scores", "p"):
@@ -64,6 +66,7 @@ class Calibration:
             raise _bad_calibration(f"tail shape {self.tail_shape}, scale {self.tail_scale}")
         if not 0 < self.floor < 1 or self.people < 1:
             raise _bad_calibration(f"floor {self.floor}, people {self.people}")
+        object.__setattr__(self, "_log_p", np.log(p))
 
     @classmethod
     def fit(cls, scores: ArrayLike, groups: ArrayLike, *, extrapolation: float = 10.0) -> Calibration:
@@ -121,7 +124,7 @@ class Calibration:
         if np.isnan(values).any():
             raise DataError("scores hold NaN", hint="drop frames that could not be scored")
         last = self.scores[-1]
-        log_p = np.interp(values, self.scores, np.log(self.p))
+        log_p = np.interp(values, self.scores, self._log_p)
         log_p += _log_survival(np.maximum(values - last, 0.0), self.tail_shape, self.tail_scale)
         return np.clip(np.exp(log_p), self.floor, 1.0)
 
@@ -134,7 +137,7 @@ class Calibration:
         if not ((wanted > 0) & (wanted <= 1)).all():
             raise DataError("a p-value lies outside (0, 1]", hint="ask for a share, such as 0.01")
         log_p = np.log(wanted)
-        log_grid = np.log(self.p)
+        log_grid = self._log_p
         scores = np.interp(-log_p, -log_grid, self.scores)
         missing = np.minimum(log_p - log_grid[-1], 0.0)  # log survival still to be lost beyond the grid
         if self.tail_shape > 0:

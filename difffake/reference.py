@@ -93,9 +93,10 @@ def references(
         result.found["artifact"] = Reference(scores["artifact"], _ARTIFACT)
     else:
         result.missing["artifact"] = NOT_IN_BUNDLE
-    anchors = {"anchor": _self(own), "identity": _self(own)}
+    itself = _self(own)
+    anchors = {"anchor": itself, "identity": itself}
     if enrolled is not None:
-        anchors = {"anchor": enrolled if enrolled.pool.has_artifact else _self(own), "identity": enrolled}
+        anchors = {"anchor": enrolled if enrolled.pool.has_artifact else itself, "identity": enrolled}
     elif stranger_to is not None and not guests:
         anchors["identity"] = stranger_to
     for evidence, against in anchors.items():

@@ -46,7 +46,10 @@ class Level(StrEnum):
     @property
     def rank(self) -> int:
         """0, 1, 2: higher is more suspicious."""
-        return list(Level).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {level: rank for rank, level in enumerate(Level)}
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

@@ -146,13 +146,17 @@ class AnchorKeeper:
             DataError: embeddings of other sizes than before.
         """
         new = np.isfinite(candidates.time_s) & (candidates.time_s > self._offered_s)
-        faces = candidates[new][np.argsort(candidates.time_s[new], kind="stable")]
+        faces = candidates
+        if len(new) != 1 or not new[0]:  # one face a frame is what most streams show
+            faces = candidates[new][np.argsort(candidates.time_s[new], kind="stable")]
         self._check_sizes(faces)
         if not len(faces):
             return False
         before = self._pool
-        ambiguous, usable = faces.ambiguous, faces.usable
-        for row in self._rows_that_matter(faces, ambiguous):
+        ambiguous = faces.ambiguous
+        rows = self._rows_that_matter(faces, ambiguous)
+        usable = faces.usable if rows else ambiguous
+        for row in rows:
             time_s = float(faces.time_s[row])
             self._expire(time_s)
             self._offered_s = time_s

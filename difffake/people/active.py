@@ -62,7 +62,8 @@ class ActiveTracks:
 
     def sight(self, track: I64, shot: I64, box: F32, time_s: float) -> I64:
         """Rows ``(n,)`` of the tracks of a frame; their places are taken down, and whether those leave doubt."""
-        fresh = ~np.isin(track, self.track)
+        # Faces and tracks are few: all pairs cost less than sorting.
+        fresh = ~(track[:, None] == self.track).any(axis=1)
         if fresh.any():
             self._make_room(track, time_s)
             extra = int(fresh.sum())

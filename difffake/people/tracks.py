@@ -62,7 +62,8 @@ class Tracker:
         if cut:
             self._forget()
         alive = time_s - self._seen_s <= self._max_gap_s
-        self._ids, self._seen_s, self._faces = self._ids[alive], self._seen_s[alive], self._faces[alive]
+        if not alive.all():
+            self._ids, self._seen_s, self._faces = self._ids[alive], self._seen_s[alive], self._faces[alive]
         ids = np.full(len(faces), -1, np.int64)
         matched = np.zeros(len(self._ids), bool)
         if len(faces) and len(self._ids):
@@ -89,6 +90,9 @@ class Tracker:
         return likeness
 
     def _remember(self, faces: Faces, ids: I64, time_s: float, unmatched: npt.NDArray[np.bool_]) -> None:
+        if not unmatched.any():
+            self._ids, self._seen_s, self._faces = ids.copy(), np.full(len(ids), float(time_s)), faces
+            return
         order = np.argsort(-self._seen_s[unmatched], kind="stable")[: max(self._max_tracks - len(ids), 0)]
         keep = np.flatnonzero(unmatched)[order]
         self._ids = np.concatenate([ids, self._ids[keep]])

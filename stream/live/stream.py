@@ -198,10 +198,10 @@ class LiveStream:
 
     def _offer(self, pts_ns: int, look: Look, people: I64) -> None:
         quality = look.quality
-        for person in np.unique(people[people != UNKNOWN]):
-            rows = np.flatnonzero(people == person)
+        for person in sorted(set(people.tolist()) - {UNKNOWN}):
+            rows = people == person
             faces = Candidates(
-                time_s=np.full(len(rows), pts_ns / 1e9),
+                time_s=np.full(int(rows.sum()), pts_ns / 1e9),
                 embedding=look.embedding[rows],
                 logit=look.logit[rows],
                 identity=look.identity[rows],
@@ -212,7 +212,7 @@ class LiveStream:
                 artifact_p=look.artifact_p[rows],
                 good=quality.ok[rows],
             )
-            self._memory.anchors.offer(int(person), faces, pts_ns)
+            self._memory.anchors.offer(person, faces, pts_ns)
 
     def _status(self, faces: list[Face]) -> tuple[Status, str]:
         scored = [face for face in faces if face.quality is Reason.OK]
