@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,34 @@ ROOT = Path(__file__).parents[1]
 FPS = 2.0
 #: Of the scores that were due, so many must have come.
 COVERAGE = 0.97
-#: name -> size, gear, where video is decoded, what runs extractor and identity network, what finds faces.
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is looked at, what decodes, and what runs the networks."""
+
+    size: str
+    gear: str = "analyse"
+    hwaccel: str = "off"
+    engine: str = "torch"
+    #: Streams a core to begin with.
+    first: float = 6.0
+
+    @property
+    def given(self) -> dict[str, str]:
+        """For the workers."""
+        return {"gear": self.gear, "hwaccel": self.hwaccel, "engine": self.engine, "detector": self.engine}
+
+
 CASES = {
-    "720p": ("720p", "analyse", "off", "torch", "torch"),
-    "720p, watch": ("720p", "watch", "off", "torch", "torch"),
-    "1080p": ("1080p", "analyse", "off", "torch", "torch"),
-    "1080p, watch": ("1080p", "watch", "off", "torch", "torch"),
-    "720p, decoded by the GPU": ("720p", "analyse", "cuda", "torch", "torch"),
-    "1080p, decoded by the GPU": ("1080p", "analyse", "cuda", "torch", "torch"),
-    "720p, without the GPU": ("720p", "analyse", "off", "onnx", "onnx"),
-    "720p, watch, without the GPU": ("720p", "watch", "off", "onnx", "onnx"),
+    "720p": Case("720p"),
+    "720p, decoded by the GPU": Case("720p", hwaccel="cuda"),
+    "720p, without the GPU": Case("720p", engine="onnx", first=3.0),
+    "720p, watch": Case("720p", "watch", first=20.0),
+    "1080p": Case("1080p", first=3.0),
+    "1080p, decoded by the GPU": Case("1080p", hwaccel="cuda", first=4.0),
+    "1080p, watch": Case("1080p", "watch", first=14.0),
+    "720p, watch, without the GPU": Case("720p", "watch", engine="onnx", first=6.0),
 }
 
 
@@ -69,7 +88,8 @@ def main() -> int:
     parser.add_argument("--goal-s", type=float, default=0.5, help="p95 latency")
     parser.add_argument("--commit-s", type=float, default=0.15, help="time between commits")
     parser.add_argument("--step-s", type=float, default=8.0, help="how long each number of streams is watched")
-    parser.add_argument("--first", type=float, default=8.0, help="streams a core to begin with, at 720p and analyse")
+    parser.add_argument("--deadline-s", type=float, default=0.06, help="longest wait of a frame for a batch")
+    parser.add_argument("--first", type=float, help="streams a core to begin with, instead of each case's own")
     parser.add_argument("--limit-s", type=float, default=1e9, help="begin no further case after this")
     parser.add_argument("--backlog-streams", type=int, default=96)
     parser.add_argument("--user-s", type=float, default=12.0, help="of the user's loop; 0 leaves backlog and loop out")
@@ -106,16 +126,19 @@ def main() -> int:
         beside(ours, os.getpid(), node.pid or os.getpid()),
     ):
         bench = Bench(QUICK, work, sources, node, EngineChoice(EngineKind.ONNX))
-        given = {"cpus": theirs, "threads": max(1, len(theirs) // count), "fps": FPS, "commit_s": options.commit_s}
+        given = {
+            "cpus": theirs, "threads": max(1, len(theirs) // count), "fps": FPS, "commit_s": options.commit_s,
+            "deadline_s": options.deadline_s, "batch": 16,
+        }  # fmt: skip
         for name in options.cases:
             if time.monotonic() - began_s > options.limit_s:
                 found["cases"][name] = {"left_out": "the time was over"}
                 continue
-            size, gear, hwaccel, engine, detector = CASES[name]
-            runs = {"gear": gear, "hwaccel": hwaccel, "engine": engine, "detector": detector}
+            case = CASES[name]
+            first = options.first or case.first
             print(f"{time.monotonic() - began_s:5.0f} s  {name}", flush=True)
             try:
-                found["cases"][name] = ramp(bench, bench.footage(size), given | runs, count, options)
+                found["cases"][name] = ramp(bench, bench.footage(case.size), given | case.given, count, first, options)
             except (RuntimeError, TimeoutError) as error:
                 found["cases"][name] = {"failed": str(error)[:300]}
             write(options.out, found)
@@ -127,25 +150,30 @@ def main() -> int:
     return 0
 
 
-def ramp(bench: Bench, source: Footage, given: dict[str, Any], count: int, options: Any) -> dict[str, Any]:
+def ramp(
+    bench: Bench, source: Footage, given: dict[str, Any], count: int, per_core: float, options: Any
+) -> dict[str, Any]:
     """More and more streams on the same workers, by a sixth each time, until the goal is missed."""
     name = bench.name("gpu")
     given = {"bootstrap": bench.node.bootstrap, "topic": f"{name}.in", "group": name} | given
     rate = FPS if given["gear"] == "analyse" else 1.0
-    per_core = options.first * (2.0 if rate < FPS else 1.0)
     cores = len(given["cpus"])
     steps: list[dict[str, Any]] = []
     topics = given["topic"], f"{name}.scores"
     with workers(count, given) as running, Live(bench.node.bootstrap, *topics, partitions=2 * count) as live:
-        time.sleep(12.0)  # the workers load their networks and join
-        total, pids = 0, running.pids
+        # One stream for each partition, until the workers have loaded their networks and seen all sizes of a batch.
+        total = 2 * count
+        live.publish(streams_of(source, total, "first"))
+        wait_for_scores(live, [f"first{number:03d}" for number in range(total)], running)
+        _settled(live, options.goal_s, within_s=60.0)
+        pids = running.pids
         while True:
-            more = max(1, round(per_core * cores)) - total
+            more = max(1, round(per_core * cores) - total)
             streams = streams_of(source, more, f"s{len(steps)}-", first=total)
             live.publish(streams)
             total += more
             wait_for_scores(live, [stream.name for stream in streams], running)
-            calm = _settled(live, options.goal_s, within_s=10.0)
+            calm = _settled(live, options.goal_s, within_s=15.0)
             broker_s, began_s = process_s(bench.node.pid or 0), time.monotonic()
             with gpu_watched() as gpu:
                 seen, spent = watched(live, running, options.step_s)

@@ -243,7 +243,7 @@ def streams_of(source: Footage, count: int, prefix: str = "s", first: int = 0, *
 def wait_for_scores(live: Live, streams: Sequence[str], running: Workers) -> None:
     """Until every stream has a score."""
     limit = time.monotonic() + _START_S
-    while {seen.stream for seen in live.seen} < set(streams):
+    while not {seen.stream for seen in live.seen} >= set(streams):
         live.check()
         if time.monotonic() > limit:
             raise TimeoutError("the workers did not begin to score every stream")

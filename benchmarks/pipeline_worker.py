@@ -44,7 +44,9 @@ def main() -> None:
         topics=Topics.under(given["group"]),
         commit_interval_s=given["commit_s"],
         overload=Overload(given.get("overload", "wait")),
-        pipeline=PipelineSettings.for_cores(given.get("threads", 0), BatchSettings(size=given.get("batch", 8))),
+        pipeline=PipelineSettings.for_cores(
+            given.get("threads", 0), BatchSettings(size=given.get("batch", 8), deadline_s=given.get("deadline_s", 0.02))
+        ),
     )
     bound_heaps(settings.pipeline.decode_threads)
     hwaccel = Hwaccel(given.get("hwaccel", "off"))

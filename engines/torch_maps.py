@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +16,26 @@ from engines.torch_cuda import exactly, import_torch, torch_errors
 if TYPE_CHECKING:
     import torch
 
+#: Shapes that have a graph at once: sizes of streams, times powers of two of a batch.
+_MAX_GRAPHS = 64
+
+
+@dataclass(slots=True)
+class _Run:
+    """One shape: where pictures are read on the GPU, where the joined maps lie, and the graph from one to the other,
+    captured at the second run."""
+
+    given: torch.Tensor
+    joined: torch.Tensor
+    shapes: list[tuple[int, ...]]
+    graph: Any = None
+
 
 class TorchMaps:
     """Pictures ``(B, H, W, 3) uint8`` to maps ``(B, C, h, w) float32``. Bytes cross to the GPU, and all maps come back
-    in one copy. Any thread may call it; calls wait for each other.
+    in one copy. Batches are padded to powers of two, and each shape is one launch of a graph: a hundred small kernels,
+    launched one by one, would keep the GPU from other workers as long. Any thread may call it; calls wait for each
+    other.
 
     Args:
         module: ``(B, 3, H, W) float32``, 0 to 255, to a tuple of maps. Taken over: its weights are moved.
@@ -38,6 +55,7 @@ class TorchMaps:
                 hint="install a build of torch for CUDA (see pytorch.org/get-started), or take --detector-engine onnx",
             )
         self._place, self._lock = place, threading.Lock()
+        self._runs: dict[tuple[int, ...], _Run] = {}
         #: Page-locked memory, used again and grown: a copy from other memory waits for all of the GPU's work.
         self._pinned: dict[str, torch.Tensor] = {}
         with self._errors():
@@ -46,6 +64,8 @@ class TorchMaps:
             self._stream = self._torch.cuda.Stream(place) if self._is_gpu else None
             # Threads that wait for it sleep: a waiting worker must not take the decoders' cores.
             self._done = self._torch.cuda.Event(blocking=True) if self._is_gpu else None
+            #: Memory of all graphs but their outputs: they run one after the other.
+            self._pool = self._torch.cuda.graph_pool_handle() if self._is_gpu else None
             if self._is_gpu:
                 self._torch.cuda.synchronize()  # the weights are there before our stream reads them
 
@@ -56,16 +76,54 @@ class TorchMaps:
             DeviceLostError: the GPU's memory is full, or the GPU is gone.
             EngineError: torch failed.
         """
-        torch = self._torch
-        with self._lock, self._errors(), torch.no_grad(), self._on_stream(), exactly(torch):
-            given = self._take("in", torch.from_numpy(pictures))
-            planes = given.to(self._place, non_blocking=True).permute(0, 3, 1, 2).float()
-            maps = self._module(planes)
-            joined = torch.cat([one.flatten(1) for one in maps], 1)
-            found = self._bring(joined)
-            shapes = [tuple(one.shape) for one in maps]
-        parts = np.split(found, np.cumsum([int(np.prod(shape[1:])) for shape in shapes])[:-1], axis=1)
-        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        count = len(pictures)
+        shape = (1 << (count - 1).bit_length(), *pictures.shape[1:])
+        with self._lock, self._errors(), self._torch.no_grad(), self._on_stream(), exactly(self._torch):
+            given = self._staged(pictures)
+            run = self._runs.get(shape)
+            if run is None:
+                run = self._first(given, shape)
+            else:
+                run.given[:count].copy_(given, non_blocking=True)
+                self._again(run)
+            found = self._bring(run.joined[:count])
+        parts = np.split(found, np.cumsum([int(np.prod(shape)) for shape in run.shapes])[:-1], axis=1)
+        return [part.reshape(count, *shape) for part, shape in zip(parts, run.shapes, strict=True)]
+
+    def _first(self, given: torch.Tensor, shape: tuple[int, ...]) -> _Run:
+        if len(self._runs) >= _MAX_GRAPHS:
+            oldest = self._runs.pop(next(iter(self._runs)))
+            if oldest.graph is not None:
+                oldest.graph.reset()
+        room = self._torch.zeros(shape, dtype=self._torch.uint8, device=self._place)
+        room[: len(given)].copy_(given, non_blocking=True)
+        joined, shapes = self._forward(room)
+        run = self._runs[shape] = _Run(room, joined, shapes)
+        return run
+
+    def _again(self, run: _Run) -> None:
+        if not self._is_gpu:
+            run.joined = self._forward(run.given)[0]
+            return
+        if run.graph is None:
+            graph = self._torch.cuda.CUDAGraph()
+            with self._torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                run.joined.copy_(self._forward(run.given)[0])
+            run.graph = graph
+        run.graph.replay()
+
+    def _forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+        """All maps of a picture in a row; their shapes."""
+        maps = self._module(pictures.permute(0, 3, 1, 2).float())
+        return self._torch.cat([one.flatten(1) for one in maps], 1), [tuple(one.shape[1:]) for one in maps]
+
+    def _staged(self, pictures: U8) -> torch.Tensor:
+        given: torch.Tensor = self._torch.from_numpy(pictures)
+        if not self._is_gpu:
+            return given
+        there = self._room("in", given)
+        there.copy_(given)
+        return there
 
     def _bring(self, joined: torch.Tensor) -> F32:
         """To host memory, waiting for it; the array is the caller's."""
@@ -76,13 +134,6 @@ class TorchMaps:
         self._done.record(self._stream)
         self._done.synchronize()
         return np.array(there.numpy(), np.float32)
-
-    def _take(self, name: str, given: torch.Tensor) -> torch.Tensor:
-        if not self._is_gpu:
-            return given
-        there = self._room(name, given)
-        there.copy_(given)
-        return there
 
     def _room(self, name: str, like: torch.Tensor) -> torch.Tensor:
         if name not in self._pinned or self._pinned[name].numel() < like.numel():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ for package in ("av", "cv2", "msgspec", "structlog"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "stream"))
 
+import av  # noqa: E402
 from stream_media import H264_B, H265_CLOSED, segment, unit_records  # noqa: E402
+from stream_media import pictures as test_pictures  # noqa: E402
 
 from stream.decode import DecodeSettings, Payload, StreamDecoder  # noqa: E402
 from stream.decode.hardware import Hwaccel, hardware_status, problem  # noqa: E402
@@ -25,6 +28,29 @@ def pictures(mode: Hwaccel, payloads: list[Payload]) -> list[tuple[int, str]]:
     found = [(f.pts_ns, f.image) for payload in payloads for f in decoder.decode(payload).frames]
     found += [(f.pts_ns, f.image) for f in decoder.drain().frames]
     return [(pts_ns, hashlib.sha256(image).hexdigest()) for pts_ns, image in found]
+
+
+def larger_h265() -> list[Payload]:
+    """Access units of 256 x 192: the GPU takes no H.265 of the size of our other test pictures."""
+    encoder = av.CodecContext.create("libx265", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 256, 192, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+    encoder.options = dict(H265_CLOSED)
+    packets = []
+    for number, picture in enumerate(test_pictures(30, 256, 192)):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts = number
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    return [
+        Payload(
+            bytes(packet),
+            (("content-type", b"video/h265"), ("pts-ns", str(10**18 + int(packet.pts) * 40_000_000).encode())),
+            10**12 + 40 * number,
+            number,
+        )
+        for number, packet in enumerate(packets)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["video/h264", "video/h265", "mp4", "mpegts"])
