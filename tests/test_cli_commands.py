@@ -12,23 +12,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from command_line import run
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
 
 from faces_on_disk import drawn_store
 
 from difffake.bundle import Bundle
-from stream.cli import main
 
 NETWORK = ["--backbone", "mobilenetv3_small_050", "--no-pretrained"]
 SMALL = ["--set", "batch_pairs=2", "--set", "workers=0", "--set", "validate_crops=6", "--set", "precision=fp32"]
 SHARES = ["--clip-shares", "0.3", "0.1", "0.6"]
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    return int(left.value.code or 0)
 
 
 @pytest.fixture(scope="module")

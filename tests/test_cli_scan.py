@@ -13,27 +13,19 @@ from pathlib import Path
 import av
 import msgspec
 import pytest
+from command_line import run
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.detector import Detector
 from difffake.files import not_written, write_whole
 from difffake.results import ScanResult
-from stream.cli import main
 from stream.commands_scan import ScanDocument
 
 
 @pytest.fixture(autouse=True)
 def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(a) for a in arguments])
-    code = left.value.code
-    assert isinstance(code, int)
-    return code
 
 
 @pytest.fixture

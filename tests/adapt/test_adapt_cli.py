@@ -8,19 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import run
 
 from difffake.bundle import Bundle
 from difffake.errors import DataError
 from difffake.video import open_video
-from stream.cli import main
 
 PEOPLE = 10
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    return int(left.value.code or 0)
 
 
 @pytest.fixture(scope="module")

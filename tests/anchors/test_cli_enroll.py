@@ -7,26 +7,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import run
 from tiny import write_tiny_bundle
 
 from difffake.anchors import Origin
 from difffake.anchors.file import load_anchors, read_anchors
 from difffake.bundle import Bundle
 from difffake.video import open_video
-from stream.cli import main
 
 
 @pytest.fixture(autouse=True)
 def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(a) for a in arguments])
-    code = left.value.code
-    assert isinstance(code, int)
-    return code
 
 
 @pytest.fixture

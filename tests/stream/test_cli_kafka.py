@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run
 from media_files import write_audio, write_video
 from records_made_up import evidence, face, score
 from test_tail import alert
@@ -19,7 +20,6 @@ from difffake.results import Level
 from stream.broker.contract import Record, TopicPartition, TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.memory import MemoryBroker
-from stream.cli import main
 from stream.kafka_options import KafkaOptions
 from stream.messages import CommandRecord, EnrolmentRecord, ScoreRecord, decode, decode_enrolment, encode
 
@@ -43,14 +43,6 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
 
     monkeypatch.setattr(KafkaOptions, "broker", connected)
     return one
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(a) for a in arguments])
-    code = left.value.code
-    assert isinstance(code, int)
-    return code
 
 
 def records(broker: Any, topic: str) -> list[Record]:
