@@ -115,8 +115,8 @@ def build(
     store: Annotated[
         Path | None,
         typer.Option(
-            help="For OpenVINO: a crop store (`difffake crops`) to calibrate the extractor on, and to judge it unless "
-            "--judge is given."
+            help="For OpenVINO: a crop store (`difffake crops`) whose faces calibrate the extractor or look for the "
+            "layers that stay in float32, and judge it unless --judge is given."
         ),
     ] = None,
     judge: Annotated[
@@ -217,15 +217,19 @@ def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
     source = request.source
     calibration: U8 | None = None
     faces: ParityFaces | None = None
+    search: ParityFaces | None = None
     if source.network == "detector":
         raise typer.BadParameter("the detector is not built for OpenVINO here: it runs its ONNX file")
     if request.store is not None and source.network == "extractor":
-        from difffake.training.parity_faces import calibration_faces, parity_faces
+        from difffake.training.parity_faces import calibration_faces, parity_faces, search_faces
         from difffake.training.store import CropStore
 
         crops = CropStore.load(request.store)
         show("drawing the faces of the crop store")
-        calibration = calibration_faces(crops)
+        if request.kind is Kind.OPENVINO_BF16:
+            search = search_faces(crops)
+        else:
+            calibration = calibration_faces(crops)
         faces = None if request.judge else parity_faces(crops)
     if request.judge is not None:
         show("looking for the faces to judge on")
@@ -241,7 +245,9 @@ def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
         faces = pictures.faces if source.network == "extractor" else pictures.identity
     options = request.options
     precision = Precision(request.kind.rpartition("-")[2])
-    return build_openvino(source, precision, options.out, faces, calibration, threads=options.threads, step=show)
+    return build_openvino(
+        source, precision, options.out, faces, calibration, search, threads=options.threads, step=show
+    )
 
 
 def _picture_profile(px: tuple[int, int]) -> PictureProfile:

@@ -6,7 +6,7 @@
 Turns alternate; every figure is the median over rounds, every ratio the median of ratios within a round. `--store` is a
 crop store (`difffake crops`): the shipped model's engines are then held to the parity gate, on people kept out of its
 training, or on those of `--judge`, a data set of real and manipulated video. Without a store the faces are those of the
-demonstration's clips, and only embeddings are compared.
+demonstration's clips, only embeddings are compared, and bfloat16 is that of all layers.
 
 The shipped model runs from its bundle (torch: the same architecture, untrained, timed only). Other backbones are
 untrained, with batch norms settled on the same faces: their speed is real, their int8 is quantised like any other, but
@@ -38,6 +38,7 @@ from torch import nn
 
 from difffake.bundle import Bundle
 from difffake.compiling.pictures import collect_pictures, labelled_faces
+from difffake.compiling.steps import faults_against
 from difffake.demo.clips import fetch_clips
 from difffake.errors import EngineHostError
 from difffake.evaluation.layouts import Layout
@@ -45,7 +46,7 @@ from difffake.extractor import Extractor, build_extractor, export_onnx
 from difffake.faces import EYE_DISTANCE
 from difffake.parity import ParityFaces, compare_embeddings
 from difffake.parity_gate import GATES, failures
-from difffake.training.parity_faces import calibration_faces, parity_faces
+from difffake.training.parity_faces import calibration_faces, parity_faces, search_faces
 from difffake.training.store import CropStore
 from engines.contract import Embeddings, Engine, Precision
 from engines.mixed import bfloat16_within
@@ -98,12 +99,15 @@ def subject(name: str, folder: Path, faces: U8) -> Subject:
     return Subject(name, path, extractor)
 
 
-def engines(what: Subject, calibration: U8, folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, Engine]]:
+def engines(
+    what: Subject, calibration: U8, search: ParityFaces | None, folder: Path, options: argparse.Namespace
+) -> Iterator[tuple[str, Engine]]:
     """Every engine that this processor runs, made anew as ``build_engine.py`` makes them."""
     threads, max_batch = options.threads, max(options.batches)
     # Nobody scores with an untrained network: no layers are looked for that would spoil its scores.
     limits = Limits() if what.bundle is not None else Limits(math.inf, math.inf)
-    yield ONNX, OnnxEngine(what.onnx, threads=threads, max_batch=max_batch)
+    exact = OnnxEngine(what.onnx, threads=threads, max_batch=max_batch)
+    yield ONNX, exact
     for precision in options.precisions:
         try:
             check_host(precision)
@@ -113,10 +117,12 @@ def engines(what: Subject, calibration: U8, folder: Path, options: argparse.Name
         begin, path = time.monotonic(), folder / f"{what.onnx.stem}-{precision}.xml"
         if precision is Precision.INT8:
             save(quantise_within(what.onnx, calibration, limits=limits, step=print), path)
-        elif precision is Precision.FP32 or not bfloat16_within(
-            what.onnx, path, calibration, limits=limits, step=print
-        ):
+        elif precision is Precision.FP32 or what.bundle is None or search is None:
             path = what.onnx
+        else:
+            faults = faults_against(exact.infer(search.faces), search, what.bundle)
+            if not bfloat16_within(what.onnx, path, search.faces, faults, step=print):
+                path = what.onnx
         if path != what.onnx:
             size = sum(p.stat().st_size for p in (path, path.with_suffix(".bin")))
             print(f"{what.name}: {precision} made in {time.monotonic() - begin:.0f} s, {size / 1e6:.1f} MB", flush=True)
@@ -171,11 +177,14 @@ def parity(what: Subject, name: str, before: Embeddings, after: Embeddings, judg
     return found
 
 
-def measure(name: str, options: argparse.Namespace, faces: U8, calibration: U8, judged: ParityFaces) -> dict[str, Any]:
+def measure(
+    name: str, options: argparse.Namespace, faces: U8, calibration: U8, search: ParityFaces | None, judged: ParityFaces
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, torch.inference_mode():
         what = subject(name, Path(folder), faces)
         opened = {
-            label: stack.enter_context(engine) for label, engine in engines(what, calibration, Path(folder), options)
+            label: stack.enter_context(engine)
+            for label, engine in engines(what, calibration, search, Path(folder), options)
         }
         runs: dict[str, Callable[[U8], object]] = {
             "torch eager": lambda part: what.torch(torch.from_numpy(part)),
@@ -266,7 +275,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.store is not None:
         store = CropStore.load(options.store)
-        calibration = calibration_faces(store)
+        calibration, search = calibration_faces(store), search_faces(store)
         if options.judge is not None:
             judged, _ = labelled_faces(
                 options.judge_layout, options.judge, eye_distance=EYE_DISTANCE, threads=options.threads
@@ -277,12 +286,12 @@ def main() -> None:
         judged_on = (
             f"{int((judged.family == 0).sum())} real faces of {people}, and "
             f"{int((judged.family > 0).sum())} {fakes}, {len(np.unique(judged.clip))} clips and photos; "
-            f"layers chosen and int8 calibrated on {len(calibration)} faces of others"
+            f"layers chosen and int8 calibrated on {len(search)} and {len(calibration)} faces of others"
         )
     else:
         clips = [path for name, path in fetch_clips(CLIPS).items() if name != "no_face"]
         judged = collect_pictures(clips, eye_distance=EYE_DISTANCE, threads=options.threads).faces
-        calibration = judged.faces
+        calibration, search = judged.faces, None
         judged_on = f"{len(judged)} faces of the demonstration's clips, which calibrated int8 too"
     faces = judged.faces[: max(options.batches)]
     libraries = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "onnxruntime", "openvino", "nncf"))
@@ -296,7 +305,7 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.networks:
-        result["networks"].append(measure(name, options, faces, calibration, judged))
+        result["networks"].append(measure(name, options, faces, calibration, search, judged))
         text = markdown(result)  # after every network: an interrupt loses one, not all
         options.out.with_suffix(".md").write_text(text, encoding="utf-8")
         options.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

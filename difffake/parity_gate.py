@@ -99,6 +99,13 @@ GATES: dict[Precision, Gate] = {
     ),
 }  # fmt: skip
 
+#: What a search for the layers that must stay in float32 is held to, on faces of other people than those who judge:
+#: half of what the gate allows, and p-values of all real faces, not of the suspicious ones alone, for these are few.
+SEARCH = Gate(
+    cosine_min=0.95, spearman=0.995, p_shift_p95=0.02, p_shift_p95_tail=0.01, bias_sd=0.025, alarm_move=0.125,
+    auc_loss=0.0025, min_faces=100, needs_scores=True,
+)  # fmt: skip
+
 
 def accept(report: ParityReport, gate: Gate | None = None) -> None:
     """Return when the candidate may stand in for the reference.

@@ -6,6 +6,7 @@ an EfficientNet-lite, the small ones drown when they are added up. Those layers 
 
 from __future__ import annotations
 
+import bisect
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,83 +15,92 @@ from xml.etree import ElementTree as ET  # reads only what OpenVINO has just wri
 
 import numpy as np
 
-from engines.contract import U8, Precision
+from engines.contract import U8, Embeddings, Precision
 from engines.openvino import open_core
-from engines.quantize import GROUP, LAYERS, Error, Limits, embed, error_of, layers, read_simplified, save, searchers
+from engines.quantize import LAYERS, embed, error_of, layers, read_simplified, save
 
 if TYPE_CHECKING:
     import openvino as ov
 
+#: What is wrong with embeddings, in words; nothing where they are near enough.
+Faults = Callable[[Embeddings], Sequence[str]]
+
 #: How an IR says that a layer keeps its precision (OpenVINO's ``DisableFP16Compression``).
 _MARK = {"name": "precise", "version": "0"}
+#: A number read or written takes as long as so many multiply-adds (float32, one thread, AVX-512, EfficientNet-lite0).
+_MOVE = 14
 
 
 def bfloat16_within(
     source: Path,
     target: Path,
     faces: U8,
+    faults: Faults,
     *,
-    limits: Limits | None = None,
     search: int = 48,
     step: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
-    """Write a network as an IR that computes in bfloat16 wherever the limits allow; run it with Precision.BF16.
+    """Write a network as an IR that computes in bfloat16 wherever it may; run it with Precision.BF16.
+
+    Each layer is put into bfloat16 alone, and the error that it makes is divided by what it costs. In that order layers
+    go back to float32, as few as leave no fault.
 
     Args:
         source: the float32 ONNX file of an extractor or an identity network.
         target: the ``.xml`` to write; the weights, in float32, come beside it.
         faces: ``(N, 3, side, side) uint8``, real faces as the network will meet them.
-        limits: when to stop leaving layers in float32. The best that was found is written, within them or not.
-        search: how many of ``faces`` look for the layers.
+        faults: judges the embeddings of ``faces``, in their order.
+        search: how many of ``faces`` rank the layers.
         step: told what is found.
 
     Returns:
-        The layers left in float32. Without any nothing is written: the ONNX file itself runs as well.
+        The layers left in float32: all of them where nothing less is near enough. Without any nothing is written: the
+        ONNX file itself runs as well.
 
     Raises:
         EngineFileError: OpenVINO cannot read the file.
         EngineHostError: it is not installed.
     """
-    limits = limits or Limits()
-    held = faces[searchers(len(faces), search)]
     exact = read_simplified(source)
-    wanted, names = embed(exact, held), layers(exact)
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.xml"
         save(exact, plain)
         text, weights = plain.read_text(encoding="utf-8"), plain.with_suffix(".bin").read_bytes()
 
-    def tried(keep: Sequence[str]) -> ov.Model:
-        return _read(marked(text, keep), weights)
+    def embedded(keep: Sequence[str], of: U8) -> Embeddings:
+        return embed(_read(marked(text, keep), weights), of, Precision.BF16)
 
-    error = error_of(embed(tried([]), held, Precision.BF16), wanted)
-    step(f"bfloat16 everywhere: {error}")
-    keep: list[str] = []
-    if not error.within(limits):
-        groups = [names[i : i + GROUP] for i in range(0, len(names), GROUP)]
-        step(f"looking for the layers that need float32, in {len(groups)} groups")
-        found = [error_of(embed(tried(group), held, Precision.BF16), wanted).total for group in groups]
-        for count, place in enumerate(np.argsort(found)[: limits.groups], start=1):
-            keep += groups[place]
-            near = error_of(embed(tried(keep), held, Precision.BF16), wanted)
-            step(f"{count} groups in float32, to {groups[place][-1]}: {near}")
-            if near.within(limits):
-                keep = _needed(keep, lambda some: error_of(embed(tried(some), held, Precision.BF16), wanted), limits)
-                step(f"of these {len(keep)} layers are needed")
-                break
-    if keep:
-        target.write_text(marked(text, keep), encoding="utf-8")
-        target.with_suffix(".bin").write_bytes(weights)
+    def is_enough(keep: Sequence[str]) -> bool:
+        found = faults(embedded(keep, faces))
+        step(f"{len(keep)} layers in float32: {'; '.join(found) or 'near enough'}")
+        return not found
+
+    if is_enough([]):
+        return []
+    names, held = layers(exact), faces[:: max(1, len(faces) // search)]
+    step(f"looking for the layers that need float32, of {len(names)}")
+    wanted = embed(exact, held)
+    cost = {node.get_friendly_name(): _cost(node) for node in exact.get_ops() if node.get_type_name() in LAYERS}
+    harm = {
+        name: error_of(embedded([other for other in names if other != name], held), wanted).total / cost[name]
+        for name in names
+    }
+    order = sorted(names, key=lambda name: -harm[name])
+    # More layers in float32 are nearer; the last of all, every one of them, needs no test.
+    count = 1 + bisect.bisect_left(range(1, len(order)), True, key=lambda count: is_enough(order[:count]))
+    keep = [name for name in names if name in order[:count]]
+    target.write_text(marked(text, keep), encoding="utf-8")
+    target.with_suffix(".bin").write_bytes(weights)
     return keep
 
 
-def _needed(keep: list[str], error: Callable[[list[str]], Error], limits: Limits) -> list[str]:
-    """Those of a group's layers without which the limits do not hold; each one in float32 costs time."""
-    for name in reversed(keep):
-        others = [other for other in keep if other != name]
-        if error(others).within(limits):
-            keep = others
-    return keep
+def _cost(layer: ov.Node) -> float:
+    """What a layer takes, in multiply-adds: counted, not timed, so that the same faces choose the same layers."""
+    taken, given = (port.get_partial_shape() for port in (layer.inputs()[0], layer.outputs()[0]))
+    weights = layer.input(1).get_partial_shape().to_shape()
+    places = given[2].get_length() * given[3].get_length()
+    moved = taken[1].get_length() * taken[2].get_length() * taken[3].get_length() + given[1].get_length() * places
+    return float(np.prod(weights) * places + _MOVE * moved)
 
 
 def marked(xml: str, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from difffake.compiling.build import BuiltEngine, Step
 from difffake.compiling.folder import whole_folder
 from difffake.compiling.source import Source
-from difffake.compiling.steps import judge
+from difffake.compiling.steps import faults_against, judge
 from difffake.errors import DataError
 from difffake.parity import ParityFaces
 from engines.contract import U8, Embeddings, Precision
@@ -33,6 +33,7 @@ def build_openvino(
     out: Path,
     faces: ParityFaces,
     calibration: U8 | None = None,
+    search: ParityFaces | None = None,
     *,
     threads: int = 0,
     step: Step = lambda _: None,
@@ -46,8 +47,9 @@ def build_openvino(
         faces: what it is judged on: real people who took no part in training or calibration, clips among them, and
             fakes of them (`difffake.training.parity_faces`).
         calibration: ``(N, 3, side, side) uint8`` of other people, some hundreds: their ranges become those of int8,
-            and they look for the layers that must stay in float32. BF16 does without: then all of it is bfloat16,
-            nothing is compiled, and the proof alone is written.
+            and they look for the layers that must stay in float32.
+        search: clips of other people, which look for the layers that must stay in float32 beside bfloat16. Without
+            them all of it is bfloat16, nothing is compiled, and the proof alone is written.
         threads: of the runs; 0 takes every core.
         step: told before each step.
 
@@ -68,12 +70,13 @@ def build_openvino(
                 raise DataError("int8 needs faces to calibrate it", hint="name a crop store: --store DIR")
             compiled = partial / IR
             save(quantise_within(onnx, calibration, step=step), compiled)
-        elif calibration is not None and bfloat16_within(onnx, partial / IR, calibration, step=step):
-            compiled = partial / IR
+        elif search is not None:
+            faults = faults_against(_exact(onnx, search, threads), search, source.bundle)
+            if bfloat16_within(onnx, partial / IR, search.faces, faults, step=step):
+                compiled = partial / IR
         build_s = time.monotonic() - begin
         step("running fp32 on ONNX Runtime")
-        with OnnxEngine(onnx, threads=threads, max_batch=MAX_BATCH) as exact:
-            before = exact.infer(faces.faces)
+        before = _exact(onnx, faces, threads)
         step(f"running {kind}")
         after = _run(compiled, precision, faces, threads)
         parity = judge(before, after, faces, source.bundle, reference=REFERENCE, candidate=kind, precision=precision)
@@ -96,6 +99,11 @@ def build_openvino(
         )
         write_manifest(partial, manifest)
     return BuiltEngine(out / source.network / kind, manifest)
+
+
+def _exact(onnx: Path, faces: ParityFaces, threads: int) -> Embeddings:
+    with OnnxEngine(onnx, threads=threads, max_batch=MAX_BATCH) as engine:
+        return engine.infer(faces.faces)
 
 
 def _run(path: Path, precision: Precision, faces: ParityFaces, threads: int) -> Embeddings:

@@ -14,9 +14,10 @@ import numpy as np
 from difffake.bundle import Bundle
 from difffake.errors import ParityError
 from difffake.parity import ParityFaces, compare_embeddings
-from difffake.parity_gate import ParityReport, ScoreParity, accept
+from difffake.parity_gate import SEARCH, ParityReport, ScoreParity, accept, failures
 from engines.contract import U8, Embeddings, Precision
 from engines.manifest import Comparison
+from engines.mixed import Faults
 
 if TYPE_CHECKING:
     from difffake.extractor import Extractor
@@ -49,6 +50,15 @@ def judge(
     return Comparison(
         reference=reference, candidate=candidate, pictures=len(faces), figures=figures(report), accepted=True
     )
+
+
+def faults_against(before: Embeddings, faces: ParityFaces, bundle: Bundle | None) -> Faults:
+    """Judges other embeddings of ``faces`` by `SEARCH`: the scores that stand for an evidence, and their p-values."""
+
+    def faults(after: Embeddings) -> list[str]:
+        return failures(compare_embeddings(before, after, faces, bundle, precision=Precision.BF16), SEARCH)
+
+    return faults
 
 
 def figures(report: ParityReport) -> dict[str, float | None]:

@@ -1,6 +1,7 @@
 """Faces for compiling a network and for judging it, from a crop store: of different people, and as streams look.
 
-Those who calibrate an int8 network are training people; those who judge it were kept out of training, as in `fit`.
+Those who calibrate an int8 network, and those who look for layers that low precision spoils, train or validate; those
+who judge were kept out of training, as in `fit`.
 """
 
 from __future__ import annotations
@@ -126,6 +127,28 @@ def identity_parity_faces(store: CropStore, settings: ParityFacesSettings | None
             family.append(np.full(len(part), kind, np.int64))
     planes = np.ascontiguousarray(np.concatenate(faces).transpose(0, 3, 1, 2))
     return ParityFaces(planes, np.concatenate(clip), np.concatenate(time_s), np.concatenate(family))
+
+
+def search_faces(store: CropStore, settings: ParityFacesSettings | None = None) -> ParityFaces:
+    """Real faces that look for the layers which low precision spoils: clips of people who train or validate.
+
+    None of them is among those of `parity_faces`.
+
+    Raises:
+        DataError: the store holds no clip of such people.
+    """
+    settings = settings or ParityFacesSettings()
+    split = split_people(store, seed=settings.seed)
+    rows = np.concatenate([split.train, split.validate])
+    rows = rows[store.is_video[rows]]
+    if not len(rows):
+        raise DataError("the store holds no clip of people who train", hint="make it of more clips: difffake crops")
+    return ParityFaces(
+        _inner(np.asarray(store.crops[rows])),
+        store.people[rows].astype(np.int64),
+        store.time_s[rows].astype(np.float64),
+        np.zeros(len(rows), np.int64),
+    )
 
 
 def calibration_faces(store: CropStore, settings: ParityFacesSettings | None = None) -> U8:

@@ -13,6 +13,7 @@ from difffake.training.parity_faces import (
     calibration_faces,
     identity_parity_faces,
     parity_faces,
+    search_faces,
 )
 from difffake.training.split import split_people
 from difffake.training.store import CropStore
@@ -39,6 +40,15 @@ def test_nobody_judges_who_calibrated(store: CropStore) -> None:
     assert (judged.family == 0).sum() == len(split.fit)
     assert len(calibration) == len(split.train)
     assert not set(store.people[split.fit]) & set(store.people[split.train])
+
+
+def test_nobody_judges_who_looked_for_layers(store: CropStore) -> None:
+    found, split = search_faces(store), split_people(store)
+    people = {store.names[person] for person in np.unique(found.clip)}
+    assert people
+    assert people.isdisjoint(store.names[person] for person in np.unique(store.people[split.fit]))
+    assert not found.family.any()
+    assert np.isfinite(found.time_s).all()
 
 
 def test_identity_is_judged_on_clips_and_impostors(store: CropStore) -> None:
