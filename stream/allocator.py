@@ -22,9 +22,9 @@ _TRIM_BYTES = 64 * 2**20
 #: Blocks from this size on are mapped where no heap has room for them: while heaps may grow, and while they may not.
 #: Smaller ones are a small share of all bytes.
 _GROWING_BYTES, _GROWN_BYTES = 4 * 2**20, 128 * 2**10
-#: Page faults in a second of processor time that are no reason to let heaps grow, on which a fault that fills a page
-#: spends .25 to 2 us.
-_FAULTS_PER_S = 5_000
+#: Page faults in a second of processor time that are no reason to let heaps grow: half a percent of it, where a fault
+#: costs 2 us, as it does in a virtual machine.
+_FAULTS_PER_S = 2_500
 #: So many faults beyond those, and they may; then for the processor time in which so many would be no reason.
 _TOO_MANY = 15_000
 _LOOK_S = 1.0

@@ -142,7 +142,7 @@ def test_growth_is_allowed_until_a_load_has_found_room_and_again_for_a_larger_on
     assert True not in looked(growth, 60, 800)[10:]
     # Whatever comes together once is mapped, and that is all.
     assert True not in looked(growth, 1, 12_000) + looked(growth, 60, 800)
-    assert True not in looked(growth, 600, 4_500)
+    assert True not in looked(growth, 600, 2_000)
     assert looked(growth, 3, 40_000) == [True] * 3
     assert True not in looked(growth, 60, 800)[10:]
 
