@@ -18,6 +18,8 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
   record batch in work is taken by an empty one. `unstick` clears that place.
 - A poll that finds nothing hands three tasks to its I/O thread and waits for each: beside threads that decode that was
   half a millisecond for every frame analysed. `poll` without a wait asks only where an answer has come (`_is_idle`).
+- While the brokers hold back the answer for partitions without records, a partition whose records were still buffered
+  when they were asked is not asked for. So brokers may wait long only where nothing was buffered (`_ask_patiently`).
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from stream.broker.errors import BrokerError, BrokerUnavailableError
 from stream.broker.kafka_client import KafkaSettings, connect, translated
 
 #: A consumer that never waits for records looks after its group and its connections this often, s.
-_STEP_S = 0.1
+_STEP_S = 0.2
+#: How long brokers may hold back an answer that has no records, ms: where another question waits, and where none does.
+_SHORT_MS, _LONG_MS = 100, 500
 
 
 class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafka-python has no types
@@ -103,6 +107,7 @@ class KafkaConsumer:
         while True:
             with translated("reading from the group"):
                 unstick(self._kafka)
+                self._ask_patiently()
                 # One step: it joins or rejoins at most once. Its public poll would run two joins in a row, and the
                 # partitions would be somebody else's before we could commit.
                 batches = self._kafka._poll_once(timer, max_records)
@@ -117,6 +122,12 @@ class KafkaConsumer:
                 break
         self._watch_connections()
         return records
+
+    def _ask_patiently(self) -> None:
+        """Before a step: the questions of one that has nothing to hand over may be answered late."""
+        fetcher = self._kafka._fetcher
+        is_buffered = fetcher._completed_fetches or fetcher._next_partition_records
+        fetcher.config["fetch_max_wait_ms"] = _SHORT_MS if is_buffered else _LONG_MS
 
     def _is_idle(self) -> bool:
         """Whether a step could find nothing: no answer has come since the last one, and nothing else was asked for."""
@@ -295,7 +306,7 @@ def reading(settings: KafkaSettings, *, committed: bool) -> dict[str, Any]:
         "allow_auto_create_topics": False,
         "fetch_max_bytes": settings.fetch_bytes,
         "max_partition_fetch_bytes": settings.fetch_partition_bytes,
-        "fetch_max_wait_ms": 100,
+        "fetch_max_wait_ms": _SHORT_MS,
         "metrics_enabled": False,
     }
 

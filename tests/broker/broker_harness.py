@@ -142,23 +142,25 @@ def publish(broker: Broker, name: str, values: list[bytes], **options: Any) -> N
     producer.close(10)
 
 
-def take(consumer: Consumer, count: int, within_s: float = 15.0) -> list[Record]:
+def take(consumer: Consumer, count: int, within_s: float = 15.0, wait_s: float = 0.2) -> list[Record]:
     """Polls until `count` records came; fails loudly after `within_s`."""
     found: list[Record] = []
     until = time.monotonic() + within_s
     while len(found) < count:
         assert time.monotonic() < until, f"only {len(found)} of {count} records came"
-        found += consumer.poll(0.2, count - len(found))
+        found += consumer.poll(wait_s, count - len(found))
+        time.sleep(0.0 if wait_s else 0.002)
     return found
 
 
-def settle(consumers: list[Consumer], sizes: list[int], within_s: float = 20.0) -> None:
+def settle(consumers: list[Consumer], sizes: list[int], within_s: float = 20.0, wait_s: float = 0.05) -> None:
     """Polls all until they hold as many partitions as `sizes` says, in any order."""
     until = time.monotonic() + within_s
     while sorted(len(one.assignment()) for one in consumers) != sorted(sizes):
         assert time.monotonic() < until, f"no balance: {[one.assignment() for one in consumers]}"
         for one in consumers:
-            one.poll(0.05, 1)
+            one.poll(wait_s, 1)
+            time.sleep(0.0 if wait_s else 0.002)
 
 
 def offsets(records: list[Record]) -> dict[TopicPartition, int]:

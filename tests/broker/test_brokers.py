@@ -109,6 +109,25 @@ class TestRecords:
         consumer.resume([first])
         assert [record.value for record in take(consumer, 2)] == [b"1", b"2"]
 
+    def test_polls_that_never_wait_find_the_same(self, broker: Broker) -> None:
+        name = topic(broker, 2)
+        first, second = TopicPartition(name, 0), TopicPartition(name, 1)
+        consumer, other = broker.consumer(name), broker.consumer(name)
+        consumer.subscribe([name], Told())
+        settle([consumer], [2], wait_s=0.0)
+        publish(broker, name, [b"%d" % i for i in range(5)], partition=0)
+        assert [record.value for record in take(consumer, 2, wait_s=0.0)] == [b"0", b"1"]
+        assert [record.value for record in take(consumer, 3, wait_s=0.0)] == [b"2", b"3", b"4"]
+        consumer.pause([first])
+        consumer.seek(first, 3)
+        publish(broker, name, [b"x"], partition=1)
+        assert [record.value for record in take(consumer, 1, wait_s=0.0)] == [b"x"]
+        consumer.resume([first])
+        assert [record.value for record in take(consumer, 2, wait_s=0.0)] == [b"3", b"4"]
+        other.subscribe([name], Told())
+        settle([consumer, other], [1, 1], wait_s=0.0)
+        assert consumer.assignment() | other.assignment() == {first, second}
+
     def test_moving_what_is_not_ours_is_an_error(self, broker: Broker) -> None:
         name = topic(broker)
         consumer = broker.consumer(name)

@@ -85,7 +85,7 @@ def test_a_compacted_topic_is_one(harness: KafkaHarness) -> None:
 @pytest.mark.slow
 def test_a_broker_that_is_killed_and_comes_back_is_waited_for(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
     """In mid-transaction: the commit goes through once it is back, and everything is there once."""
-    broker = harness.broker()
+    broker = harness.broker(loss_timeout_s=90.0)  # a busy machine takes a while to start one
     source, target = topic(broker), topic(broker)
     part = TopicPartition(target, 0)
     publish(broker, source, [b"%d" % i for i in range(10)])
