@@ -93,6 +93,8 @@ def main() -> int:
     parser.add_argument("--limit-s", type=float, default=1e9, help="begin no further case after this")
     parser.add_argument("--backlog-streams", type=int, default=96)
     parser.add_argument("--user-s", type=float, default=12.0, help="of the user's loop; 0 leaves backlog and loop out")
+    parser.add_argument("--user-sizes", nargs="+", default=["720p", "1080p"])
+    parser.add_argument("--mps", action="store_true", help="say that the processes share the card by NVIDIA's MPS")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     began_s = time.monotonic()
@@ -107,6 +109,7 @@ def main() -> int:
         "cores_of_workers": len(theirs),
         "cores_beside": len(ours),
         "workers": count,
+        "mps": options.mps,
         "goal_s": options.goal_s,
         "commit_s": options.commit_s,
         "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -253,7 +256,7 @@ def gpu_watched() -> Iterator[dict[str, float]]:
 def beside_user(bench: Bench, given: dict[str, Any], count: int, options: Any) -> dict[str, Any]:
     """A backlog through Kafka, and the user's loop with its networks on the card, on all the workers' cores."""
     rows: dict[str, dict[str, Any]] = {}
-    for size in ("720p", "1080p"):
+    for size in options.user_sizes:
         script, clip = ROOT / "benchmarks" / "pipeline_user_loop.py", bench.clip(size)
         device = "cuda" if host_info().gpus else "cpu"
         command = [sys.executable, str(script), str(clip), "--fps", str(FPS), "--seconds", str(options.user_s)]
@@ -263,24 +266,30 @@ def beside_user(bench: Bench, given: dict[str, Any], count: int, options: Any) -
             rows[size] = {"failed": said.stderr[-500:]}
             continue
         user = json.loads(said.stdout.strip().splitlines()[-1])
-        runs = {"engine": "torch", "detector": "torch"} if host_info().gpus else {}
-        done = backlog(
-            bench.node.bootstrap, bench.node.pid or 0, bench.footage(size), bench.name("backlog"), count=count,
-            streams=options.backlog_streams, loops=1, partitions=2 * count, **{**given, "commit_s": 1.0}, **runs
-        )  # fmt: skip
         theirs_fps = user["frames"] / user["wall_s"]
-        rows[size] = {
-            "user": user,
-            "user_fps": theirs_fps,
-            "user_faces": user["faces"] / user["frames"],
-            "fps": done.fps,
-            "cpu_ms": done.cpu_ms,
-            "frames": done.frames,
-            "ratio": done.fps / theirs_fps,
-            "cpu_ratio": 1e3 * user["cpu_s"] / user["frames"] / done.cpu_ms,
-            "counts": {key: n for key, n in done.counts.items() if key.startswith("frames:")},
-        }
-        print(f"        {json.dumps(rows[size])}", flush=True)
+        for hwaccel in ("off", "cuda") if host_info().gpus else ("off",):
+            runs = {"engine": "torch", "detector": "torch", "hwaccel": hwaccel} if host_info().gpus else {}
+            name = f"{size}, decoded by the GPU" if hwaccel == "cuda" else size
+            try:
+                done = backlog(
+                    bench.node.bootstrap, bench.node.pid or 0, bench.footage(size), bench.name("backlog"), count=count,
+                    streams=options.backlog_streams, loops=1, partitions=2 * count, **{**given, "commit_s": 1.0, **runs}
+                )  # fmt: skip
+            except (RuntimeError, TimeoutError) as error:
+                rows[name] = {"failed": str(error)[:300]}
+                continue
+            rows[name] = {
+                "user": user,
+                "user_fps": theirs_fps,
+                "user_faces": user["faces"] / user["frames"],
+                "fps": done.fps,
+                "cpu_ms": done.cpu_ms,
+                "frames": done.frames,
+                "ratio": done.fps / theirs_fps,
+                "cpu_ratio": 1e3 * user["cpu_s"] / user["frames"] / done.cpu_ms,
+                "counts": {key: n for key, n in done.counts.items() if key.startswith("frames:")},
+            }
+            print(f"        {name} {json.dumps(rows[name])}", flush=True)
     return rows
 
 
@@ -300,7 +309,8 @@ def page(found: dict[str, Any]) -> str:
         f"{found['cpu']}: {found['workers']} worker processes on {found['cores_of_workers']} cores; broker, publisher",
         f"and reader on {found['cores_beside']} others. Segments of one second, 25 pictures a second, of which {FPS:g}",
         "(in watch: the key frame) are looked at. Latency from the record's timestamp to the score with a reader of",
-        f"committed records; goal: p95 under {found['goal_s']:g} s. Commits every {found['commit_s']:g} s.",
+        f"committed records; goal: p95 under {found['goal_s']:g} s. Commits every {found['commit_s']:g} s."
+        + (" The processes share the card by NVIDIA's MPS." if found.get("mps") else ""),
         "",
         "| case | streams | p50 / p95 / p99 s, coverage, workers' cores, CPU ms a frame, GPU busy |",
         "|---|---|---|",

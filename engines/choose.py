@@ -216,7 +216,7 @@ def _open_torch(network: Path) -> Engine:
 
     with OnnxEngine(network, threads=1) as exact:
         spec = exact.spec
-    return TorchCudaEngine(
+    engine = TorchCudaEngine(
         load_onnx(network),
         side_px=spec.side_px,
         dim=spec.dim,
@@ -224,6 +224,8 @@ def _open_torch(network: Path) -> Engine:
         max_batch=GPU_BATCH,
         precision=Precision.FP32,
     )
+    engine.warm_up()
+    return engine
 
 
 def is_there(kind: EngineKind, folder: Path | None) -> bool:

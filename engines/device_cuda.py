@@ -42,6 +42,8 @@ class CudaDevice(Device):
 
     def __init__(self, index: int = 0, *, runtime: Any = None) -> None:
         super().__init__()
+        if runtime is None:
+            wait_asleep(index)
         self._cuda = runtime if runtime is not None else _import()
         self._index = index
         self.api = "cuda.bindings"
@@ -179,6 +181,29 @@ class CudaDevice(Device):
     def _message(self, status: Any) -> str:
         text = self._cuda.cudaGetErrorString(status)[1]
         return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+
+
+def wait_asleep(index: int = 0) -> bool:
+    """Let threads that wait for the GPU sleep instead of spinning; to be called before anything else touches it.
+
+    FFmpeg decodes in the primary context only if it is set so: in one that spins it refuses, and everything would be
+    decoded in software. True where it is set; False without a driver or such a GPU, which others will tell.
+    """
+    try:
+        driver = importlib.import_module("cuda.bindings.driver")
+        device = _driver(driver.cuInit(0), driver.cuDeviceGet(index))
+        _driver(driver.cuDevicePrimaryCtxSetFlags(device, int(driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC)))
+    except Exception:  # no package, no driver, no GPU: each with a class of its own
+        return False
+    return True
+
+
+def _driver(*answers: tuple[Any, ...]) -> Any:
+    """What the last call gave; raises where one failed."""
+    for answer in answers:
+        if int(answer[0]) != 0:
+            raise EngineError(f"CUDA's driver says {answer[0].name}", hint="see nvidia-smi")
+    return answers[-1][1] if len(answers[-1]) > 1 else None
 
 
 def _import() -> Any:

@@ -149,6 +149,13 @@ class DeviceEngine:
         """How many graphs have been captured."""
         return sum(len(slot.graphs) for slot in self._slots)
 
+    def warm_up(self) -> None:
+        """Run every size until its graphs are there: a network's first runs take seconds, in which faces would wait."""
+        for size in self._sizes:
+            faces = np.zeros((size, 3, self._spec.side_px, self._spec.side_px), np.uint8)
+            for _ in range(2 * self._spec.depth):
+                self.infer(faces)
+
     def infer(self, faces: U8) -> Embeddings:
         """Embed faces ``(B, 3, side, side) uint8`` RGB; see `engines.contract.Engine.infer`."""
         self._check(faces)

@@ -11,6 +11,7 @@ import numpy as np
 
 from difffake.errors import EngineHostError
 from engines.contract import F32, U8
+from engines.device_cuda import wait_asleep
 from engines.torch_cuda import exactly, import_torch, torch_errors
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class TorchMaps:
     def __init__(self, module: torch.nn.Module, place: str = "cuda:0") -> None:
         self._torch = import_torch()
         self._is_gpu = place != "cpu"
+        if self._is_gpu:
+            wait_asleep(int(place.rpartition(":")[2]))
         if self._is_gpu and not self._torch.cuda.is_available():
             raise EngineHostError(
                 f"torch {self._torch.__version__} sees no GPU",

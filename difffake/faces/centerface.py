@@ -35,6 +35,9 @@ NMS_IOU = 0.3
 MAX_PEAKS = 2000
 #: Of the cells around a face's best one, those this confident, as a share of it, speak of the same face.
 NEIGHBOURS = 0.3
+#: Pixels in one run of the network, but for a single picture that has more: eight close-ups of 128 px. ONNX Runtime
+#: keeps what its largest run needed, about 150 bytes a pixel, and larger runs cost as much for each picture.
+MAX_RUN_PIXELS = 128 * 1024
 
 
 class CenterFace:
@@ -83,7 +86,7 @@ class CenterFace:
         self.max_faces = max_faces
         self.max_batch = max_batch
         self._max_enlarge, self._is_steady = MAX_ENLARGE, False
-        self._network, self._run_px = _load(weights, runtime, threads), runtime.run_px
+        self._network = _load(weights, runtime, threads)
 
     def as_is(self, threshold: float, *, is_steady: bool = False) -> Self:
         """The same network for pictures that have their analysis size already, of any size.
@@ -112,7 +115,7 @@ class CenterFace:
             groups.setdefault(self._padded_size(image), []).append(index)
         found = [Faces.empty()] * len(images)
         for (height, width), members in groups.items():
-            batch = max(1, min(self.max_batch, self._run_px // (height * width)))
+            batch = max(1, min(self.max_batch, MAX_RUN_PIXELS // (height * width)))
             for start in range(0, len(members), batch):
                 part = members[start : start + batch]
                 canvases = np.zeros((len(part), height, width, 3), np.uint8)

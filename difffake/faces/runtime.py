@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
 INPUT = "images"
+#: Close-ups, and how many come in one run: a first run of a size takes seconds on a GPU, in which streams would wait.
+_CLOSE, _WARM = (128, 128), (1, 2, 4, 8)
 OUTPUTS = ("heatmap", "scale", "offset", "landmarks")
 
 #: Pictures ``(B, H, W, 3) uint8`` RGB, H and W multiples of 32, to the maps of `OUTPUTS`; from any thread.
@@ -35,12 +37,6 @@ class DetectorRuntime(StrEnum):
     TORCH = "torch"
     OPENVINO_FP32 = "openvino-fp32"
     OPENVINO_BF16 = "openvino-bf16"
-
-    @property
-    def run_px(self) -> int:
-        """Pixels of all pictures in one run, at most. On the CPU, where the runtime keeps for good what its largest run
-        needed, one whole picture or eight close-ups; larger runs are no cheaper there."""
-        return 4096 * 1024 if self is DetectorRuntime.TORCH else 128 * 1024
 
 
 def open_network(weights: Path, runtime: DetectorRuntime, threads: int) -> Network:
@@ -91,7 +87,11 @@ def _torch(weights: Path) -> Network:
         raise EngineHostError(
             f"torch cannot be imported: {error}", hint="pip install 'difffake[gpu]', or take --detector-engine onnx"
         ) from error
-    return TorchMaps(load_maps(weights, INPUT, OUTPUTS))
+    maps = TorchMaps(load_maps(weights, INPUT, OUTPUTS))
+    for count in _WARM:
+        for _ in range(2):  # the second captures a graph
+            maps(np.zeros((count, *_CLOSE, 3), np.uint8))
+    return maps
 
 
 def _planes(pictures: U8) -> F32:

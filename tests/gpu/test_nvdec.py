@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stream"))
 
 import av  # noqa: E402
 from stream_media import H264_B, H265_CLOSED, segment, unit_records  # noqa: E402
-from stream_media import pictures as test_pictures  # noqa: E402
+from stream_media import pictures as moving  # noqa: E402
 
 from stream.decode import DecodeSettings, Payload, StreamDecoder  # noqa: E402
 from stream.decode.hardware import Hwaccel, hardware_status, problem  # noqa: E402
@@ -37,7 +38,7 @@ def larger_h265() -> list[Payload]:
     encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
     encoder.options = dict(H265_CLOSED)
     packets = []
-    for number, picture in enumerate(test_pictures(30, 256, 192)):
+    for number, picture in enumerate(moving(30, 256, 192)):
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts = number
         packets += encoder.encode(frame)
@@ -64,3 +65,12 @@ def test_the_gpu_decodes_to_the_bit(kind: str) -> None:
     assert pictures(Hwaccel.CUDA, payloads) == pictures(Hwaccel.OFF, payloads)
     after = hardware_status()
     assert (after.hardware - before.hardware, after.software) == (1, before.software)
+
+
+def test_the_gpu_decodes_beside_torch() -> None:
+    """FFmpeg takes the primary context only if whoever was there first lets waiting threads sleep."""
+    code = (
+        "from engines.torch_cuda import TorchDevice; from stream.decode.hardware import problem; import torch; "
+        "TorchDevice(); torch.zeros(1, device='cuda').sum().item(); assert problem() is None, problem()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
