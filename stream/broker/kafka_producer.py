@@ -11,6 +11,8 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
   generation, which is what a member has that was thrown out and knows it, the broker checks nothing at all: `commit`
   refuses that itself.
 - It buffers without a limit. `send` waits when too many bytes are on their way.
+- It sends 16 KiB of a partition at a time, and after 5 ms what there is: a commit was three requests where one does.
+  What is too large together for a topic it divides itself.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ from stream.broker.kafka_consumer import theirs
 
 UNSENT_BYTES = 64 * MIB
 DISCARD_S = 2.0
+#: Of one partition in one request. Below what any topic takes that nobody has restricted.
+BATCH_BYTES = MIB // 4
+#: How long records wait for others, ms; those of a transaction go with its commit in any case.
+_LINGER_MS, _LINGER_IN_TRANSACTION_MS = 5, 100
 
 
 class _Sender:
@@ -53,8 +59,7 @@ class _Sender:
             compression_type=settings.compression,
             allow_auto_create_topics=False,
             metrics_enabled=False,
-            linger_ms=5,
-            **options,
+            **{"batch_size": BATCH_BYTES, "linger_ms": _LINGER_MS} | options,
         )
 
     def send(
@@ -242,6 +247,7 @@ class KafkaProducer:
             self._settings,
             self._partitions_of,
             transactional_id=self._id,
+            linger_ms=_LINGER_IN_TRANSACTION_MS,
             transaction_timeout_ms=int(self._settings.transaction_timeout_s * 1000),
         )
         try:
