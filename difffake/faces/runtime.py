@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import openvino as ov
 
 INPUT = "images"
-#: Close-ups, and how many come in one run: a first run of a size takes seconds on a GPU, in which streams would wait.
-_CLOSE, _WARM = (128, 128), (1, 2, 4, 8)
+#: Pictures in a run, height and width: close-ups, and whole pictures of 720p, 1080p and 360p. A first run of a size takes
+#: seconds on a GPU, in which streams would wait.
+_WARM = (*((count, 128, 128) for count in (1, 2, 4, 8)), (1, 224, 384), (1, 288, 480), (1, 160, 256))
 OUTPUTS = ("heatmap", "scale", "offset", "landmarks")
 
 #: Pictures ``(B, H, W, 3) uint8`` RGB, H and W multiples of 32, to the maps of `OUTPUTS`; from any thread.
@@ -88,9 +89,9 @@ def _torch(weights: Path) -> Network:
             f"torch cannot be imported: {error}", hint="pip install 'difffake[gpu]', or take --detector-engine onnx"
         ) from error
     maps = TorchMaps(load_maps(weights, INPUT, OUTPUTS))
-    for count in _WARM:
+    for shape in _WARM:
         for _ in range(2):  # the second captures a graph
-            maps(np.zeros((count, *_CLOSE, 3), np.uint8))
+            maps(np.zeros((*shape, 3), np.uint8))
     return maps
 
 
