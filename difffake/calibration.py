@@ -126,7 +126,7 @@ class Calibration:
         last = self.scores[-1]
         log_p = np.interp(values, self.scores, self._log_p)
         log_p += _log_survival(np.maximum(values - last, 0.0), self.tail_shape, self.tail_scale)
-        return np.clip(np.exp(log_p), self.floor, 1.0)
+        return np.minimum(np.maximum(np.exp(log_p), self.floor), 1.0)
 
     def score_at(self, p: ArrayLike) -> F64:
         """The score whose p-value is ``p``, ``(N,) -> (N,) float64``; the inverse of `p_value`.

@@ -105,6 +105,8 @@ class Scorer:
             )
         values = np.asarray(scores, np.float64)
         known = ~np.isnan(values)
+        if known.all():
+            return self._bundle.calibrations[name].p_value(values)
         p = np.full(values.shape, np.nan)
         p[known] = self._bundle.calibrations[name].p_value(values[known])
         return p

@@ -176,7 +176,7 @@ class AnchorKeeper:
         policy = self.policy
         if self._pool is None or (policy.mode is AnchorMode.BOUNDED and not self._frozen):
             return range(len(faces))
-        gaps = np.diff(faces.time_s, prepend=max(self._offered_s, self._since_s))
+        gaps = faces.time_s - np.concatenate([[max(self._offered_s, self._since_s)], faces.time_s[:-1]])
         unseen = policy.expire_after_s is not None and not self._enrolled and bool((gaps > policy.expire_after_s).any())
         old = policy.max_age_s is not None and float(faces.time_s[-1]) - self._since_s > policy.max_age_s
         if (unseen or old) and not self._frozen:
