@@ -17,9 +17,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from difffake.bundle import default_bundle_path
+from difffake.bundle import Bundle, default_bundle_path
 from difffake.compiling.build import BuildOptions, BuiltEngine, build_tensorrt, choose_flavour
-from difffake.compiling.pictures import Pictures, collect_pictures, labelled_faces
+from difffake.compiling.pictures import Pictures, collect_pictures, labelled_faces, list_files
 from difffake.compiling.source import Source, open_source
 from difffake.demo.clips import fetch_clips
 from difffake.errors import DiffFakeError
@@ -156,7 +156,9 @@ def build(
             raise typer.BadParameter("a checkpoint has no folder of its own: say where with --out DIR")
         out = (bundle or default_bundle_path()) / "engines"
     labelled = (judge_layout, judge) if judge is not None else None
-    request = _Request(source, kind, BuildOptions(settings, out, device, threads), faces, store, labelled, max_faces)
+    request = _Request(
+        source, kind, BuildOptions(settings, out, device, threads), faces, store, labelled, max_faces, bundle
+    )
     with progress_bar() as bar:
         task = bar.add_task("collecting faces", total=1.0)
 
@@ -178,6 +180,7 @@ class _Request:
     store: Path | None
     judge: tuple[Layout, Path] | None
     max_faces: int
+    bundle: Path | None = None
 
     def pictures(self) -> Pictures:
         """Faces of the clips that were named, or of the demonstration's."""
@@ -219,7 +222,7 @@ def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
     faces: ParityFaces | None = None
     search: ParityFaces | None = None
     if source.network == "detector":
-        raise typer.BadParameter("the detector is not built for OpenVINO here: it runs its ONNX file")
+        return _openvino_detector(request, show)
     if request.store is not None and source.network == "extractor":
         from difffake.training.parity_faces import calibration_faces, parity_faces, search_faces
         from difffake.training.store import CropStore
@@ -248,6 +251,17 @@ def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
     return build_openvino(
         source, precision, options.out, faces, calibration, search, threads=options.threads, step=show
     )
+
+
+def _openvino_detector(request: _Request, show: _Show) -> BuiltEngine:
+    from difffake.compiling.openvino import build_openvino_detector
+
+    if request.kind is not Kind.OPENVINO_BF16:
+        raise typer.BadParameter("for OpenVINO the detector is proven in bfloat16 alone: --kind openvino-bf16")
+    if request.faces is None:
+        raise typer.BadParameter("the detector is judged on real faces of many clips: --faces DIR")
+    files, bundle, options = list_files(request.faces), Bundle.load(request.bundle), request.options
+    return build_openvino_detector(request.source, files, bundle, options.out, threads=options.threads, step=show)
 
 
 def _picture_profile(px: tuple[int, int]) -> PictureProfile:

@@ -41,7 +41,7 @@ def compare_detectors(before: bytes, after: bytes, frames: list[U8], *, referenc
     for frame in frames:
         planes = _planes(frame)
         old, new = (_detect(session, planes) for session in sessions)
-        pairs = _match(old, new)
+        pairs = match(old, new)
         matched = [{pair[side] for pair in pairs} for side in (0, 1)]
         for found, rows in ((old, matched[0]), (new, matched[1])):
             alone = [row for row in range(len(found)) if row not in rows]
@@ -110,7 +110,7 @@ def _detect(session: ort.InferenceSession, planes: npt.NDArray[np.float32]) -> F
     return decode(*(np.nan_to_num(m[0]) for m in maps), threshold=THRESHOLD)
 
 
-def _match(old: Faces, new: Faces) -> list[tuple[int, int]]:
+def match(old: Faces, new: Faces) -> list[tuple[int, int]]:
     """Pairs of rows whose boxes overlap by half, the most confident first."""
     pairs: list[tuple[int, int]] = []
     free = set(range(len(new)))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from difffake.bundle import Bundle
 from difffake.compiling.build import BuiltEngine, Step
+from difffake.compiling.detector_scores import compare_by_scores
 from difffake.compiling.folder import whole_folder
 from difffake.compiling.source import Source
 from difffake.compiling.steps import faults_against, judge
 from difffake.errors import DataError
+from difffake.faces import CenterFace
+from difffake.faces.runtime import DetectorRuntime
 from difffake.parity import ParityFaces
 from engines.contract import U8, Embeddings, Precision
-from engines.manifest import EngineManifest, FileDigest, write_manifest
+from engines.manifest import Comparison, EngineManifest, FileDigest, write_manifest
 from engines.mixed import bfloat16_within
 from engines.onnx import OnnxEngine
 from engines.openvino import OpenVinoEngine, version
@@ -25,6 +30,35 @@ from engines.quantize import quantise_within, save
 IR = "model.xml"
 REFERENCE = "onnx fp32"
 MAX_BATCH = 32
+
+
+def build_openvino_detector(
+    source: Source, files: Sequence[Path], bundle: Bundle, out: Path, *, threads: int = 0, step: Step = lambda _: None
+) -> BuiltEngine:
+    """Prove that the face detector in bfloat16 keeps the scores of a bundle: nothing is compiled.
+
+    Args:
+        source: the detector.
+        files: clips of real faces, as `compare_by_scores` takes them.
+        bundle: whose scores.
+        out: the engines folder; the proof lands in ``out/detector/openvino-bf16/``.
+        threads: of the runs; 0 takes every core.
+        step: told before each step.
+
+    Raises:
+        EngineHostError: OpenVINO is not installed, or this processor lacks bfloat16.
+        ParityError: the faces that it finds are scored otherwise. Nothing is written.
+        DataError: no face that can be scored.
+    """
+    begin, runtime = time.monotonic(), DetectorRuntime.OPENVINO_BF16
+    detectors = CenterFace(threads=threads), CenterFace(threads=threads, runtime=runtime)
+    step("looking for faces with both detectors")
+    names = REFERENCE, runtime.value
+    parity = compare_by_scores(*detectors, files, bundle, names=names, precision=Precision.BF16, threads=threads)
+    with whole_folder(out / source.network / runtime) as partial:
+        manifest = _manifest(source, Precision.BF16, {}, time.monotonic() - begin, parity)
+        write_manifest(partial, manifest)
+    return BuiltEngine(out / source.network / runtime, manifest)
 
 
 def build_openvino(
@@ -81,24 +115,34 @@ def build_openvino(
         after = _run(compiled, precision, faces, threads)
         parity = judge(before, after, faces, source.bundle, reference=REFERENCE, candidate=kind, precision=precision)
         files = {path.name: FileDigest.of(path.read_bytes()) for path in sorted(partial.iterdir())}
-        manifest = EngineManifest(
-            kind=kind,
-            network=source.network,
-            runtime="openvino",
-            runtime_version=version(),
-            precision=precision,
-            profile=BatchProfile(1, MAX_BATCH, MAX_BATCH),
-            side_px=source.shape.side_px,
-            dim=source.shape.dim,
-            has_logit=source.shape.has_logit,
-            source=FileDigest.of(source.onnx),
-            files=files,
-            build_s=round(build_s, 3),
-            parity=(parity,),
-            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        )
+        manifest = _manifest(source, precision, files, build_s, (parity,))
         write_manifest(partial, manifest)
     return BuiltEngine(out / source.network / kind, manifest)
+
+
+def _manifest(
+    source: Source,
+    precision: Precision,
+    files: dict[str, FileDigest],
+    build_s: float,
+    parity: tuple[Comparison, ...],
+) -> EngineManifest:
+    return EngineManifest(
+        kind=f"openvino-{precision}",
+        network=source.network,
+        runtime="openvino",
+        runtime_version=version(),
+        precision=precision,
+        profile=BatchProfile(1, MAX_BATCH, MAX_BATCH),
+        side_px=source.shape.side_px,
+        dim=source.shape.dim,
+        has_logit=source.shape.has_logit,
+        source=FileDigest.of(source.onnx),
+        files=files,
+        build_s=round(build_s, 3),
+        parity=parity,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _exact(onnx: Path, faces: ParityFaces, threads: int) -> Embeddings:

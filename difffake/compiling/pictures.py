@@ -79,11 +79,7 @@ def collect_pictures(
     Raises:
         DataError: no file, or too few faces that could be scored.
     """
-    files = list(islice(_files(sources), _MAX_FILES))
-    if not files:
-        raise DataError(
-            f"no clip or picture in {', '.join(map(str, sources))}", hint=f"known are {' '.join(sorted(SUFFIXES))}"
-        )
+    files = list_files(sources)
     share = -(-max_faces // len(files))
     detector, found = CenterFace(threads=threads), _Found()
     failed: DiffFakeError | None = None
@@ -160,6 +156,20 @@ def labelled_faces(
         raise DataError(f"no face that can be scored in {root}", hint="give footage with faces of 80 px and more")
     rest = np.array(clip, np.int64), np.array(time_s, np.float64), np.array(family, np.int64)
     return ParityFaces(_planes(faces), *rest), ParityFaces(_planes(identity), *rest)
+
+
+def list_files(sources: Sequence[Path]) -> list[Path]:
+    """Clips and pictures: files as they are, and what lies below folders.
+
+    Raises:
+        DataError: none, or no such file.
+    """
+    files = list(islice(_files(sources), _MAX_FILES))
+    if not files:
+        raise DataError(
+            f"no clip or picture in {', '.join(map(str, sources))}", hint=f"known are {' '.join(sorted(SUFFIXES))}"
+        )
+    return files
 
 
 def _files(sources: Sequence[Path]) -> Iterator[Path]:
