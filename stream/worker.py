@@ -23,9 +23,10 @@ from stream.alerts import AlertSettings
 from stream.assignment import Assignment
 from stream.batcher import BatchCounts
 from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
-from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
+from stream.broker.errors import BrokerError
 from stream.checkpoint import Checkpoint
 from stream.commands_log import CommandsLog
+from stream.commits import Commits
 from stream.decode import DecodeSettings, InputError, Payload
 from stream.ended import EndedStreams
 from stream.gears import GearSettings
@@ -106,7 +107,6 @@ class Worker:
         self._poison: dict[tuple[TopicPartition, int], Exception] = {}
         self._intake = Intake()
         self._jobs: dict[StreamKey, Progress] = {}
-        self._failures = 0
         #: Records in a row that made the analysis fail.
         self._broken = 0
         #: What happened, by name: for logs, metrics and tests.
@@ -141,6 +141,9 @@ class Worker:
         )
         self._teller = Teller(self._checkpoint, topics, models.model_id, self.counts, self._metrics)
         self._settling = Settling(self._teller, self._checkpoint, self.counts, self._metrics)
+        self._commits = Commits(
+            self._checkpoint, self._partitions, self._settling, settings, self._tracing, self.counts, self._metrics
+        )
         self._turns = Turns(self._intake, self._settling, settings, self._poison)
         self._pipeline = Pipeline(models, settings.pipeline, timed=self._metrics.stage, batched=self._metrics.batch)
         self._consumer.subscribe(settings.inputs, self)
@@ -429,43 +432,8 @@ class Worker:
 
     # -- commit, and what follows when it fails ----------------------------------------------------------------------
     def _flush(self) -> None:
-        if not self._checkpoint.is_open:
-            return
-        parts = [p for p in self._partitions.values() if p.moved or p.has_dirty]
-        now, began_s = time.monotonic(), time.perf_counter()
-        outdated_s = time.time() - self.settings.forget_s
-        for part in parts:
-            part.let_go_of_idle(now - self.settings.idle_s, self._settling.busy_in(part))
-        try:
-            with self._tracing.commit(self._settling.traces):
-                self._checkpoint.commit(
-                    (state for part in parts for state in part.dirty_states()),
-                    {part.source: part.next_offset for part in parts},
-                    {part.source: part.resume_offset for part in parts},
-                    [key for part in parts for key in part.outdated(outdated_s, self._settling.busy_in(part))],
-                )
-        except (FencedError, BrokerUnavailableError) as error:
-            self._metrics.failed(error)
-            raise
-        except BrokerError as error:
-            self._failures += 1
-            self._metrics.failed(error)
-            self.counts[f"aborts:{type(error).__name__}"] += 1
-            log.warning("commit failed", error=str(error), failures=self._failures)
-            if self._failures >= self.settings.retries and not isinstance(error, StaleGroupError):
-                raise
+        if not self._commits.commit():
             self._rewind()
-            return
-        self._failures = 0
-        self._settling.traces.clear()
-        self.counts["commits"] += 1
-        self._metrics.committed(time.perf_counter() - began_s)
-        if gone := sum([part.committed() for part in parts]):
-            self.counts["forgotten"] += gone
-            log.info("forgotten", streams=gone, silent_s=self.settings.forget_s)
-        live = sum(part.live_count for part in self._partitions.values())
-        for part in self._partitions.values():
-            live -= part.put_away(live - self.settings.live_streams, self._settling.busy_in(part))
 
     def _rewind(self) -> None:
         """Back to what is committed, in every partition that is ours."""

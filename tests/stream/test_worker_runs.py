@@ -176,8 +176,7 @@ def test_each_record_is_settled_once_with_its_own_outcome(
 
     monkeypatch.setattr(Teller, "finish", finish)
     world, tracer = make(models, clips, units), Tracer()
-    worker = world.worker(settings=RUNS)
-    worker._tracing = tracer
+    worker = world.worker(settings=RUNS, tracing=tracer)
     world.drain(worker)
     assert told == list(range(len(units)))
     assert tracer.ended == [(offset, "done") for offset in told]

@@ -21,6 +21,7 @@ from stream.messages import (
 )
 from stream.publish import Form, Publisher, PublishSettings
 from stream.settings import WorkerSettings
+from stream.tracing import Tracing
 from stream.worker import Worker
 
 TOPIC, PARTITIONS = "video.in", 2
@@ -61,7 +62,9 @@ class World:
         producer.flush(1.0)
         producer.close(1.0)
 
-    def worker(self, alerts: AlertSettings = ALERTS, settings: WorkerSettings = SETTINGS) -> Worker:
+    def worker(
+        self, alerts: AlertSettings = ALERTS, settings: WorkerSettings = SETTINGS, tracing: Tracing | None = None
+    ) -> Worker:
         self.started += 1
         return Worker(
             self.broker,
@@ -71,6 +74,7 @@ class World:
             decode=DecodeSettings(fps=5.0),
             live=LIVE,
             alerts=alerts,
+            tracing=tracing,
         )
 
     @staticmethod
