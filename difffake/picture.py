@@ -313,8 +313,11 @@ def _blank(like: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
 
 
 def _plain_rgb(frame: av.VideoFrame) -> U8:
-    """RGB of a frame of a format in `_PLANES`, as it is coded. To set such a conversion up costs microseconds."""
-    return np.asarray(VideoReformatter().reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+    """RGB of a frame of a format in `_PLANES`, as it is coded: a view of FFmpeg's memory, whose rows may be longer than
+    the picture's. To set such a conversion up costs microseconds."""
+    plane = VideoReformatter().reformat(frame, format="rgb24", threads=1).planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
+    return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
 
 
 class Deinterlacer:

@@ -193,7 +193,8 @@ class LiveModels:
         self.timed(Stage.FIND, time.perf_counter() - began_s, len(frames))
         return found
 
-    def _see(self, frames: Sequence[LookFrame], found: Sequence[Found]) -> list[Look]:
+    def _see(self, frames: list[LookFrame], found: Sequence[Found]) -> list[Look]:
+        """Cut out, embed and judge; ``frames`` is empty afterwards: no picture waits for the networks."""
         side, eye_distance = self._engine.spec.side_px, self.bundle.manifest.eye_distance
         has_identity = self._identity_engine is not None
         faces = [f.faces[: self._settings.max_faces] for f in found]
@@ -202,6 +203,7 @@ class LiveModels:
             cut_out(frame.picture, of, side, eye_distance=eye_distance, has_identity=has_identity)
             for frame, of in zip(frames, faces, strict=True)
         ]
+        frames.clear()
         good = np.concatenate([np.zeros(0, bool), *(c.quality.ok for c in crops)])
         self.timed(Stage.ALIGN, time.perf_counter() - began_s, len(good))
         embedding = np.full((len(good), self._engine.spec.dim), np.nan, np.float32)
