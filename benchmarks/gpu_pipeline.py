@@ -5,8 +5,8 @@
 Some cores are for the broker, the publisher and the reader, the others for worker processes, which all have their
 networks on the card (`--engine torch`). They are given more and more streams in real time, until the p95 latency, from
 the record's timestamp to the score in the hands of a reader of committed records, is over the goal. Then a backlog is
-worked off, beside the loop that a user would write, its networks on the same card. Writes a JSON and, beside it, a
-Markdown page. Needs what `benchmarks/pipeline.py` needs, torch and cuda-bindings. Nothing is asserted.
+worked off, beside the loop that a user would write, its networks on the same card. Adds a run to a JSON and, beside it,
+to a Markdown page. Needs what `benchmarks/pipeline.py` needs, torch and cuda-bindings. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def main() -> int:
         "goal_s": options.goal_s,
         "commit_s": options.commit_s,
         "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "began_s": time.time(),
         "cases": {},
     }
     work = ROOT / ".cache" / "bench"
@@ -287,10 +288,12 @@ def beside_user(bench: Bench, given: dict[str, Any], count: int, options: Any) -
 
 
 def write(out: Path, found: dict[str, Any]) -> None:
-    """The JSON, and the page beside it."""
+    """Put this run behind the earlier ones in the JSON, and in the page beside it."""
+    runs = json.loads(out.read_text())["runs"] if out.exists() else []
+    runs = [run for run in runs if run["began_s"] != found["began_s"]] + [found]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1, default=float) + "\n")
-    out.with_suffix(".md").write_text(page(found))
+    out.write_text(json.dumps({"runs": runs}, indent=1, default=float) + "\n")
+    out.with_suffix(".md").write_text("\n".join(map(page, runs)))
 
 
 def page(found: dict[str, Any]) -> str:

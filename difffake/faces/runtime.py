@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
 INPUT = "images"
-#: Pictures in a run, height and width: close-ups, and whole pictures of 720p, 1080p and 360p. A first run of a size takes
-#: seconds on a GPU, in which streams would wait.
+#: Pictures in a run, height and width: close-ups, and whole pictures of 720p, 1080p and 360p. On a GPU the first run of
+#: a size takes seconds, in which streams would wait.
 _WARM = (*((count, 128, 128) for count in (1, 2, 4, 8)), (1, 224, 384), (1, 288, 480), (1, 160, 256))
 OUTPUTS = ("heatmap", "scale", "offset", "landmarks")
 

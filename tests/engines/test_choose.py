@@ -15,6 +15,8 @@ from tiny import SIDE_PX, tiny_extractor
 
 import engines.openvino
 from difffake.errors import DeviceLostError, EngineError, EngineFileError, EngineHostError
+from difffake.faces import CenterFace
+from difffake.faces.runtime import DetectorRuntime
 from engines.choose import EngineKind, candidates, is_there, open_engine
 from engines.contract import Precision
 from engines.manifest import FileDigest
@@ -144,6 +146,16 @@ def test_openvino_is_the_best_of_openvino(network: Path, folder: Path) -> None:
 
 
 @pytest.mark.skipif(host_info().problem is None, reason="this machine has a GPU")
+@pytest.mark.skipif(host_info().problem is None, reason="there is a GPU")
+def test_torch_without_a_gpu_says_what_is_missing(network: Path) -> None:
+    with pytest.raises(EngineHostError, match="torch needs an NVIDIA GPU") as caught:
+        opened(EngineKind.TORCH, network)
+    assert "--engine auto" in caught.value.hint
+    with pytest.raises(EngineHostError, match="torch needs an NVIDIA GPU") as caught:
+        CenterFace(runtime=DetectorRuntime.TORCH)
+    assert "--detector-engine onnx" in caught.value.hint
+
+
 @pytest.mark.parametrize("kind", EngineKind.TENSORRT.members)
 def test_tensorrt_without_a_gpu_says_what_is_missing(network: Path, kind: EngineKind) -> None:
     for asked in (EngineKind.TENSORRT, kind):
