@@ -257,7 +257,7 @@ def decode_state(key: bytes | None, value: bytes) -> AnyState:
 
 
 _Dtype = Literal["|b1", "|u1", "<i4", "<i8", "<f4", "<f8"]
-_DTYPES = frozenset(get_args(_Dtype))
+_DTYPES: dict[np.dtype[Any], str] = {np.dtype(name): name for name in get_args(_Dtype)}
 
 
 class _Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -278,12 +278,15 @@ def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     packed: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     for name in sorted(arrays):
         array = arrays[name]
-        dtype = array.dtype.newbyteorder("<")
-        if dtype.str not in _DTYPES or array.ndim > _MAX_DIMENSIONS:
+        dtype = _DTYPES.get(array.dtype)
+        if dtype is None:  # of another byte order, perhaps
+            array = array.astype(array.dtype.newbyteorder("<"))
+            dtype = _DTYPES.get(array.dtype)
+        if dtype is None or array.ndim > _MAX_DIMENSIONS:
             raise MessageError(
                 f"arrays that cannot be kept: {name[:40]!r} is {array.dtype} {array.shape[:8]}", hint=_HINT
             )
-        packed[name] = (dtype.str, array.shape, array.astype(dtype, copy=False).tobytes())
+        packed[name] = (dtype, array.shape, array.tobytes())
     if len(packed) > _MAX_ARRAYS:
         raise MessageError(f"a section of {len(packed)} arrays", hint=_HINT)
     return msgspec.msgpack.encode(packed)
