@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from compiled import needs_bf16
 from tiny import SIDE_PX, write_tiny_bundle
+from typer.testing import CliRunner
 
-from difffake.compiling.openvino import build_openvino
+from build_engine import app
+from difffake.bundle import Bundle
+from difffake.compiling.openvino import build_openvino, build_openvino_detector
 from difffake.compiling.source import Source, open_source
 from difffake.errors import DataError, ParityError
 from difffake.parity import ParityFaces
@@ -27,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return open_source("extractor", bundle=folder)
 
 
-def clips(count: int) -> ParityFaces:
+def drawn(count: int) -> ParityFaces:
     """Pictures of slowly changing colour blobs; every second clip has a fake beside each frame."""
     rng = np.random.default_rng(0)
     parts, clip, time_s, family = [], [], [], []
@@ -45,7 +48,7 @@ def clips(count: int) -> ParityFaces:
 @needs_bf16
 def test_a_proof_is_written_and_the_engine_runs_by_it(source: Source, tmp_path: Path) -> None:
     said: list[str] = []
-    built = build_openvino(source, Precision.BF16, tmp_path, clips(52), threads=1, step=said.append)
+    built = build_openvino(source, Precision.BF16, tmp_path, drawn(52), threads=1, step=said.append)
     assert built.folder == tmp_path / "extractor" / "openvino-bf16"
     manifest = read_manifest(built.folder)
     assert manifest == built.manifest
@@ -64,7 +67,7 @@ def test_a_proof_is_written_and_the_engine_runs_by_it(source: Source, tmp_path: 
 def test_layers_are_looked_for_on_faces_of_their_own(source: Source, tmp_path: Path) -> None:
     """With too few to judge by, no layer is left in bfloat16."""
     said: list[str] = []
-    built = build_openvino(source, Precision.BF16, tmp_path, clips(52), search=clips(2), threads=1, step=said.append)
+    built = build_openvino(source, Precision.BF16, tmp_path, drawn(52), search=drawn(2), threads=1, step=said.append)
     assert any(words.startswith("0 layers in float32: ") and "at least 100" in words for words in said)
     assert built.manifest.accepted
     assert "model.xml" in built.manifest.files
@@ -75,11 +78,30 @@ def test_layers_are_looked_for_on_faces_of_their_own(source: Source, tmp_path: P
 @needs_bf16
 def test_nothing_is_written_without_enough_faces(source: Source, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="at least 400"):
-        build_openvino(source, Precision.BF16, tmp_path / "engines", clips(4), threads=1)
+        build_openvino(source, Precision.BF16, tmp_path / "engines", drawn(4), threads=1)
     assert not (tmp_path / "engines").exists()
 
 
 def test_int8_asks_for_calibration_faces(source: Source, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="calibrate"):
-        build_openvino(source, Precision.INT8, tmp_path / "engines", clips(4), threads=1)
+        build_openvino(source, Precision.INT8, tmp_path / "engines", drawn(4), threads=1)
     assert not (tmp_path / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("openvino-int8", "bfloat16 alone"), ("openvino-bf16", "real faces of many clips")],
+)
+def test_what_the_detector_is_not_built_of_is_said(kind: str, told: str, tmp_path: Path) -> None:
+    out = tmp_path / "engines"
+    run = CliRunner().invoke(app, ["--network", "detector", "--kind", kind, "--out", str(out)])
+    assert run.exit_code == 2
+    assert told in " ".join(run.stderr.replace("│", " ").split())
+    assert not out.exists()
+
+
+@needs_bf16
+def test_a_detector_without_its_proof_is_not_written(clips: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no face that can be scored"):
+        build_openvino_detector(open_source("detector"), [clips["no_face"]], Bundle.load(None), tmp_path, threads=1)
+    assert not list(tmp_path.rglob("manifest.json"))
