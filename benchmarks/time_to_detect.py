@@ -150,6 +150,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['model_id']}; seconds of stream time after the swap began, median / 95th percentile of those "
         "that were found.",
         "",
+        f"Clips, each with the face of the next one's person laid on: {', '.join(result['clips'])}.",
+        "",
         "| base gear | looked at more closely | alert | streams without an alert | streams with one before the swap |",
         "|---|---|---|---|---|",
     ]
@@ -182,6 +184,7 @@ def main() -> None:
     models = LiveModels.load(None, live, EngineChoice())
     result: dict[str, Any] = {
         "streams": len(streams),
+        "clips": [clip.name for clip in options.clips],
         "seconds": options.seconds,
         "clean_s": options.clean,
         "model_id": models.model_id,
