@@ -147,7 +147,7 @@ class Judge:
             size=settings.anchor_size,
             gap_s=settings.anchor_gap_s,
             min_frames=settings.anchor_size,
-            suspicious_p=settings.suspicious_p,
+            suspicious_p=settings.strong_p,
         )
         if len(seen.frame_time_s) == 1:
             return None, _ONE_PICTURE

@@ -41,7 +41,10 @@ class AnchorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         min_frames: unsuspicious frames, ``gap_s`` apart, from which the K most diverse are taken. More than K make
             the anchor more diverse and later: 12 come together in 3 to 5 s.
         patience_s: these frames must come within this time; older ones are forgotten.
-        suspicious_p: a frame whose own `artifact` p-value lies below is no candidate (unknown, NaN, is one).
+        suspicious_p: a frame whose own `artifact` p-value lies below is no candidate (unknown, NaN, is one). Strong
+            evidence, not merely suspicious: by its meaning one genuine frame in twenty lies below .05, and of a few
+            genuine people and cameras most do; their streams would never have an anchor, and nobody would see that
+            another face takes over.
         max_suspicious: no anchor while more than this share of the frames collected is suspicious: what looks
             manufactured from the start on must not become its own reference.
         identity_radius: members lie within this of their medoid; see `difffake.anchors.agreeing`.
@@ -60,7 +63,7 @@ class AnchorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     gap_s: float = 0.25
     min_frames: int = 12
     patience_s: float = 20.0
-    suspicious_p: float = 0.05
+    suspicious_p: float = 0.01
     max_suspicious: float = 0.5
     identity_radius: float = IDENTITY_RADIUS
     min_agreeing: float = 0.75

@@ -69,14 +69,14 @@ def test_it_is_diverse() -> None:
 
 def test_a_stream_that_starts_manipulated_does_not_anchor_itself() -> None:
     keeper = AnchorKeeper()
-    suspicious = candidates(np.arange(300) * 0.2, artifact_p=np.full(300, 0.01))
+    suspicious = candidates(np.arange(300) * 0.2, artifact_p=np.full(300, 0.001))
     assert not keeper.offer(suspicious)
     status = keeper.status(60.0)
     assert status.state is AnchorState.COLLECTING
     assert status.reason == "suspicious: its own frames look manufactured"
     # Half of its frames alone look so: still no anchor, though there are enough others.
     half = AnchorKeeper()
-    half.offer(candidates(np.arange(200) * 0.4, artifact_p=np.where(np.arange(200) % 5 < 3, 0.01, 0.9)))
+    half.offer(candidates(np.arange(200) * 0.4, artifact_p=np.where(np.arange(200) % 5 < 3, 0.001, 0.9)))
     assert half.pool is None
     assert half.status(80.0).reason.startswith("suspicious")
     # When the manipulation ends, the person gets an anchor, from clean frames alone.
@@ -291,7 +291,7 @@ def test_a_bounded_anchor_follows_its_person_at_its_rate() -> None:
     assert 2 <= len(new) <= 4
 
 
-@pytest.mark.parametrize("fields", [{"artifact_p": np.full(50, 0.01)}, {"good": np.zeros(50, bool)}])
+@pytest.mark.parametrize("fields", [{"artifact_p": np.full(50, 0.001)}, {"good": np.zeros(50, bool)}])
 def test_what_is_suspicious_or_unfit_does_not_enter(fields: dict[str, Any]) -> None:
     keeper = ready(BOUNDED)
     assert not keeper.offer(candidates(20 + np.arange(50), seed=5, **fields))
