@@ -41,6 +41,7 @@ from difffake.faces.runtime import DetectorRuntime  # noqa: E402
 from difffake.networks import EngineChoice  # noqa: E402
 from engines.choose import EngineKind  # noqa: E402
 from stream.bench.clock import Moment, cores  # noqa: E402
+from stream.publish import Form  # noqa: E402
 
 CACHE = Path(__file__).parents[1] / ".cache"
 
@@ -52,6 +53,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(PARTS))
     parser.add_argument("--full", action="store_true", help="hours instead of minutes")
     parser.add_argument("--tiny", action="store_true", help="only to see that everything runs")
+    parser.add_argument("--gears", nargs="+", choices=["analyse", "watch"], help="of live")
+    parser.add_argument("--forms", nargs="+", type=Form, choices=[Form.SEGMENTS, Form.UNITS], help="of live at 720p")
+    parser.add_argument("--start", type=int, help="streams with which live begins its search")
+    parser.add_argument("--rounds", type=int, help="of pipeline and the user's loop")
     parser.add_argument("--minutes", type=float, help="of overload")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="pictures of live and scaling")
     parser.add_argument("--streams", type=int, nargs="+", help="how many streams scaling tries")
@@ -64,6 +69,10 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     plan = TINY if options.tiny else FULL if options.full else QUICK
     asked = {
+        "rounds": options.rounds,
+        "gears": options.gears and tuple(options.gears),
+        "forms": options.forms and tuple(options.forms),
+        "start": options.start,
         "overload_s": options.minutes and 60 * options.minutes,
         "sizes": options.sizes and tuple(options.sizes),
         "scaling_streams": options.streams and tuple(options.streams),
@@ -83,16 +92,17 @@ def main() -> None:
     kafka = work / f"kafka-{os.getpid()}"
     with _scratch(kafka), ApacheKafka(kafka) as node:
         bench = Bench(plan, work, sources, node, choice, core=min(os.sched_getaffinity(0)))
-        if before := parts.get("pipeline"):
-            bench.cost["analyse"] = before["kafka"]["cpu_ms"] * 2.0 / 1e3
+        if earlier := parts.get("pipeline"):
+            bench.cost["analyse"] = earlier["kafka"]["cpu_ms"] * 2.0 / 1e3
         for name in options.only or PARTS:
             print(f"-- {name}", flush=True)
             began = Moment.now()
             found = _measured(name, bench)
             if name == "live":
-                # Other sizes keep their last figures.
-                kept = [row for row in parts.get(name, {}).get("rows", []) if row["size"] not in plan.sizes]
-                found["rows"] += kept
+                # What was not asked for keeps its last figures.
+                new = {(row["size"], row["gear"], row["form"]) for row in found["rows"]}
+                before = parts.get(name, {}).get("rows", [])
+                found["rows"] += [row for row in before if (row["size"], row["gear"], row["form"]) not in new]
             parts[name] = found | {
                 "machine": {"cpu": _processor(), "cores": cores(), "python": platform.python_version()},
                 "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -35,7 +35,7 @@ from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, encode, footage
 from stream.bench.clock import Moment, Spent, cores
 from stream.bench.saturated import worked_off
-from stream.bench.stages import BATCHES, Tools, bound_fps, measure_stages
+from stream.bench.stages import BATCHES, Stage, Tools, measure_stages
 from stream.live import LiveModels, LiveSettings
 from stream.pipeline import PipelineSettings
 from stream.publish import Form
@@ -66,6 +66,9 @@ class Plan:
     live_s: float = 20.0  # a multiple of the time between two key frames
     probes: int = 4
     sizes: tuple[str, ...] = ("720p",)
+    gears: tuple[str, ...] = ("analyse", "watch")
+    forms: tuple[Form, ...] = (Form.SEGMENTS, Form.UNITS)
+    start: int = 0  # where a search for streams begins; 0: where their cost says
     scaling_streams: tuple[int, ...] = (1, 16, 32)
     scaling_workers: tuple[int, ...] = (1, 2)
     scaling_faces: tuple[int, ...] = (1, 4)
@@ -142,41 +145,50 @@ def _shown(spent: Spent) -> dict[str, float]:
 
 
 def pipeline(bench: Bench) -> dict[str, Any]:
-    """The bound, the pipeline in memory, the pipeline through Kafka: turn and turn about."""
+    """The bound, the pipeline in memory, the pipeline through Kafka: turn and turn about. The speed of a shared machine
+    moves within minutes: the stages of a round count as they cost before and after it."""
     plan, source = bench.plan, bench.footage()
     tools = Tools.load(None, bench.live, bench.choice)
     rounds = []
+
+    def stages() -> dict[str, Stage]:
+        return measure_stages(source, tools, fps=FPS, min_frames=plan.stage_frames, batches=plan.batches)
+
     with LiveModels.load(None, bench.live, bench.choice) as models:
+        before = stages()
         for number in range(plan.rounds):
-            stages = measure_stages(source, tools, fps=FPS, min_frames=plan.stage_frames, batches=plan.batches)
             memory = worked_off(source, models, bench.live, streams=plan.streams, loops=plan.loops, fps=FPS)
             one = bench.backlog(source, "one", streams=plan.streams, loops=plan.loops)
-            bound = bound_fps(stages)
-            row: dict[str, Any] = {
-                "bound_fps": bound,
-                "bound_cpu_ms": sum(stage.cpu_ms for stage in stages.values()),
-                "stages": {
-                    name: {"batch": s.batch, "frames": s.frames, "cpu_ms": s.cpu_ms, "wall_ms": s.wall_ms}
-                    | _shown(s.spent)
-                    for name, s in stages.items()
-                },
-            }
             runs = {"memory": memory, "kafka": one}
             if cores() > 1:
                 # One process for each core.
                 runs["kafka_processes"] = bench.backlog(
                     source, "each", streams=plan.streams, loops=plan.loops, count=cores(), threads=1
                 )
+            after = stages()
+            cost_ms = {name: (before[name].cpu_ms + after[name].cpu_ms) / 2 for name in before}
+            bound_ms = sum(cost_ms.values())
+            bound = 1e3 * cores() / bound_ms
+            row: dict[str, Any] = {
+                "bound_fps": bound,
+                "bound_cpu_ms": bound_ms,
+                "stages": {
+                    name: {"batch": s.batch, "frames": s.frames, "cpu_ms": cost_ms[name], "wall_ms": s.wall_ms}
+                    | _shown(s.spent)
+                    for name, s in after.items()
+                },
+            }
             for name, run in runs.items():
                 row[name] = {
                     "frames": run.frames,
                     "fps": run.fps,
                     "cpu_ms": run.cpu_ms,
                     "ratio": run.fps / bound,
-                    "cpu_ratio": row["bound_cpu_ms"] / run.cpu_ms,
+                    "cpu_ratio": bound_ms / run.cpu_ms,
                 } | _shown(run.spent)
             row["kafka"]["broker_cpu_ms"] = 1e3 * one.broker_cpu_s / one.frames
             rounds.append(row)
+            before = after
             print(f"round {number + 1}: {json.dumps(row, default=float)}", flush=True)
     tools.networks.close()
     found: dict[str, Any] = {"rounds": rounds, "streams": plan.streams, "kbit_s": source.kbit_s}
@@ -305,14 +317,14 @@ def live(bench: Bench) -> dict[str, Any]:
     first core for itself where there are several; broker, publisher and reader have the others."""
     rows = []
     for size in bench.plan.sizes:
-        for gear in ("analyse", "watch"):
-            for form in (Form.SEGMENTS, Form.UNITS) if size == "720p" or bench.plan is FULL else (Form.SEGMENTS,):
+        for gear in bench.plan.gears:
+            for form in bench.plan.forms if size == "720p" or bench.plan is FULL else (Form.SEGMENTS,):
                 source = bench.footage(size, form)
                 cost = bench.cost.get(gear, 0.08 if gear == "analyse" else 0.04) * _GUESS[size]
                 if bench.plan is TINY:
                     cost = 0.5
                 most, tried = search(
-                    int(0.95 / cost),
+                    bench.plan.start or int(0.95 / cost),
                     bench.plan.probes if size == "720p" else max(1, bench.plan.probes - 1),
                     lambda count, source=source, gear=gear: probe(  # type: ignore[misc]
                         bench, source, count, gear=gear, seconds=bench.plan.live_s
