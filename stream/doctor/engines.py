@@ -65,7 +65,7 @@ def engine_rows(
     for runtime in reversed(DetectorRuntime):
         row = _detector(runtime, threads, measure_s)
         is_used = name is not None and name.detector == runtime
-        # Nothing but the exact one is taken unasked: no parity report stands behind another.
+        # Nothing but the exact one is taken unasked: others cut faces out elsewhere.
         yield msgspec.structs.replace(row, is_best=runtime is DetectorRuntime.ONNX, is_used=row.runs and is_used)
 
 
