@@ -41,8 +41,8 @@ class EngineChoice:
             Runtime, which costs time and no exactness.
         folder: holds ``extractor/`` and ``identity/`` with compiled engines; None: the bundle's own ``engines/``.
         identity: of the identity network, if it is to be another.
-        detector: what runs the face detector. Others than ONNX Runtime cut faces out elsewhere, in bfloat16 so much that
-            the scores that follow refuse it (``docs/engines.md``): none is taken unasked.
+        detector: what runs the face detector. Others than ONNX Runtime cut faces out elsewhere, in bfloat16 so much
+            that the scores that follow refuse it (``docs/engines.md``): none is taken unasked.
     """
 
     kind: EngineKind = EngineKind.ONNX

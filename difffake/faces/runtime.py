@@ -31,8 +31,8 @@ Network = Callable[[U8], list[F32]]
 
 
 class DetectorRuntime(StrEnum):
-    """ONNX is exact and the default. OPENVINO_BF16 is faster; its landmarks move by a hundredth of the eye distance, which
-    the scores that follow do not bear. TORCH runs on an NVIDIA GPU, in float32."""
+    """ONNX is exact and the default. OPENVINO_BF16 is faster; its landmarks move by a hundredth of the eye distance,
+    which the scores that follow do not bear. TORCH runs on an NVIDIA GPU, in float32."""
 
     ONNX = "onnx"
     TORCH = "torch"
