@@ -67,6 +67,8 @@ class Batcher(Generic[T]):
         settings: see there.
         coming: how many frames may still come soon; at 0 nobody waits for company. Called with no lock held by the
             caller of `put`, but inside `take`: it must not call the batcher.
+        share: the most frames that one who takes should take, 1 or more, so that others who take have as much to do;
+            by default nobody else takes. Called like ``coming``.
         clock: seconds, rising.
         told: called with the room in every batch, and how long each of its frames waited, s; like ``coming``.
     """
@@ -76,11 +78,12 @@ class Batcher(Generic[T]):
         settings: BatchSettings | None = None,
         *,
         coming: Callable[[], int] = lambda: 1,
+        share: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
         told: Callable[[int, Sequence[float]], None] | None = None,
     ) -> None:
         self._settings = settings or BatchSettings()
-        self._coming, self._clock, self._tell = coming, clock, told
+        self._coming, self._share, self._clock, self._tell = coming, share, clock, told
         self._changed = threading.Condition()
         self._waiting: dict[Hashable, _Waiting[T]] = {}
         self._closed = False
@@ -145,13 +148,18 @@ class Batcher(Generic[T]):
         """Until when the oldest may wait: None without any, 0 or less when a batch is due."""
         if not self._waiting:
             return None
-        if len(self._waiting) >= self._settings.size or not self._coming():
+        if len(self._waiting) >= self._room() or not self._coming():
             return 0.0
         oldest = min(w.since_s for w in self._waiting.values())
         return oldest + self._settings.deadline_s - self._clock()
 
+    def _room(self) -> int:
+        """The most frames of the next batch."""
+        size = self._settings.size
+        return size if self._share is None else max(1, min(size, self._share()))
+
     def _pick(self) -> list[T]:
-        now, size = self._clock(), self._settings.size
+        now, size = self._clock(), self._room()
         patience_s = _PATIENCE * self._settings.deadline_s
 
         def first(entry: tuple[Hashable, _Waiting[T]]) -> tuple[bool, float]:

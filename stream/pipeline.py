@@ -203,14 +203,16 @@ class Pipeline:
         self._jobs: set[Job] = set()
         self._decoding = 0
         self._closed = False
+        takers = self._settings.network_threads if models.may_be_shared else 1
         self._batcher: Batcher[tuple[Job, DecodedFrame]] = Batcher(
-            self._settings.batch, coming=lambda: self._decoding, told=batched
+            self._settings.batch,
+            coming=lambda: self._decoding,
+            # Of few streams one batch would take every frame, and the other threads would have nothing to do.
+            share=lambda: -(-len(self._jobs) // takers),
+            told=batched,
         )
         self._decoders = ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode")
-        self._networks = [
-            threading.Thread(target=self._look, name=f"networks-{n}", daemon=True)
-            for n in range(self._settings.network_threads if models.may_be_shared else 1)
-        ]
+        self._networks = [threading.Thread(target=self._look, name=f"networks-{n}", daemon=True) for n in range(takers)]
         for thread in self._networks:
             thread.start()
 

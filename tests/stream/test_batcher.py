@@ -89,6 +89,21 @@ def test_settings_change_while_frames_wait() -> None:
     assert batches.take() == ["a1"]
 
 
+def test_who_takes_leaves_a_share_to_the_others() -> None:
+    batches: Batcher[str] = Batcher(BatchSettings(size=8, deadline_s=1e6), share=lambda: 2)
+    for stream in "abcd":
+        batches.put(stream, stream)
+    assert [batches.take(), batches.take()] == [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0, 1), (100, 3)])
+def test_a_share_is_at_least_one_frame_and_no_more_than_the_size(share: int, taken: int) -> None:
+    batches: Batcher[str] = Batcher(BatchSettings(size=3), share=lambda: share)
+    for stream in "abcd":
+        batches.put(stream, stream)
+    assert len(batches.take()) == taken
+
+
 def test_settings_are_bounded() -> None:
     with pytest.raises(ValueError, match="size"):
         BatchSettings(size=0)

@@ -162,6 +162,16 @@ def test_frames_of_different_streams_share_batches() -> None:
     assert max(networks.batches) <= 4
 
 
+def test_few_streams_are_shared_out_among_the_networks_threads() -> None:
+    settings = PipelineSettings(decode_threads=4, network_threads=2, batch=BatchSettings(size=8, deadline_s=5.0))
+    networks = ScriptedNetworks(slow_s=0.002)
+    with Pipeline(networks, settings) as pipeline:  # type: ignore[arg-type]
+        for n in range(4):
+            pipeline.start(job(f"s{n}", ScriptedDecoder(10)))
+        finish(pipeline)
+    assert max(networks.batches) <= 2
+
+
 def test_a_decoder_runs_no_further_ahead_than_it_may() -> None:
     networks, decoder = ScriptedNetworks(), ScriptedDecoder(50)
     networks.open.clear()
