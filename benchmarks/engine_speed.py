@@ -49,7 +49,7 @@ from difffake.parity_gate import GATES, failures
 from difffake.training.parity_faces import calibration_faces, parity_faces, search_faces
 from difffake.training.store import CropStore
 from engines.contract import Embeddings, Engine, Precision
-from engines.mixed import bfloat16_within
+from engines.mixed import bfloat16_within, read_mixed
 from engines.onnx import OnnxEngine
 from engines.openvino import OpenVinoEngine, check_host, cpu_name
 from engines.quantize import Limits, quantise_within, save
@@ -114,21 +114,18 @@ def engines(
         except EngineHostError as error:
             print(f"not run: OpenVINO {precision}: {error}")
             continue
-        begin, path = time.monotonic(), folder / f"{what.onnx.stem}-{precision}.xml"
+        begin, path, keep = time.monotonic(), what.onnx, list[str]()
         if precision is Precision.INT8:
+            path = folder / f"{what.onnx.stem}-{precision}.xml"
             save(quantise_within(what.onnx, calibration, limits=limits, step=print), path)
-        elif precision is Precision.FP32 or what.bundle is None or search is None:
-            path = what.onnx
-        else:
+        elif precision is Precision.BF16 and what.bundle is not None and search is not None:
             faults = faults_against(exact.infer(search.faces), search, what.bundle)
-            if not bfloat16_within(what.onnx, path, search.faces, faults, step=print):
-                path = what.onnx
-        if path != what.onnx:
-            size = sum(p.stat().st_size for p in (path, path.with_suffix(".bin")))
-            print(f"{what.name}: {precision} made in {time.monotonic() - begin:.0f} s, {size / 1e6:.1f} MB", flush=True)
+            keep = bfloat16_within(what.onnx, search.faces, faults, step=print)
+        print(f"{what.name}: {precision} made in {time.monotonic() - begin:.0f} s", flush=True)
+        read = partial(read_mixed, keep=keep) if keep else None
         yield (
             f"OpenVINO {precision}",
-            OpenVinoEngine(path, precision=precision, threads=threads, max_batch=max_batch),
+            OpenVinoEngine(path, precision=precision, threads=threads, max_batch=max_batch, read=read),
         )
 
 

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 #: An OpenVINO engine's network in its folder; its weights lie beside it.
 IR = "model.xml"
+#: Of an OpenVINO engine that is the network's ONNX file, the layers that stay in float32, a name a line.
+FLOAT32 = "float32.txt"
 #: Faces in one run of torch on a GPU; longer batches are split.
 GPU_BATCH = 32
 
@@ -200,14 +202,22 @@ def open_candidate(candidate: Candidate, *, threads: int = 0, max_batch: int = 3
         return TensorRtEngine(candidate.folder, onnx_sha256=_sha256(candidate.network))
     if kind is EngineKind.TORCH:
         return _open_torch(candidate.network)
+    return _open_openvino(candidate, threads, max_batch)
+
+
+def _open_openvino(candidate: Candidate, threads: int, max_batch: int) -> Engine:
     from engines.openvino import OpenVinoEngine
 
-    path, manifest = candidate.network, candidate.manifest
-    if manifest is not None and IR in manifest.files:
-        for name in manifest.files:
-            read_file(manifest, candidate.folder, name)
-        path = candidate.folder / IR
-    return OpenVinoEngine(path, precision=kind.precision, threads=threads, max_batch=max_batch)
+    path, read = candidate.network, None
+    if candidate.manifest is not None:
+        files = {name: read_file(candidate.manifest, candidate.folder, name) for name in candidate.manifest.files}
+        if IR in files:
+            path = candidate.folder / IR
+        elif FLOAT32 in files:
+            from engines.mixed import read_mixed
+
+            read = partial(read_mixed, keep=files[FLOAT32].decode(errors="replace").splitlines())
+    return OpenVinoEngine(path, precision=candidate.kind.precision, threads=threads, max_batch=max_batch, read=read)
 
 
 def _open_torch(network: Path) -> Engine:

@@ -1,7 +1,8 @@
 """bfloat16 with the layers that spoil it left in float32, for OpenVINO.
 
 bfloat16 keeps 8 bits of a number: where a few channels are far larger than the others, as behind the first layers of
-an EfficientNet-lite, the small ones drown when they are added up. Those layers are found on faces and marked.
+an EfficientNet-lite, the small ones drown when they are added up. Those layers are found on faces, and named in a file
+of the engine: with the network's ONNX file their names are all that it takes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import bisect
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from xml.etree import ElementTree as ET  # reads only what OpenVINO has just written
 
 import numpy as np
 
+from difffake.errors import EngineFileError
 from engines.contract import U8, Embeddings, Precision
 from engines.openvino import open_core
 from engines.quantize import LAYERS, embed, error_of, layers, read_simplified, save
@@ -32,43 +35,31 @@ _MOVE = 14
 
 
 def bfloat16_within(
-    source: Path,
-    target: Path,
-    faces: U8,
-    faults: Faults,
-    *,
-    search: int = 48,
-    step: Callable[[str], None] = lambda _: None,
+    source: Path, faces: U8, faults: Faults, *, search: int = 48, step: Callable[[str], None] = lambda _: None
 ) -> list[str]:
-    """Write a network as an IR that computes in bfloat16 wherever it may; run it with Precision.BF16.
+    """Find the layers that must stay in float32 beside bfloat16; `read_mixed` makes the network.
 
     Each layer is put into bfloat16 alone, and the error that it makes is divided by what it costs. In that order layers
     go back to float32, as few as leave no fault.
 
     Args:
         source: the float32 ONNX file of an extractor or an identity network.
-        target: the ``.xml`` to write; the weights, in float32, come beside it.
         faces: ``(N, 3, side, side) uint8``, real faces as the network will meet them.
         faults: judges the embeddings of ``faces``, in their order.
         search: how many of ``faces`` rank the layers.
         step: told what is found.
 
     Returns:
-        The layers left in float32: all of them where nothing less is near enough. Without any nothing is written: the
-        ONNX file itself runs as well.
+        Their names, from the input on: all layers where nothing less is near enough, none where nothing is to be done.
 
     Raises:
         EngineFileError: OpenVINO cannot read the file.
         EngineHostError: it is not installed.
     """
-    exact = read_simplified(source)
-    with tempfile.TemporaryDirectory() as scratch:
-        plain = Path(scratch) / "plain.xml"
-        save(exact, plain)
-        text, weights = plain.read_text(encoding="utf-8"), plain.with_suffix(".bin").read_bytes()
+    network = _Ir.of(source)
 
     def embedded(keep: Sequence[str], of: U8) -> Embeddings:
-        return embed(_read(marked(text, keep), weights), of, Precision.BF16)
+        return embed(network.read(keep), of, Precision.BF16)
 
     def is_enough(keep: Sequence[str]) -> bool:
         found = faults(embedded(keep, faces))
@@ -77,6 +68,7 @@ def bfloat16_within(
 
     if is_enough([]):
         return []
+    exact = network.read([])
     names, held = layers(exact), faces[:: max(1, len(faces) // search)]
     step(f"looking for the layers that need float32, of {len(names)}")
     wanted = embed(exact, held)
@@ -88,10 +80,39 @@ def bfloat16_within(
     order = sorted(names, key=lambda name: -harm[name])
     # More layers in float32 are nearer; the last of all, every one of them, needs no test.
     count = 1 + bisect.bisect_left(range(1, len(order)), True, key=lambda count: is_enough(order[:count]))
-    keep = [name for name in names if name in order[:count]]
-    target.write_text(marked(text, keep), encoding="utf-8")
-    target.with_suffix(".bin").write_bytes(weights)
-    return keep
+    return [name for name in names if name in order[:count]]
+
+
+def read_mixed(source: Path, keep: Sequence[str]) -> ov.Model:
+    """A float32 ONNX network of which the named layers, and what follows each of them up to the next, keep float32
+    where the others are compiled for bfloat16.
+
+    Raises:
+        EngineFileError: OpenVINO cannot read the file, or there is no layer of such a name.
+        EngineHostError: it is not installed.
+    """
+    return _Ir.of(source).read(keep)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ir:
+    """A network as OpenVINO writes it: text that can be marked, and weights."""
+
+    xml: str
+    weights: bytes
+
+    @classmethod
+    def of(cls, source: Path) -> Self:
+        with tempfile.TemporaryDirectory() as scratch:
+            plain = Path(scratch) / "plain.xml"
+            save(read_simplified(source), plain)
+            return cls(plain.read_text(encoding="utf-8"), plain.with_suffix(".bin").read_bytes())
+
+    def read(self, keep: Sequence[str]) -> ov.Model:
+        import openvino as ov
+
+        weights = ov.Tensor(np.frombuffer(self.weights, np.uint8).copy())
+        return open_core().read_model(marked(self.xml, keep).encode(), weights)
 
 
 def _cost(layer: ov.Node) -> float:
@@ -104,9 +125,18 @@ def _cost(layer: ov.Node) -> float:
 
 
 def marked(xml: str, names: Sequence[str]) -> str:
-    """An IR's text in which the named layers, and what follows each of them up to the next, keep float32."""
+    """An IR's text in which the named layers, and what follows each of them up to the next, keep float32.
+
+    Raises:
+        EngineFileError: there is no layer of such a name.
+    """
     tree = ET.fromstring(xml)  # noqa: S314
     wanted = set(names)
+    if lost := wanted - {str(layer.get("name")) for layer in tree.iterfind("layers/layer") if _is_layer(layer)}:
+        raise EngineFileError(
+            f"the network has no layer {min(lost)[:80]!r}, which is to stay in float32",
+            hint="build the engine again: python build_engine.py --kind openvino-bf16",
+        )
     # What stands before the first layer normalises the pixels for it.
     keeps = next((layer.get("name") in wanted for layer in tree.iterfind("layers/layer") if _is_layer(layer)), False)
     for layer in tree.iterfind("layers/layer"):
@@ -123,9 +153,3 @@ def marked(xml: str, names: Sequence[str]) -> str:
 
 def _is_layer(element: ET.Element) -> bool:
     return element.get("type") in LAYERS
-
-
-def _read(xml: str, weights: bytes) -> ov.Model:
-    import openvino as ov
-
-    return open_core().read_model(xml.encode(), ov.Tensor(np.frombuffer(weights, np.uint8).copy()))

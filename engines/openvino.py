@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ class OpenVinoEngine:
         threads: for one batch; two batches in flight take twice as many where there are as many cores. 0 gives every
             core to one batch at a time.
         max_batch: longer batches are split, which bounds the memory of a run.
+        read: reads the file.
 
     Several threads may call ``infer`` at once.
 
@@ -59,9 +61,17 @@ class OpenVinoEngine:
         EngineFileError: the file is damaged, or holds no such network.
     """
 
-    def __init__(self, path: Path, *, precision: Precision, threads: int = 0, max_batch: int = 32) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        precision: Precision,
+        threads: int = 0,
+        max_batch: int = 32,
+        read: Callable[[Path], ov.Model] | None = None,
+    ) -> None:
         check_host(precision)
-        model = read_network(path)
+        model = (read or read_network)(path)
         side_px, dim, has_logit = _check_network(model, path, precision)
         self._whole: _Network | None = _Network(compile_network(model, path.name, precision, threads))
         # Longer batches than there are threads for them are shared out.

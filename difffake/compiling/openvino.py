@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,16 +19,15 @@ from difffake.errors import DataError
 from difffake.faces import CenterFace
 from difffake.faces.runtime import DetectorRuntime
 from difffake.parity import ParityFaces
+from engines.choose import FLOAT32, IR
 from engines.contract import U8, Embeddings, Precision
 from engines.manifest import Comparison, EngineManifest, FileDigest, write_manifest
-from engines.mixed import bfloat16_within
+from engines.mixed import bfloat16_within, read_mixed
 from engines.onnx import OnnxEngine
 from engines.openvino import OpenVinoEngine, version
 from engines.profile import BatchProfile
 from engines.quantize import quantise_within, save
 
-#: The compiled network in its folder; its weights lie beside it.
-IR = "model.xml"
 REFERENCE = "onnx fp32"
 MAX_BATCH = 32
 
@@ -98,7 +98,7 @@ def build_openvino(
     with tempfile.TemporaryDirectory() as scratch, whole_folder(out / source.network / kind) as partial:
         onnx = Path(scratch) / f"{source.network}.onnx"
         onnx.write_bytes(source.onnx)
-        compiled = onnx
+        compiled, keep = onnx, list[str]()
         if precision is Precision.INT8:
             if calibration is None or not len(calibration):
                 raise DataError("int8 needs faces to calibrate it", hint="name a crop store: --store DIR")
@@ -106,13 +106,14 @@ def build_openvino(
             save(quantise_within(onnx, calibration, step=step), compiled)
         elif search is not None:
             faults = faults_against(_exact(onnx, search, threads), search, source.bundle)
-            if bfloat16_within(onnx, partial / IR, search.faces, faults, step=step):
-                compiled = partial / IR
+            keep = bfloat16_within(onnx, search.faces, faults, step=step)
+            if keep:
+                (partial / FLOAT32).write_text("".join(f"{name}\n" for name in keep), encoding="utf-8")
         build_s = time.monotonic() - begin
         step("running fp32 on ONNX Runtime")
         before = _exact(onnx, faces, threads)
         step(f"running {kind}")
-        after = _run(compiled, precision, faces, threads)
+        after = _run(compiled, precision, faces, threads, keep)
         parity = judge(before, after, faces, source.bundle, reference=REFERENCE, candidate=kind, precision=precision)
         files = {path.name: FileDigest.of(path.read_bytes()) for path in sorted(partial.iterdir())}
         manifest = _manifest(source, precision, files, build_s, (parity,))
@@ -150,6 +151,7 @@ def _exact(onnx: Path, faces: ParityFaces, threads: int) -> Embeddings:
         return engine.infer(faces.faces)
 
 
-def _run(path: Path, precision: Precision, faces: ParityFaces, threads: int) -> Embeddings:
-    with OpenVinoEngine(path, precision=precision, threads=threads, max_batch=MAX_BATCH) as engine:
+def _run(path: Path, precision: Precision, faces: ParityFaces, threads: int, keep: Sequence[str]) -> Embeddings:
+    read = functools.partial(read_mixed, keep=keep) if keep else None
+    with OpenVinoEngine(path, precision=precision, threads=threads, max_batch=MAX_BATCH, read=read) as engine:
         return engine.infer(faces.faces)

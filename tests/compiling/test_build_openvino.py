@@ -65,12 +65,11 @@ def test_a_proof_is_written_and_the_engine_runs_by_it(source: Source, tmp_path: 
 
 @needs_bf16
 def test_layers_are_looked_for_on_faces_of_their_own(source: Source, tmp_path: Path) -> None:
-    """With too few to judge by, no layer is left in bfloat16."""
+    """With too few to judge by, no layer is left in bfloat16: the tiny network has none."""
     said: list[str] = []
     built = build_openvino(source, Precision.BF16, tmp_path, drawn(52), search=drawn(2), threads=1, step=said.append)
     assert any(words.startswith("0 layers in float32: ") and "at least 100" in words for words in said)
     assert built.manifest.accepted
-    assert "model.xml" in built.manifest.files
     (step,) = built.manifest.parity
     assert step.figures["cosine_min"] == pytest.approx(1, abs=1e-5)
 
