@@ -188,7 +188,7 @@ class Detector:
             is_still = video.info.kind == "image"
             seen = self.observe(video, report, known, is_still=is_still, keep_crops=_CROPS_PER_MAP * explained)
             if not seen.scored.any():
-                raise _no_face(video.name, seen)
+                raise _no_face(video, seen)
             judge = Judge(self._scorer, self._bundle.manifest.readings(is_still=is_still), settings, enrolled)
             found = judge.judge(seen)
             statuses = Counter(status.value for status in seen.frame_status)
@@ -235,7 +235,10 @@ class Detector:
 def _describe(video: VideoSource, source: str | Path) -> Source:
     path = None if video.info.kind == "live" else Path(str(source).removeprefix("file://"))
     fields = {name: getattr(video.info, name) for name in Source.__struct_fields__ if hasattr(video.info, name)}
-    return msgspec.convert({"name": video.name, "sha256": path and _sha256(path), **fields}, Source)
+    # A path that is no UTF-8 can be opened, but not written into JSON.
+    given = None if path is None else str(path).encode(errors="replace").decode()
+    fields |= {"name": video.name, "path": given, "sha256": None if path is None else _sha256(path)}
+    return msgspec.convert(fields, Source)
 
 
 def _sha256(path: Path) -> str:
@@ -243,17 +246,21 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _no_face(name: str, seen: Observations) -> NoFaceError:
-    frames = len(seen.frame_status)
+def _no_face(video: VideoSource, seen: Observations) -> NoFaceError:
+    name, frames = video.name, len(seen.frame_status)
+    # A picture that was damaged shows no face either: who hears of one must hear of the other.
+    also = "".join(f"; {warning}" for warning in video.warnings[-2:])
     if not len(seen.track):
         return NoFaceError(
-            f"{name}: no face in {frames} analysed frame{'s' * (frames != 1)}",
-            hint="check that faces are visible and upright; raise --analysis-side for small ones",
+            f"{name}: no face in {frames} analysed frame{'s' * (frames != 1)}{also}",
+            hint="copy or download it again, or play it: what is damaged shows no face"
+            if video.decode_errors
+            else "check that faces are visible and upright; raise --analysis-side for small ones",
         )
     reasons = Counter(r.value for r in seen.reason if r is not Reason.OK)
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
     return NoFaceError(
-        f"{name}: {len(seen.track)} face{'s' * (len(seen.track) != 1)}, but none fit for scoring ({told})",
+        f"{name}: {len(seen.track)} face{'s' * (len(seen.track) != 1)}, but none fit for scoring ({told}){also}",
         hint="give a sharper or larger picture of the face, seen from the front",
     )
 

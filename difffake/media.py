@@ -17,9 +17,12 @@ MEDIA_SUFFIXES = frozenset(
     [
         ".3gp",
         ".avi",
+        ".avif",
         ".bmp",
         ".flv",
         ".gif",
+        ".heic",
+        ".heif",
         ".jpeg",
         ".jpg",
         ".m2ts",
@@ -32,6 +35,8 @@ MEDIA_SUFFIXES = frozenset(
         ".mts",
         ".mxf",
         ".png",
+        ".tif",
+        ".tiff",
         ".ts",
         ".webm",
         ".webp",
@@ -73,8 +78,10 @@ def check_readable(path: Path) -> None:
 def describe(container: av.container.InputContainer, stream: av.video.stream.VideoStream, *, live: bool) -> VideoInfo:
     context = stream.codec_context
     rate = stream.average_rate or stream.guessed_rate
+    # Pictures that FFmpeg reads (TIFF, BMP, AVIF): one is no film, and is judged as a picture.
+    is_picture = container.format.name.endswith("_pipe") or container.metadata.get("major_brand") == "avif"
     return VideoInfo(
-        kind="live" if live else "video",
+        kind="live" if live else "image" if is_picture else "video",
         container=container.format.name,
         codec=context.name,
         width=context.width,

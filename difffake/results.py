@@ -82,10 +82,19 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """One evidence over the whole video: the p-values of the windows combined after Simes (1986), which holds both
-    a short strong trace and a long weak one against the number of windows."""
+    """One evidence over the whole video.
+
+    Args:
+        p_value: those of the windows combined after Simes (1986), which holds both a short strong trace and a long
+            weak one against the number of windows. It has a floor, so it does not order what is highly suspicious.
+        score: higher is more suspicious; the mean over all frames: what orders videos beside each other, and what
+            `difffake evaluate` judges. Comparable where ``Person.scores`` names the same score.
+        frames: scored frames behind it.
+    """
 
     p_value: float
+    score: float
+    frames: int
     level: Level
     worst_start_s: float
     sentence: str
@@ -217,9 +226,10 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """The file or address: what it is. ``sha256`` is ``None`` for live sources."""
+    """The file or address: what it is. ``sha256`` and ``path`` (as it was given) are ``None`` for live sources."""
 
     name: str
+    path: str | None = None
     kind: str
     sha256: str | None
     container: str

@@ -51,8 +51,11 @@ def combine(windows: dict[float, Evidence], sentences: dict[Level, str], setting
         return None
     p = simes(np.array([e.p_value for e in windows.values()]))
     level = level_of(p, settings)
+    frames = sum(e.frames for e in windows.values())
     return Verdict(
         p_value=p,
+        score=sum(e.score * e.frames for e in windows.values()) / frames,
+        frames=frames,
         level=level,
         worst_start_s=min(windows, key=lambda start: windows[start].p_value),
         sentence=f"{sentences[level]} (p = {p:.2g})",

@@ -24,13 +24,15 @@ from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError, OutputError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.files import check_target, write_whole
-from difffake.media import MEDIA_SUFFIXES
+from difffake.media import MEDIA_SUFFIXES, without_secrets
 from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar, results_console
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
+from stream.packets import is_address
+from stream.scan_table import ScoreTable, row_of, row_of_failure
 
 log = structlog.get_logger()
 
@@ -49,9 +51,10 @@ class FailOn(StrEnum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A source that could not be scanned."""
+    """A source that could not be scanned; ``path`` as it was given, ``None`` for live sources."""
 
     name: str
+    path: str | None
     error: str
     message: str
     hint: str
@@ -81,6 +84,10 @@ def scan(
     ] = None,
     guests: Annotated[bool, typer.Option("--guests", help="Others than the enrolled people are expected too.")] = False,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all results as JSON; - for stdout.")] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write a line of scores for each file as soon as it is done."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html|DIR", help="Write an HTML report; into a folder for several.")
     ] = None,
@@ -121,10 +128,12 @@ def scan(
     interrupted = False
     tables = results_console(stderr=json == "-")
     with (
+        ScoreTable(scores) as table,
         Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
         anchors = None if anchor is None else load_anchors(anchor, detector.bundle)
+        _write_rows(table, [row_of_failure(f.path or f.name, f.error) for f in failures], failures)
         for number, (source, target) in enumerate(zip(sources, reports, strict=True)):
             try:
                 result = _scan_one(detector, source, progress, anchors, 0 if target is None else settings.moments)
@@ -132,15 +141,14 @@ def scan(
                 interrupted = True
                 failures += [_not_reached(rest) for rest in sources[number:]]
                 break
-            except DiffFakeError as error:
-                failures.append(_failed(source, error))
-                continue
             except Exception as error:  # a bug in one file's scan must not cost the others theirs
-                if context.obj.debug:
+                if context.obj.debug and not isinstance(error, DiffFakeError):
                     raise
                 failures.append(_failed(source, error))
+                _write_rows(table, [row_of_failure(_path(source) or _name(source), failures[-1].error)], failures)
                 continue
             results.append(result)
+            _write_rows(table, [row_of(_path(source) or _name(source), result)], failures)
             if target is not None:
                 try:
                     write_whole(target, render_report(result).encode())
@@ -178,6 +186,10 @@ def _expand(paths: list[str]) -> tuple[list[str], list[Failure]]:
     sources: list[str] = []
     failures: list[Failure] = []
     for path in paths:
+        if not path:  # it would be the folder that one is in
+            error = MediaNotFoundError("an empty name", hint="was a variable of a script never set?")
+            failures.append(_failed(path, error))
+            continue
         if not Path(path).is_dir():
             sources.append(path)
             continue
@@ -214,18 +226,32 @@ def _scan_one(
         progress.remove_task(task)
 
 
+def _write_rows(table: ScoreTable, rows: list[list[str]], failures: list[Failure]) -> None:
+    """Where they cannot be written, the scan and its other outputs go on."""
+    try:
+        for row in rows:
+            table.add(row)
+    except OutputError as error:
+        failures.append(_failed(table.name, error))
+
+
 def _failed(source: str, error: Exception) -> Failure:
     print_error(error)
     hint, exit_code = (error.hint, error.exit_code) if isinstance(error, DiffFakeError) else ("report it", 1)
-    return Failure(_name(source), type(error).__name__, _utf8(str(error)), hint, exit_code)
+    return Failure(_name(source), _path(source), type(error).__name__, _utf8(str(error)), hint, exit_code)
 
 
 def _not_reached(source: str) -> Failure:
-    return Failure(_name(source), "KeyboardInterrupt", f"{_name(source)}: interrupted", "scan it again", _INTERRUPTED)
+    told = f"{_name(source)}: interrupted"
+    return Failure(_name(source), _path(source), "KeyboardInterrupt", told, "scan it again", _INTERRUPTED)
+
+
+def _path(source: str) -> str | None:
+    return None if is_address(source) else _utf8(source)
 
 
 def _name(source: str) -> str:
-    return _utf8(Path(source).name or source)
+    return _utf8(without_secrets(source) if is_address(source) else Path(source).name or source)
 
 
 def _utf8(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import http.server
 import subprocess
 import sys
@@ -11,9 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import av
+import cv2
 import msgspec
+import numpy as np
 import pytest
 from command_line import run
+from media_files import write_video
+from test_report import make_result
 from tiny import write_tiny_bundle
 
 from difffake.bundle import Bundle
@@ -21,6 +26,7 @@ from difffake.detector import Detector
 from difffake.files import not_written, write_whole
 from difffake.results import ScanResult
 from stream.commands_scan import ScanDocument
+from stream.scan_table import COLUMNS, ScoreTable, row_of
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +232,137 @@ def test_an_address_is_scanned_and_its_secrets_are_kept(
     assert 0 < result.frames_analysed <= 5  # a second of the clock: a busy machine sees less of the stream
     assert b"secret" not in out + err
     assert b"hidden" not in out + err
+
+
+def test_an_address_that_does_not_answer_keeps_its_secrets_too(
+    base: list[str], capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    address, target = "rtsp://user:secret@127.0.0.1:9", tmp_path / "scores.csv"
+    assert run("scan", address, address + "/a.mp4?token=secret", *base, "--json", "-", "--scores", target) == 10
+    out, err = capfdbinary.readouterr()
+    failures = msgspec.json.decode(out, type=ScanDocument).failures
+    assert [(f.name, f.path) for f in failures] == [("rtsp://127.0.0.1:9", None), ("rtsp://127.0.0.1:9/a.mp4", None)]
+    assert b"secret" not in out + err + target.read_bytes()
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(
+    base: list[str], clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip.mp4").symlink_to(clips["man"].resolve())
+    monkeypatch.chdir(tmp_path)
+    assert run("scan", "", *base, "-q", "--json", "out.json") == 10
+    document = msgspec.json.decode((tmp_path / "out.json").read_bytes(), type=ScanDocument)
+    assert (document.results, document.failures[0].message) == ([], "an empty name")
+
+
+def test_files_of_one_name_are_told_apart(base: list[str], clips: dict[str, Path], tmp_path: Path) -> None:
+    for folder in ("fake", "real", "torn"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+    for folder in ("fake", "real"):
+        (tmp_path / "in" / folder / "1.mp4").symlink_to(clips["man"].resolve())
+    (tmp_path / "in" / "torn" / "1.mp4").touch()
+    assert run("scan", tmp_path / "in", *base, "-q", "--duration", 1, "--json", tmp_path / "out.json") == 11
+    document = msgspec.json.decode((tmp_path / "out.json").read_bytes(), type=ScanDocument)
+    paths = [str(tmp_path / "in" / folder / "1.mp4") for folder in ("fake", "real", "torn")]
+    assert [r.source.path for r in document.results] == paths[:2]
+    assert [f.path for f in document.failures] == paths[2:]
+
+
+def test_a_table_of_scores_has_a_line_for_each_file_as_soon_as_it_is_done(
+    clips: dict[str, Path],
+    recognising: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, target = tmp_path / "new" / "scores.csv", tmp_path / "out.json"
+    seen: list[int] = []
+    real = Detector.scan
+
+    def scan(self: Detector, source: str, *_: object, **__: object) -> ScanResult:
+        seen.append(len(table.read_text().splitlines()))
+        return real(self, source)
+
+    monkeypatch.setattr(Detector, "scan", scan)
+    options = ["--bundle", recognising, "--threads", "1", "-q", "--fps", 2, "--json", target]
+    options += ["--scores", table, "--duration", 4, "--set", "anchor_gap_s=0.05"]
+    assert run("scan", clips["man"], clips["no_face"], clips["face_noface"], *options) == 17
+    assert seen == [1, 2, 3]
+    with table.open(newline="") as file:
+        man, no_face, _ = csv.DictReader(file)
+    assert [man["path"], no_face["path"]] == [str(clips["man"]), str(clips["no_face"])]
+    # Nobody was looked at: that is no score, and so no low one.
+    assert (no_face["error"], no_face["artifact_score"], no_face["people"]) == ("NoFaceError", "", "")
+    (person,) = msgspec.json.decode(target.read_bytes(), type=ScanDocument).results[0].people
+    for evidence, verdict in person.verdicts.items():
+        assert float(man[f"{evidence}_score"]) == pytest.approx(verdict.score, rel=1e-5)
+        assert man[f"{evidence}_by"] == person.scores[evidence]
+    windows = [w.artifact for w in person.windows if w.artifact is not None]
+    assert person.verdicts["artifact"].frames == sum(w.frames for w in windows) == person.faces_scored
+    means = sum(w.score * w.frames for w in windows) / person.faces_scored
+    assert person.verdicts["artifact"].score == pytest.approx(means)
+
+
+def test_a_table_of_scores_names_whoever_scores_highest() -> None:
+    low, high = (
+        msgspec.structs.replace(
+            (result := make_result()).people[0],
+            verdicts={"artifact": msgspec.structs.replace(result.people[0].verdicts["artifact"], score=score)},
+        )
+        for score in (-1.0, 4.5)
+    )
+    cells = row_of("a.mp4", msgspec.structs.replace(make_result(), people=[low, high, low]))
+    told = dict(zip(COLUMNS, cells, strict=True))
+    assert (told["artifact_score"], told["people"], told["anchor_score"]) == ("4.5", "3", "")
+
+
+def test_a_table_that_cannot_be_written_from_the_beginning(
+    clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scan", clips["man"], *base, "-q", "--scores", tmp_path, "--json", tmp_path / "out.json") == 18
+    assert "cannot be written (is a directory)" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_disk_that_is_full_half_way_costs_the_table_alone(
+    clips: dict[str, Path], base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(ScoreTable):
+        def add(self, cells: list[str]) -> None:
+            if cells != list(COLUMNS):
+                raise not_written(self.name, OSError(28, "No space left on device"))
+
+    monkeypatch.setattr("stream.commands_scan.ScoreTable", Full)
+    options = [*base, "--fps", 1, "-q", "--scores", tmp_path / "a.csv", "--json", tmp_path / "out.json"]
+    assert run("scan", clips["man"], *options) == 18
+    document = msgspec.json.decode((tmp_path / "out.json").read_bytes(), type=ScanDocument)
+    assert [len(document.results), document.failures[0].name] == [1, "a.csv"]
+
+
+def test_a_damaged_video_without_a_face_is_told_as_damaged(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray(write_video(tmp_path / "whole.mp4", frames=50).read_bytes())
+    begin, end = data.index(b"mdat"), data.index(b"moov")
+    for place in range((begin + end) // 2, end - 8, 200):
+        data[place] ^= 0xFF
+    (tmp_path / "damaged.mp4").write_bytes(bytes(data))
+    assert run("scan", tmp_path / "damaged.mp4", *base) == 17
+    assert "could not be decoded. Copy or download it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.tiff", "a.bmp", "a.avif"])
+def test_pictures_that_ffmpeg_reads_are_pictures(
+    name: str, clips: dict[str, Path], base: list[str], tmp_path: Path
+) -> None:
+    with av.open(str(clips["man"])) as video:
+        picture = next(video.decode(video=0)).to_ndarray(format="bgr24")
+    try:
+        assert cv2.imwrite(str(tmp_path / name), picture)
+    except cv2.error:
+        pytest.skip("this OpenCV writes no AVIF")
+    assert run("scan", tmp_path, *base, "-q", "--json", tmp_path / "out.json") == 0
+    (result,) = msgspec.json.decode((tmp_path / "out.json").read_bytes(), type=ScanDocument).results
+    assert result.source.kind == "image"
 
 
 def test_the_commands_load_without_torch() -> None:

@@ -47,9 +47,21 @@ def make_result(frames: int = 40, name: str = "clip.mp4", warnings: tuple[str, .
         anchors={"anchor": AnchorInfo(origin="self", name=None, frames=8, start_s=0.0, end_s=2.0)},
         verdicts={
             "artifact": Verdict(
-                p_value=0.008, level=Level.STRONG, worst_start_s=0.0, sentence="strong evidence that X"
+                p_value=0.008,
+                score=2.0,
+                frames=frames,
+                level=Level.STRONG,
+                worst_start_s=0.0,
+                sentence="strong evidence that X",
             ),
-            "anchor": Verdict(p_value=0.4, level=Level.NOTHING, worst_start_s=5.0, sentence="nothing unusual: Y"),
+            "anchor": Verdict(
+                p_value=0.4,
+                score=1.0,
+                frames=frames // 2,
+                level=Level.NOTHING,
+                worst_start_s=5.0,
+                sentence="nothing unusual: Y",
+            ),
         },
         scores={"artifact": "logit", "anchor": "distance_nearest"},
         missing=missing,
