@@ -53,7 +53,8 @@ def _exit_codes() -> list[str]:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.startswith(_TRAINING):
                 importlib.import_module(module.name)
-    page = ["## Exit codes", "", "Of several failures the first gives the code, also where `--fail-on` found something in another file; `--json` lists all.", ""]
+    told = "Of several failures the first gives the code, also where `--fail-on` found something in another file; "
+    page = ["## Exit codes", "", f"{told}`--json` lists all.", ""]
     page += ["| code | error | what |", "|---|---|---|"]
     page += [f"| {code} | | {what} |" for code, what in _NO_ERROR.items() if code < 10]
     for code, error in sorted((e.exit_code, e) for e in _leaves(DiffFakeError)):

@@ -14,7 +14,6 @@ from pathlib import Path
 import av
 import cv2
 import msgspec
-import numpy as np
 import pytest
 from command_line import run
 from media_files import write_video
