@@ -121,11 +121,12 @@ class Calibration:
         Falls with the score; +inf gives ``floor``, -inf gives 1. Raises `DataError` for NaN.
         """
         values = np.asarray(scores, np.float64)
-        if np.isnan(values).any():
+        last, highest = self.scores[-1], values.max(initial=-np.inf)
+        if np.isnan(highest):
             raise DataError("scores hold NaN", hint="drop frames that could not be scored")
-        last = self.scores[-1]
         log_p = np.interp(values, self.scores, self._log_p)
-        log_p += _log_survival(np.maximum(values - last, 0.0), self.tail_shape, self.tail_scale)
+        if highest > last:  # few scores are beyond all that were fitted
+            log_p += _log_survival(np.maximum(values - last, 0.0), self.tail_shape, self.tail_scale)
         return np.minimum(np.maximum(np.exp(log_p), self.floor), 1.0)
 
     def score_at(self, p: ArrayLike) -> F64:

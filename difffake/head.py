@@ -51,10 +51,12 @@ class LinearHead:
     def __call__(self, embedding: F32, logit: F32) -> F64:
         """``(N, D)`` and ``(N,) float32 -> (N,) float64``; the same bits for a face whatever faces stand beside it."""
         # Row by row, not by matmul: BLAS sums in another order for another N, and scores must repeat exactly.
-        score: F64 = (embedding.astype(np.float64) * self.weights).sum(axis=1) + self.bias
-        score += self.logit_weight * logit.astype(np.float64)
+        exact = embedding.astype(np.float64)
+        score: F64 = (exact * self.weights).sum(axis=1) + self.bias
+        if self.logit_weight:
+            score += self.logit_weight * logit.astype(np.float64)
         if self.length_weight:
-            score += self.length_weight * np.sqrt((embedding.astype(np.float64) ** 2).sum(axis=1))
+            score += self.length_weight * np.sqrt((exact**2).sum(axis=1))
         return score
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from difffake.anchors import AnchorPool, choose_self_anchor
 from difffake.bundle import Bundle, ScoreSpec
+from difffake.calibration import Calibration
 from difffake.differential import differential_log_density
 from difffake.errors import BundleError
 
@@ -98,22 +99,34 @@ class Scorer:
         Raises:
             BundleError: the bundle holds no calibration for this score.
         """
-        if name not in self._bundle.calibrations:
+        calibration = self.calibration(name)
+        values = np.asarray(scores, np.float64)
+        unknown = np.isnan(values)
+        if not unknown.any():
+            return calibration.p_value(values)
+        p = np.full(values.shape, np.nan)
+        p[~unknown] = calibration.p_value(values[~unknown])
+        return p
+
+    def calibration(self, name: str) -> Calibration:
+        """What turns a score into p-values, where it is known to be a number.
+
+        Raises:
+            BundleError: the bundle holds no calibration for this score.
+        """
+        calibration = self._bundle.calibrations.get(name)
+        if calibration is None:
             raise BundleError(
                 f"the bundle has no calibration for {name}",
                 hint=f"calibrated: {', '.join(sorted(self._bundle.calibrations))}",
             )
-        values = np.asarray(scores, np.float64)
-        known = ~np.isnan(values)
-        if known.all():
-            return self._bundle.calibrations[name].p_value(values)
-        p = np.full(values.shape, np.nan)
-        p[known] = self._bundle.calibrations[name].p_value(values[known])
-        return p
+        return calibration
 
     def _identity(self, spec: ScoreSpec, identity: F32, pool: F32) -> F64:
-        scores = np.full(len(identity), np.nan)
         known = np.isfinite(identity).all(axis=1)
+        if known.all():
+            return self._differ(spec, identity, pool)
+        scores = np.full(len(identity), np.nan)
         scores[known] = self._differ(spec, identity[known], pool)
         return scores
 

@@ -44,6 +44,8 @@ def test_p_values_fall_with_the_score_and_never_reach_zero(data: list[tuple[int,
 
     assert ((p >= calibration.floor) & (p <= 1.0)).all()
     assert (np.diff(p) <= 1e-15).all()
+    # Each alone, within what was fitted or beyond: the same bits.
+    assert [float(calibration.p_value([one])[0]) for one in asked[::7]] == p[::7].tolist()
     # Never below the share of people-weighted footage that was seen at least this suspicious.
     weights = 1.0 / (np.bincount(groups)[groups] * len(set(groups.tolist())))
     observed = (weights * (scores >= asked[:, None])).sum(axis=1)

@@ -171,10 +171,29 @@ class AnchorKeeper:
         self._offered_s = float(faces.time_s[-1])
         return self._pool is not before
 
+    def pass_by(self, time_s: float, good: int) -> bool:
+        """Do what `offer` would with the person's faces of one frame, where that needs to know no more of them than
+        how many are fit for scoring: nothing of them can enter the anchor.
+
+        Returns:
+            Whether that was so. If not, nothing has changed: offer them.
+        """
+        if self._may_change or not time_s > self._offered_s or self._why_expired(time_s):
+            return False
+        self._offered_s = time_s
+        if good > 1:
+            self._last_ambiguous_s = time_s
+        return True
+
+    @property
+    def _may_change(self) -> bool:
+        """Whether a face could become part of the anchor."""
+        return self._pool is None or (self.policy.mode is AnchorMode.BOUNDED and not self._frozen)
+
     def _rows_that_matter(self, faces: Candidates, ambiguous: NDArray[np.bool_]) -> Sequence[int]:
         """All rows; for an anchor that cannot change now, none but the last ambiguous one: it costs next to nothing."""
         policy = self.policy
-        if self._pool is None or (policy.mode is AnchorMode.BOUNDED and not self._frozen):
+        if self._may_change:
             return range(len(faces))
         gaps = faces.time_s - np.concatenate([[max(self._offered_s, self._since_s)], faces.time_s[:-1]])
         unseen = policy.expire_after_s is not None and not self._enrolled and bool((gaps > policy.expire_after_s).any())

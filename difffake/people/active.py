@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from difffake.people.ledger import UNKNOWN, Arrays
 from difffake.people.sightings import PeopleSettings
+from difffake.people.vectors import lengths
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -60,34 +61,41 @@ class ActiveTracks:
     def __len__(self) -> int:
         return len(self.track)
 
-    def sight(self, track: I64, shot: I64, box: F32, time_s: float) -> I64:
+    def sight(self, track: I64, shot: int, box: F32, time_s: float) -> I64:
         """Rows ``(n,)`` of the tracks of a frame; their places are taken down, and whether those leave doubt."""
-        # Faces and tracks are few: all pairs cost less than sorting.
-        fresh = ~(track[:, None] == self.track).any(axis=1)
-        if fresh.any():
-            self._make_room(track, time_s)
-            extra = int(fresh.sum())
-            for name, (dtype, fill) in _FIELDS.items():
-                setattr(self, name, np.concatenate([getattr(self, name), np.full(extra, fill, dtype)]))
-            self.track[-extra:] = track[fresh]
-            self.box = np.concatenate([self.box, box[fresh]])
-            self.mean = np.concatenate([self.mean, np.zeros((extra, self._size), np.float32)])
-        order = np.argsort(self.track, kind="stable")
-        rows: I64 = order[np.searchsorted(self.track, track, sorter=order)]
+        asked, row_of = track.tolist(), {one: row for row, one in enumerate(self.track.tolist())}
+        if not row_of.keys() >= set(asked):
+            self._begin_tracks(track, box, time_s)
+            row_of = {one: row for row, one in enumerate(self.track.tolist())}
+        rows: I64 = np.array([row_of[one] for one in asked], np.int64)
         limits = self._settings
-        size = np.sqrt(np.prod(np.maximum(box[:, 2:] - box[:, :2], 1e-6), axis=1))
+        extent = np.maximum(box[:, 2:] - box[:, :2], 1e-6)
+        size = np.sqrt(extent[:, 0] * extent[:, 1])
         centre = (box[:, :2] + box[:, 2:]) / 2
-        moved = np.linalg.norm(centre - (self.box[rows, :2] + self.box[rows, 2:]) / 2, axis=1)
-        doubtful = (moved > limits.jump * size) | (time_s - self.seen_s[rows] > limits.gap_s)
-        doubtful &= np.isfinite(self.seen_s[rows])
+        before, seen_s = self.box[rows], self.seen_s[rows]
+        moved = lengths(centre - (before[:, :2] + before[:, 2:]) / 2)
+        doubtful = (moved > limits.jump * size) | (time_s - seen_s > limits.gap_s)
+        doubtful &= np.isfinite(seen_s)
         self.box[rows], self.seen_s[rows], self.shot[rows] = box, time_s, shot
-        around = np.flatnonzero((time_s - self.seen_s <= limits.memory_s) & (self.shot == shot[0]))
-        others = (self.box[around, :2] + self.box[around, 2:]) / 2
-        apart = np.linalg.norm(centre[:, None] - others[None], axis=2)
-        apart[rows[:, None] == around[None]] = np.inf
-        doubtful |= (apart < limits.close * size[:, None]).any(axis=1)
+        around = ((time_s - self.seen_s <= limits.memory_s) & (self.shot == shot)).nonzero()[0]
+        if len(around) > 1:  # somebody else than the only face there is
+            others = (self.box[around, :2] + self.box[around, 2:]) / 2
+            apart = lengths(centre[:, None] - others[None])
+            apart[rows[:, None] == around[None]] = np.inf
+            doubtful |= (apart < limits.close * size[:, None]).any(axis=1)
         self.doubt_s[rows[doubtful]] = time_s
         return rows
+
+    def _begin_tracks(self, track: I64, box: F32, time_s: float) -> None:
+        """Make a row for each of the tracks of a frame that has none."""
+        fresh = ~(track[:, None] == self.track).any(axis=1)
+        self._make_room(track, time_s)
+        extra = int(fresh.sum())
+        for name, (dtype, fill) in _FIELDS.items():
+            setattr(self, name, np.concatenate([getattr(self, name), np.full(extra, fill, dtype)]))
+        self.track[-extra:] = track[fresh]
+        self.box = np.concatenate([self.box, box[fresh]])
+        self.mean = np.concatenate([self.mean, np.zeros((extra, self._size), np.float32)])
 
     def average(self, rows: I64, faces: F32) -> None:
         """Count usable faces ``(n, I)`` of tracks and take them into their running means."""

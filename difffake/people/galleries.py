@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from difffake.people.ledger import UNKNOWN, Arrays
+from difffake.people.vectors import length, lengths
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -14,7 +15,7 @@ Mask = npt.NDArray[np.bool_]
 
 #: The first exemplars of a person. They stay, and everything learnt later must be near them.
 CORE = 3
-_FIELDS = ("id", "twins", "enrolled", "count", "seen_s", "box", "centre", "faces")
+_FIELDS = ("id", "twins", "enrolled", "count", "seen_s", "box", "centre", "faces", "closest")
 
 
 class Galleries:
@@ -38,6 +39,8 @@ class Galleries:
         self.box: F32 = np.zeros((0, 4), np.float32)
         self.centre: F32 = np.zeros((0, size), np.float32)
         self.faces: F32 = np.zeros((0, exemplars, size), np.float32)
+        #: Least distance of a later exemplar to another one: follows from the faces; NaN where nobody has asked yet.
+        self.closest: F32 = np.zeros(0, np.float32)
         self.together: Mask = np.zeros((0, 0), bool)
         self._reserve(8)
 
@@ -72,6 +75,12 @@ class Galleries:
         self.faces[row, : len(faces)] = faces
         self.count[row] = len(faces)
         self.centre[row] = faces.mean(axis=0)
+        self.closest[row] = np.nan
+
+    def take_over(self, row: int, other: int) -> None:
+        """A person is known by the faces of another one from now on."""
+        for array in (self.faces, self.count, self.centre, self.enrolled, self.closest):
+            array[row] = array[other]
 
     def rows(self, people: I64) -> I64:
         """Rows ``(N,)`` of person ids; -1 where there is no such person (any more)."""
@@ -81,7 +90,7 @@ class Galleries:
 
     def row(self, person: int) -> int:
         """Row of one person; -1 where there is none."""
-        at = np.flatnonzero(self.id[: self.count_people] == person)
+        at = (self.id[: self.count_people] == person).nonzero()[0]
         return int(at[0]) if len(at) and person != UNKNOWN else -1
 
     def distances(self, faces: F32) -> F64:
@@ -104,33 +113,38 @@ class Galleries:
             return False
         faces = self.faces[row, :count]
         if count < CORE:
-            near = float(np.linalg.norm(face - self.centre[row])) < self._near
+            near = float(length(face - self.centre[row])) < self._near
             if near or restart:
                 self._set(row, np.concatenate([faces, face[None]]) if near else face[None])
             return near or restart
-        core = faces[:CORE].mean(axis=0)
-        if max(np.linalg.norm(face - self.centre[row]), np.linalg.norm(face - core)) > self._near:
+        novelty = lengths(faces - face)
+        # Most faces are nothing new.
+        if novelty.min() < self._diverse or (count == self._k and novelty.min() <= self._closest(row)):
             return False
-        novelty = np.linalg.norm(faces - face, axis=1)
-        if novelty.min() < self._diverse:
+        core = faces[:CORE].mean(axis=0)
+        if max(length(face - self.centre[row]), length(face - core)) > self._near:
             return False
         if count < self._k:
             self._set(row, np.concatenate([faces, face[None]]))
             return True
-        return self._replace(row, face, novelty)
-
-    def _replace(self, row: int, face: F32, novelty: F32) -> bool:
-        """Put a face in the place of the exemplar nearest to another, if it is farther from all than that one."""
-        faces = self.faces[row]
-        between = np.linalg.norm(faces[:, None] - faces[None], axis=2)
-        np.fill_diagonal(between, np.inf)
-        between[:CORE] = np.inf
-        if between.size == 0 or novelty.min() <= between.min():
-            return False
+        # In the place of the exemplar nearest to another: it is farther from all than that one.
         faces = faces.copy()
-        faces[int(between.min(axis=1).argmin())] = face
+        faces[int(self._between(row).min(axis=1).argmin())] = face
         self._set(row, faces)
         return True
+
+    def _between(self, row: int) -> F32:
+        """Distances ``(K, K)`` between the exemplars of a full gallery; infinity where one must stay."""
+        faces = self.faces[row]
+        between = lengths(faces[:, None] - faces[None])
+        np.fill_diagonal(between, np.inf)
+        between[:CORE] = np.inf
+        return between
+
+    def _closest(self, row: int) -> float:
+        if np.isnan(self.closest[row]):
+            self.closest[row] = self._between(row).min()
+        return float(self.closest[row])
 
     def merge(self, gone: int, survivor: int) -> None:
         """One row becomes part of another and is freed."""
@@ -184,3 +198,4 @@ class Galleries:
         self.seen_s[:p], self.box[:p] = arrays["people_seen_s"], arrays["people_box"]
         self.centre[:p], self.faces[:p] = arrays["people_centre"], arrays["people_faces"]
         self.together[:p, :p] = arrays["people_together"] != 0
+        self.closest[:p] = np.nan

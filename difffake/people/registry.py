@@ -166,26 +166,39 @@ class People:
             DataError: times before those of the last call, or embeddings of another size.
         """
         out = np.full(len(faces), UNKNOWN, np.int64)
-        if not len(faces):
-            return out
-        if faces.time_s[0] < self._clock:
+        for frame in faces.frames() if len(faces) else ():
+            time_s, shot = float(faces.time_s[frame.start]), int(faces.shot[frame.start])
+            out[frame] = self.see(time_s, shot, faces.track[frame], faces.identity[frame], faces.boxes_px[frame])
+        return out
+
+    def see(self, time_s: float, shot: int, track: I64, identity: F32, boxes_px: F32) -> I64:
+        """`update` with the faces of one frame, no track twice: arrays as in `Sightings`, which are not checked again.
+
+        Raises:
+            DataError: a time before that of the last call, embeddings of another size, or a box that is not finite.
+        """
+        if not len(track):
+            return np.zeros(0, np.int64)
+        if time_s < self._clock:
             raise DataError("sightings from before the last ones", hint="pass frames in order of time")
-        self._accept_size(faces.identity.shape[1])
-        for frame in faces.frames():
-            order = frame.start + np.argsort(faces.track[frame], kind="stable")
-            self._clock, self._shot = float(faces.time_s[frame.start]), int(faces.shot[frame.start])
-            out[order] = self._frame(
-                faces.track[order], faces.shot[order], faces.identity[order], faces.boxes_px[order]
-            )
+        if not np.isfinite(boxes_px).all():
+            raise DataError("a box that is not finite", hint="pass tracked faces")
+        self._accept_size(identity.shape[1])
+        self._clock, self._shot = time_s, shot
+        if len(track) == 1:
+            return self._frame(track, identity, boxes_px)
+        order = np.argsort(track, kind="stable")
+        out = np.empty(len(track), np.int64)
+        out[order] = self._frame(track[order], identity[order], boxes_px[order])
         return out
 
     def _new_id(self) -> int:
         self._next += 1
         return self._next - 1
 
-    def _frame(self, track: I64, shot: I64, identity: F32, box: F32) -> I64:
+    def _frame(self, track: I64, identity: F32, box: F32) -> I64:
         known, active = self._known, self._active
-        rows = active.sight(track, shot, box, self._clock)
+        rows = active.sight(track, self._shot, box, self._clock)
         if not known.size:
             for row in rows[active.person[rows] == UNKNOWN]:
                 active.person[row] = self._new_id()
@@ -193,11 +206,14 @@ class People:
             return active.person[rows]
         usable = np.asarray(np.isfinite(identity).all(axis=1), bool)
         seen, face = rows[usable], identity[usable]
-        distance = np.full((len(rows), len(known)), np.inf)
-        distance[usable] = known.distances(face)
-        self._one_face_each(rows, distance)
+        distance = None
+        if len(rows) > 1 or len(known) > 1:  # one face and one person cannot be confused with others
+            distance = np.full((len(rows), len(known)), np.inf)
+            distance[usable] = known.distances(face)
+            self._one_face_each(rows, distance)
         active.average(seen, face)
-        self._divide(rows, usable, distance)
+        if distance is not None:
+            self._divide(rows, usable, distance)
         self._doubt_young(seen)
         self._recognise(rows, usable, identity)
         self._learn(seen, face)
@@ -265,6 +281,8 @@ class People:
         young = seen[
             (active.count[seen] == s.decide_after) & (active.person[seen] != UNKNOWN) & (active.born[seen] == 0)
         ]
+        if not len(young):
+            return
         mine = known.rows(active.person[young])
         young, mine = young[mine >= 0], mine[mine >= 0]
         if len(young):
@@ -274,7 +292,7 @@ class People:
     def _recognise(self, rows: I64, usable: Mask, identity: F32) -> None:
         """Find who the tracks are that are nobody's yet."""
         known, active, s = self._known, self._active, self._settings
-        at = np.flatnonzero(usable & (active.person[rows] == UNKNOWN))
+        at = (usable & (active.person[rows] == UNKNOWN)).nonzero()[0]
         if not len(at):
             return
         r = rows[at]
@@ -337,8 +355,9 @@ class People:
         known, active = self._known, self._active
         mine = known.rows(active.person[rows])
         here = mine[mine >= 0]
-        known.together[np.ix_(here, here)] = True
-        known.together[here, here] = False
+        if len(here) > 1:
+            known.together[np.ix_(here, here)] = True
+            known.together[here, here] = False
         known.seen_s[here], known.box[here] = self._clock, box[mine >= 0]
 
     def _merge_if_same(self, person: int, row: int) -> None:
@@ -361,8 +380,7 @@ class People:
         old, new = int(known.id[gone]), int(known.id[survivor])
         if old in self._names:
             self._names[new] = self._names.pop(old)
-            known.faces[survivor], known.count[survivor] = known.faces[gone], known.count[gone]
-            known.centre[survivor], known.enrolled[survivor] = known.centre[gone], known.enrolled[gone]
+            known.take_over(survivor, gone)
         known.merge(gone, survivor)
         known.twins[: len(known)][known.twins[: len(known)] == old] = new
         active.person[active.person == old] = new

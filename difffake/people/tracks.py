@@ -12,6 +12,7 @@ import numpy.typing as npt
 from difffake.errors import DataError
 from difffake.faces.contract import F32, Faces
 from difffake.people.ledger import Arrays
+from difffake.people.vectors import lengths
 
 I64 = npt.NDArray[np.int64]
 
@@ -32,6 +33,10 @@ _HINT = "start with a new tracker, or pass what to_arrays gave"
 
 #: Distance between the eyes of a face seen from the front, as a share of its box's width.
 _EYES_OF_WIDTH = 0.4
+#: Boxes that overlap by more are the same face, however its landmarks moved.
+_OVERLAP = 0.3
+#: So far above that that no rounding matters.
+_SURE_OVERLAP = 0.4
 
 
 class Tracker:
@@ -61,6 +66,9 @@ class Tracker:
         """Track ids ``(N,) int64`` of the N faces of the next frame; ``cut`` ends all tracks first."""
         if cut:
             self._forget()
+        if self._is_only_one(faces, time_s):  # one face is what most streams show
+            self._seen_s, self._faces = np.full(1, float(time_s)), faces
+            return self._ids.copy()
         alive = time_s - self._seen_s <= self._max_gap_s
         if not alive.all():
             self._ids, self._seen_s, self._faces = self._ids[alive], self._seen_s[alive], self._faces[alive]
@@ -75,17 +83,28 @@ class Tracker:
         self._remember(faces, ids, time_s, ~matched)
         return ids
 
+    def _is_only_one(self, faces: Faces, time_s: float) -> bool:
+        """Whether the only face is that of the only track, beyond doubt: there is nothing to be weighed."""
+        if not (len(faces) == len(self._ids) == 1 and time_s - self._seen_s[0] <= self._max_gap_s):
+            return False
+        x1, y1, x2, y2 = self._faces.boxes_px[0].tolist()
+        u1, v1, u2, v2 = faces.boxes_px[0].tolist()
+        inside = max(min(x2, u2) - max(x1, u1), 0.0) * max(min(y2, v2) - max(y1, v1), 0.0)
+        either = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - inside
+        is_sure: bool = inside > _SURE_OVERLAP * either > 0.0  # not where any of it is not a number
+        return is_sure
+
     def _likeness(self, faces: Faces) -> npt.NDArray[np.float64]:
         """``(T, N)``: higher is more alike, minus infinity where it cannot be the same face."""
         old, new = self._faces, faces
-        eyes = np.linalg.norm(old.landmarks_px[:, 1] - old.landmarks_px[:, 0], axis=1)
-        steps = np.linalg.norm(old.landmarks_px[:, None] - new.landmarks_px[None], axis=3).mean(axis=2)
+        eyes = lengths(old.landmarks_px[:, 1] - old.landmarks_px[:, 0])
+        steps = lengths(old.landmarks_px[:, None] - new.landmarks_px[None]).mean(axis=2)
         # In profile the eyes lie close together, and the head still moves as fast.
         widths = old.boxes_px[:, 2] - old.boxes_px[:, 0]
         move = steps / np.maximum(np.maximum(eyes, _EYES_OF_WIDTH * widths), 1.0)[:, None]
         overlap = iou(old.boxes_px, new.boxes_px)
         likeness: npt.NDArray[np.float64] = np.where(
-            (move <= self._max_move) | (overlap > 0.3), overlap - move / self._max_move, -np.inf
+            (move <= self._max_move) | (overlap > _OVERLAP), overlap - move / self._max_move, -np.inf
         )
         return likeness
 

@@ -71,13 +71,19 @@ class Anchors:
             self.drop(min(absent, key=lambda p: (self._seen_ns.get(p, 0), p)))
         self._put(person, AnchorKeeper(self._policy))
 
-    def offer(self, person: int, faces: Candidates, pts_ns: int) -> None:
-        """Offer a person's faces of one frame to their keeper; without one, nothing happens."""
+    def offer(self, person: int, faces: Callable[[], Candidates], good: int, pts_ns: int) -> None:
+        """Offer a person's faces of one frame to their keeper; without one, nothing happens.
+
+        Args:
+            faces: gives them; most anchors stand, and need not know what a face is like.
+            good: how many of them are fit for scoring.
+        """
         keeper = self._keepers.get(person)
         if keeper is None:
             return
         before = keeper.since_s
-        keeper.offer(faces)
+        if not keeper.pass_by(pts_ns / 1e9, good):
+            keeper.offer(faces())
         self._parts.pop(person, None)
         self._seen_ns[person] = pts_ns
         if keeper.since_s is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +51,38 @@ class Held:
     enrolled: tuple[AnchorPool, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Standing:
+    """What a person's faces are held against, as long as anchors are what they are.
+
+    Args:
+        pool: the person's own anchor, or the enrolled one; None while there is none.
+        nearest: the anchor of the enrolled person whom this stranger resembles most.
+        own: which kind of anchor ``pool`` is, and since when.
+        why_none: what is said where there is none.
+        found, missing: evidence -> what it is held against, or why there is nothing.
+    """
+
+    pool: AnchorPool | None
+    nearest: AnchorPool | None
+    own: Against
+    why_none: str
+    found: dict[str, tuple[Reference, Against]]
+    missing: dict[str, str]
+
+    def holds(self, pool: AnchorPool | None, nearest: AnchorPool | None, own: Against, why_none: str) -> bool:
+        """Whether nothing has changed."""
+        return self.pool is pool and self.nearest is nearest and self.own == own and self.why_none == why_none
+
+
 class FaceJudge:
     """Scores the faces of a stream, one after the other, and keeps the running windows."""
 
     def __init__(self, models: LiveModels, settings: LiveSettings, windows: Windows) -> None:
         self._models, self._settings, self._windows = models, settings, windows
         self._levels = ScanSettings(suspicious_p=settings.suspicious_p, strong_p=settings.strong_p)
+        #: Of the people seen last.
+        self._standing: dict[int, _Standing] = {}
 
     def judge(self, look: Look, row: int, track: int, held: Held, pts_ns: int) -> Face:
         """The record of the face in a row of a look."""
@@ -91,29 +118,27 @@ class FaceJudge:
             names = self._models.evidence
             missing |= {e: UNRECOGNISED if e in names else NOT_IN_BUNDLE for e in ("anchor", "identity")}
         else:
-            against, lacking = self._against(look.identity[row], held, status)
-            found |= against
-            missing |= lacking
+            standing = self._against(look.identity[row], held, status)
+            found |= standing.found
+            missing |= standing.missing
         evidence: dict[str, FaceEvidence] = {}
         for name in EVIDENCES:
             if name in found:
                 reference, against_what = found[name]
                 score = self._score(look, row, name, reference, pts_ns / 1e9)
-                if np.isfinite(score):
+                if math.isfinite(score):
                     evidence[name] = self._measure(name, reference.score, score, held.person, against_what, pts_ns)
                 else:
                     missing[name] = "no score: it is not finite"
         return evidence, missing
 
-    def _against(
-        self, identity: F32, held: Held, status: AnchorStatus | None
-    ) -> tuple[dict[str, tuple[Reference, Against]], dict[str, str]]:
-        """Evidence -> what the face is held against, or why there is nothing; the rules are those of a scan."""
+    def _against(self, identity: F32, held: Held, status: AnchorStatus | None) -> _Standing:
+        """What the face is held against; the rules are those of a scan."""
         keeper = held.keeper
         is_enrolled = keeper is not None and keeper.is_enrolled
         pool = keeper.pool if keeper is not None and status is not None and status.state in _STANDS else None
         nearest = None
-        if not is_enrolled and held.name is None and not self._settings.guests:
+        if held.enrolled and not is_enrolled and held.name is None and not self._settings.guests:
             nearest = _nearest(identity, held.enrolled)
         why_none = NO_ROOM
         if status is not None:
@@ -121,6 +146,17 @@ class FaceJudge:
             why_none = f"{WARMING_UP if collecting else 'no anchor'}: {status.reason}"
         if is_enrolled and pool is not None and not pool.has_artifact:
             why_none = _NO_ARTIFACT
+        own: Against = (_ENROLLED if is_enrolled else _OWN), held.since_ns or 0
+        standing = self._standing.get(held.person)
+        # It changes as seldom as the anchors do.
+        if standing is None or not standing.holds(pool, nearest, own, why_none):
+            if len(self._standing) >= self._settings.max_faces:
+                self._standing.clear()
+            standing = self._standing[held.person] = self._stand(pool, nearest, own, why_none)
+        return standing
+
+    def _stand(self, pool: AnchorPool | None, nearest: AnchorPool | None, own: Against, why_none: str) -> _Standing:
+        is_enrolled = own[0] == _ENROLLED
         refs = references(
             self._models.evidence,
             own=None if is_enrolled else pool,
@@ -129,13 +165,13 @@ class FaceJudge:
             stranger_to=None if nearest is None else _enrolled(nearest),
             guests=self._settings.guests,
         )
-        own: Against = (_ENROLLED if is_enrolled else _OWN), held.since_ns or 0
         found = {
             e: (ref, (_OTHERS, 0) if nearest is not None and ref.pool is nearest else own)
             for e, ref in refs.found.items()
             if e != "artifact"
         }
-        return found, {e: why for e, why in refs.missing.items() if e != "artifact"}
+        missing = {e: why for e, why in refs.missing.items() if e != "artifact"}
+        return _Standing(pool, nearest, own, why_none, found, missing)
 
     def _score(self, look: Look, row: int, evidence: str, reference: Reference, time_s: float) -> float:
         if evidence == "artifact":
@@ -160,9 +196,9 @@ class FaceJudge:
         if person != UNKNOWN:
             self._windows.add(person, evidence, against, pts_ns, score)
             mean = self._windows.mean(person, evidence, self._settings.min_window_frames)
-        values = np.array([score] if mean is None else [score, mean])
-        p_values = self._models.scorer.p_value(name, values).tolist()
-        spec = self._models.scorer.spec(name)
+        scorer = self._models.scorer
+        p_values = scorer.calibration(name).p_value([score] if mean is None else [score, mean]).tolist()
+        spec = scorer.spec(name)
         is_density = spec.kind in ("density", "differential") and not spec.minus_anchor_mean
         return FaceEvidence(
             score=score,

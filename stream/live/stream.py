@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,7 +17,7 @@ from difffake.anchors.file import anchors_from_bytes, fit_anchors
 from difffake.errors import AnchorError, DataError
 from difffake.faces import Reason
 from difffake.faces.finder import FinderState
-from difffake.people import Kind, Sightings
+from difffake.people import Kind
 from difffake.picture import Picture
 from stream.live.faces import FaceJudge, Held, stands
 from stream.live.models import LiveModels, Look
@@ -145,7 +146,8 @@ class LiveStream:
         memory.shot += look.is_cut
         tracks = memory.tracker.update(look.faces, pts_ns / 1e9, cut=look.is_cut)
         people = self._recognise(pts_ns, look, tracks)
-        faces = [self._face(look, row, int(tracks[row]), int(people[row]), pts_ns) for row in np.argsort(tracks)]
+        rows = np.argsort(tracks).tolist() if len(tracks) > 1 else range(len(tracks))
+        faces = [self._face(look, row, int(tracks[row]), people[row], pts_ns) for row in rows]
         self._offer(pts_ns, look, people)
         memory.anchors.tidy(pts_ns, memory.people.remembers)
         status, reason = self._status(faces)
@@ -160,20 +162,13 @@ class LiveStream:
             difffake=difffake.__version__,
         )
 
-    def _recognise(self, pts_ns: int, look: Look, tracks: I64) -> I64:
-        """Persons ``(N,)``, each with a keeper where there is room."""
-        memory, n = self._memory, len(tracks)
-        people = memory.people.update(
-            Sightings(
-                time_s=np.full(n, pts_ns / 1e9),
-                track=tracks,
-                shot=np.full(n, memory.shot, np.int64),
-                identity=look.identity,
-                boxes_px=look.faces.boxes_px,
-            )
-        )
+    def _recognise(self, pts_ns: int, look: Look, tracks: I64) -> list[int]:
+        """Persons of the N faces, each with a keeper where there is room."""
+        memory = self._memory
+        found = memory.people.see(pts_ns / 1e9, memory.shot, tracks, look.identity, look.faces.boxes_px)
+        people: list[int] = found.tolist()
         self._follow_merges()
-        here = set(people[people != UNKNOWN].tolist())
+        here = set(people) - {UNKNOWN}
         for person in sorted(here):
             memory.anchors.open(person, here)
         return people
@@ -196,23 +191,11 @@ class LiveStream:
         )
         return self._judge.judge(look, row, track, held, pts_ns)
 
-    def _offer(self, pts_ns: int, look: Look, people: I64) -> None:
-        quality = look.quality
-        for person in sorted(set(people.tolist()) - {UNKNOWN}):
-            rows = people == person
-            faces = Candidates(
-                time_s=np.full(int(rows.sum()), pts_ns / 1e9),
-                embedding=look.embedding[rows],
-                logit=look.logit[rows],
-                identity=look.identity[rows],
-                yaw_deg=quality.yaw_deg[rows],
-                pitch_deg=quality.pitch_deg[rows],
-                luma=quality.luma[rows],
-                sharpness=quality.sharpness[rows],
-                artifact_p=look.artifact_p[rows],
-                good=quality.ok[rows],
-            )
-            self._memory.anchors.offer(person, faces, pts_ns)
+    def _offer(self, pts_ns: int, look: Look, people: list[int]) -> None:
+        for person in sorted(set(people) - {UNKNOWN}):
+            rows = [row for row, other in enumerate(people) if other == person]
+            good = sum(look.quality.reason[row] is Reason.OK for row in rows)
+            self._memory.anchors.offer(person, partial(_candidates, look, rows, pts_ns / 1e9), good, pts_ns)
 
     def _status(self, faces: list[Face]) -> tuple[Status, str]:
         scored = [face for face in faces if face.quality is Reason.OK]
@@ -308,3 +291,20 @@ class LiveStream:
         self._memory.people.forget(person)
         self._memory.anchors.drop(person)
         self._memory.windows.forget(person)
+
+
+def _candidates(look: Look, rows: list[int], time_s: float) -> Candidates:
+    """Some faces of a look, as an anchor's keeper takes them."""
+    quality = look.quality
+    return Candidates(
+        time_s=np.full(len(rows), time_s),
+        embedding=look.embedding[rows],
+        logit=look.logit[rows],
+        identity=look.identity[rows],
+        yaw_deg=quality.yaw_deg[rows],
+        pitch_deg=quality.pitch_deg[rows],
+        luma=quality.luma[rows],
+        sharpness=quality.sharpness[rows],
+        artifact_p=look.artifact_p[rows],
+        good=quality.ok[rows],
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from itertools import islice
+from operator import itemgetter
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from difffake.results import EVIDENCES
 MAX_SCORES = 1024
 _HINT = "delete this stream's state: it then warms up again"
 
+_SCORE = itemgetter(1)
 _Key = tuple[int, str]
 #: What scores were measured against; where that changes, a window begins anew.
 Against = tuple[int, int]
@@ -53,7 +55,7 @@ class Windows:
         """The mean of a window; None where it holds fewer than ``least`` scores."""
         scores = self._scores.get((person, evidence), ())
         # fsum: the same mean whatever the scores' order, and so after a merge of two people.
-        return math.fsum(score for _, score in scores) / len(scores) if len(scores) >= max(least, 1) else None
+        return math.fsum(map(_SCORE, scores)) / len(scores) if len(scores) >= max(least, 1) else None
 
     def forget(self, person: int) -> None:
         """Empty a person's windows."""

@@ -26,6 +26,8 @@ Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EvidenceName = Literal["artifact", "anchor", "identity"]
 
 _FOREIGN = "check that the topic is the right one and that only difffake writes to it"
+#: RecursionError: JSON and msgpack nest without bound.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _BUG = "report this as a bug of difffake, with the input that led to it"
 
 
@@ -78,8 +80,8 @@ def encode(message: Message) -> bytes:
         )
     # A few microseconds, so that no reader ever meets a message that only its writer could have corrected.
     try:
-        decode(data, type(message))
-    except MessageError as error:
+        _decoder(type(message)).decode(data)
+    except _UNREADABLE as error:
         raise MessageError(f"a {message.NAME} that nobody could read: {error}", hint=_BUG) from error
     return data
 
@@ -100,8 +102,7 @@ def decode(data: bytes, kind: type[M]) -> M:
         if head.version not in kind.OLDER:
             check_version(kind.NAME, head.version, current_version(kind))
         message: M = _decoder(kind).decode(data)
-    # RecursionError: JSON and msgpack nest without bound.
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise MessageError(f"not a {kind.NAME}: {error}", hint=_FOREIGN) from error
     return message
 

@@ -127,8 +127,7 @@ class Metrics(Collector):
     # -- from any thread ---------------------------------------------------------------------------------------------
     def stage(self, stage: Stage, seconds: float, items: int) -> None:
         """See `stream.stages.Timed`."""
-        self._store.observe(names.STAGE, seconds, stage.value)
-        self._store.add(names.STAGE_ITEMS, items, stage.value)
+        self._store.timed(names.STAGE, seconds, names.STAGE_ITEMS, items, stage.value)
 
     def batch(self, room: int, waits_s: Sequence[float]) -> None:
         """A batch was put together: how many frames it had room for, and how long each of them waited."""
@@ -266,6 +265,14 @@ class Metrics(Collector):
     def shed(self, *, is_urgent: bool) -> None:
         """Nobody has time for a record."""
         self._store.add(names.SHED, 1, "too_old_urgent" if is_urgent else "too_old")
+
+    def gone_unread(self, records: int) -> None:
+        """Input was deleted before anybody came to it."""
+        self._store.add(names.GONE_UNREAD, records)
+
+    def input_remade(self) -> None:
+        """A partition belongs to another topic of the same name than before."""
+        self._store.add(names.INPUT_REMADE)
 
     def rebalanced(self, event: str, partitions: Sequence[TopicPartition]) -> None:
         """Partitions were ``assigned``, ``revoked`` or ``lost``."""

@@ -39,7 +39,9 @@ class Tally:
 
     def add(self, metric: Metric, amount: float, *labels: str) -> None:
         """Count."""
-        series = self.counts.setdefault(metric, {})
+        series = self.counts.get(metric)
+        if series is None:
+            series = self.counts[metric] = {}
         if labels not in series:
             labels = _bounded(series, labels)
         series[labels] = series.get(labels, 0.0) + amount
@@ -62,7 +64,9 @@ class Tally:
                     histogram[i] += value
 
     def _histogram(self, metric: Metric, labels: Labels) -> list[float]:
-        series = self.histograms.setdefault(metric, {})
+        series = self.histograms.get(metric)
+        if series is None:
+            series = self.histograms[metric] = {}
         found = series.get(labels)
         if found is None:
             labels = _bounded(series, labels)
@@ -91,6 +95,12 @@ class Store:
         """Take a value into a histogram."""
         with self._lock:
             self._tally.observe(metric, value, *labels)
+
+    def timed(self, time: Metric, seconds: float, count: Metric, amount: float, *labels: str) -> None:
+        """Take a time into a histogram and count what it was spent on, at once: one lock for both."""
+        with self._lock:
+            self._tally.observe(time, seconds, *labels)
+            self._tally.add(count, amount, *labels)
 
     def merge(self, tally: Tally) -> None:
         """Take all of a tally in, at once."""

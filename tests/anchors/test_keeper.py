@@ -198,6 +198,35 @@ def test_order_and_batches_and_moves_change_nothing(seed: int, mode: AnchorMode,
     assert moved.status(frames[-1]) == whole.status(frames[-1])
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), mode=st.sampled_from(list(AnchorMode)), is_enrolled=st.booleans())
+def test_a_frame_that_may_pass_by_would_have_changed_nothing_else(
+    seed: int, mode: AnchorMode, is_enrolled: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    policy = AnchorPolicy(mode=mode, updates_per_minute=60, expire_after_s=40, max_age_s=rng.choice([None, 20.0]))
+    offered, passed = (
+        AnchorKeeper.enrolled(enrolled_pool(), policy, since_s=1.0) if is_enrolled else AnchorKeeper(policy)
+        for _ in range(2)
+    )
+    passes, time_s = 0, 0.0
+    for number in range(150):
+        time_s += float(rng.choice([0.0, 0.1, 0.2, 1.0, 50.0], p=[0.02, 0.48, 0.4, 0.09, 0.01]))
+        n = int(rng.choice([1, 2, 3], p=[0.9, 0.05, 0.05]))
+        faces = candidates([time_s] * n, seed=number, good=rng.random(n) < 0.9)
+        if rng.random() < 0.02:
+            offered.freeze()
+            passed.freeze()
+        offered.offer(faces)
+        if passed.pass_by(time_s, int(faces.good.sum())):
+            passes += 1
+        else:
+            passed.offer(faces)
+        assert passed.to_state() == offered.to_state()
+        assert passed.status(time_s) == offered.status(time_s)
+    assert passes or offered.pool is None or mode is AnchorMode.BOUNDED
+
+
 # -- being dragged away ------------------------------------------------------------------------------------------------
 def within_bounds(keeper: AnchorKeeper, first: AnchorPool) -> None:
     """The promises of a bounded anchor, from the pools themselves."""

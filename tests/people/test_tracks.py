@@ -79,6 +79,22 @@ def test_ids_are_unique_in_a_frame_and_grow_without_holes(frames: list[list[tupl
     assert seen == set(range(len(seen)))
 
 
+@given(
+    st.lists(st.tuples(st.floats(-60, 60), st.floats(-60, 60), st.floats(0.3, 3), st.floats(0.05, 2)), max_size=12),
+)
+def test_whether_a_face_is_followed_does_not_depend_on_somebody_far_away(
+    steps: list[tuple[float, float, float, float]],
+) -> None:
+    alone, beside, x, y, time_s = Tracker(), Tracker(), 0.0, 0.0, 0.0
+    far = faces_at((9000, 9000))
+    for dx, dy, scale, step_s in [(0.0, 0.0, 1.0, 0.0), *steps]:
+        x, y, time_s = x + dx, y + dy, time_s + step_s
+        face = faces_at((x, y), eye_px=40.0 * scale)
+        both = Faces(*(np.concatenate([getattr(f, n) for f in (face, far)]) for n in face.__dataclass_fields__))
+        of_it, _ = beside.update(both, time_s)
+        assert (alone.update(face, time_s).tolist() == [0]) == (of_it == 0)
+
+
 def test_overlap_of_boxes() -> None:
     a = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
     b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 0, 0]], np.float32)
