@@ -39,11 +39,13 @@ class NearPicture:
         for left, top, part in self._parts:
             if left <= x0 and top <= y0 and x1 <= left + part.shape[1] and y1 <= top + part.shape[0]:
                 return part[y0 - top : y1 - top, x0 - left : x1 - left]
-        width = min(-(-(x1 - x0) // _ROW_PX) * _ROW_PX, self.width_px)
-        left = max(0, min(x0, self.width_px - width))
-        part = self._picture.crop(left, y0, left + max(width, x1 - left), y1)
-        self._parts = [*self._parts[-_MAX_KEPT + 1 :], (left, y0, part)]
-        return part[:, x0 - left : x1 - left]
+        # From even pixels on, whose chroma is their own: nothing before them is converted, and then left out by a copy.
+        left, top = x0 & ~1, y0 & ~1
+        width = min(-(-(x1 - left) // _ROW_PX) * _ROW_PX, self.width_px)
+        left = max(0, min(left, self.width_px - width))
+        part = self._picture.crop(left, top, left + width, y1)
+        self._parts = [*self._parts[-_MAX_KEPT + 1 :], (left, top, part)]
+        return part[y0 - top :, x0 - left : x1 - left]
 
     def rgb(self) -> U8:
         """See `Picture.rgb`."""

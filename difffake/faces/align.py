@@ -7,6 +7,7 @@ complex numbers the best similarity is ``z -> s z + t`` with ``s = <z - mean, w 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -17,8 +18,6 @@ from difffake.faces.contract import F32, U8
 
 if TYPE_CHECKING:
     from difffake.picture import Picture
-
-I64 = npt.NDArray[np.int64]
 
 CROP_SIDE_PX = 224
 #: Distance between the eyes as a share of the crop's side.
@@ -67,13 +66,13 @@ def similarity(source: npt.NDArray[np.floating], target: npt.NDArray[np.floating
         equal) gives a matrix of NaN.
     """
     z = np.asarray(source, np.float64)
-    w = np.broadcast_to(np.asarray(target, np.float64), z.shape)
-    z_mean, w_mean = z.mean(axis=-2), w.mean(axis=-2)
-    dz, dw = z - z_mean[:, None], w - w_mean[:, None]
-    power = (dz**2).sum(axis=(-2, -1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cos = np.where(power > 0, (dz * dw).sum(axis=(-2, -1)) / power, np.nan)
-        sin = (dz[..., 0] * dw[..., 1] - dz[..., 1] * dw[..., 0]).sum(axis=-1) / power
+    w = np.asarray(target, np.float64)
+    z_mean, w_mean = z.sum(axis=-2) / z.shape[-2], w.sum(axis=-2) / w.shape[-2]
+    dz, dw = z - z_mean[:, None], w - w_mean[..., None, :]
+    power = (dz * dz).sum(axis=(-2, -1))
+    power = np.where(power > 0, power, np.nan)
+    cos = (dz * dw).sum(axis=(-2, -1)) / power
+    sin = (dz[..., 0] * dw[..., 1] - dz[..., 1] * dw[..., 0]).sum(axis=-1) / power
     matrix = np.empty((len(z), 2, 3))
     matrix[:, 0, 0], matrix[:, 0, 1] = cos, -sin
     matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos
@@ -144,49 +143,64 @@ def _warp(image: U8 | Picture, matrix: F32, level: int, out: U8) -> None:
     """Warp one crop into ``out``, reading only what it covers of the image, shrunk by ``2**level``."""
     side = out.shape[0]
     step = 1 << level
-    border = cv2.BORDER_REFLECT_101
-    low, high = _covered(image, matrix, side, 2 * step, step)
-    region = _part(image, low, high)
+    x0, y0, x1, y1 = _covered(image, matrix, side, 2 * step, step)
+    region = image[y0:y1, x0:x1] if isinstance(image, np.ndarray) else image.crop(x0, y0, x1, y1)
     if level:
-        # Whole blocks only: a shrink by exactly `step` keeps the geometry simple.
-        pad_y, pad_x = (-region.shape[0]) % step, (-region.shape[1]) % step
-        if pad_y or pad_x:
-            region = np.asarray(cv2.copyMakeBorder(region, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE), np.uint8)
-        size = region.shape[1] // step, region.shape[0] // step
-        region = np.asarray(cv2.resize(region, size, interpolation=cv2.INTER_AREA), np.uint8)
+        region = _shrunk(region, step)
     # Pixel i of the shrunk region has its centre at low + i * step + (step - 1) / 2 of the image.
-    local = np.asarray(matrix, np.float64).copy()
-    local[:, 2] += local[:, :2] @ (low + (step - 1) / 2)
+    local = matrix.astype(np.float64)
+    local[:, 2] += local[:, :2] @ (x0 + (step - 1) / 2, y0 + (step - 1) / 2)
     local[:, :2] *= step
     # OpenCV warps four channels in a third of the time of three, to the same values.
-    region = np.asarray(cv2.cvtColor(region, cv2.COLOR_RGB2RGBA), np.uint8)
+    colours = cv2.cvtColor(region, cv2.COLOR_RGB2RGBA)
+    how, border = cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101
     if np.hypot(local[0, 0], local[1, 0]) >= 1:
-        crop = cv2.warpAffine(region, local, (side, side), flags=cv2.INTER_LINEAR, borderMode=border)
+        crop = cv2.warpAffine(colours, local, (side, side), flags=how, borderMode=border)
     else:
         # Still shrinking, by less than two: sample at twice the side and average 2x2 (centres at 2 x + 1/2).
-        local = 2 * local
+        local *= 2
         local[:, 2] += 0.5
-        twice = cv2.warpAffine(region, local, (2 * side, 2 * side), flags=cv2.INTER_LINEAR, borderMode=border)
+        twice = cv2.warpAffine(colours, local, (2 * side, 2 * side), flags=how, borderMode=border)
         crop = cv2.resize(twice, (side, side), interpolation=cv2.INTER_AREA)
     cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB, dst=out)
 
 
-def _covered(image: U8 | Picture, matrix: F32, side: int, margin: int, step: int) -> tuple[I64, I64]:
-    """Corners ``(2,)``, x and y, of what a warp reads of the image: low, and high, which is exclusive. They hold whole
-    blocks of ``step`` between them, unless the image ends there."""
+def _shrunk(region: U8, step: int) -> U8:
+    """The means of blocks of ``step`` pixels; of those that reach beyond the end, its last pixels are repeated."""
+    height, width = region.shape[:2]
+    rest_y, rest_x = height % step, width % step
+    if not (rest_y or rest_x):
+        return np.asarray(cv2.resize(region, (width // step, height // step), interpolation=cv2.INTER_AREA), np.uint8)
+    # Only the last blocks are copied to be filled up: the whole may be the picture.
+    rows, columns = -(-height // step), -(-width // step)
+    result = np.empty((rows, columns, 3), np.uint8)
+    end_y, end_x = height - rest_y, width - rest_x
+    if end_y and end_x:
+        result[: end_y // step, : end_x // step] = _shrunk(region[:end_y, :end_x], step)
+    if rest_y:
+        result[-1:] = _shrunk(_filled(region[end_y:], step), step)
+    if rest_x and end_y:
+        result[: end_y // step, -1:] = _shrunk(_filled(region[:end_y, end_x:], step), step)
+    return result
+
+
+def _filled(region: U8, step: int) -> U8:
+    """With its last row and column repeated, up to whole blocks."""
+    more_y, more_x = -region.shape[0] % step, -region.shape[1] % step
+    return np.asarray(cv2.copyMakeBorder(region, 0, more_y, 0, more_x, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _covered(image: U8 | Picture, matrix: F32, side: int, margin: int, step: int) -> tuple[int, int, int, int]:
+    """Corners x0, y0, x1, y1 of what a warp reads of the image. They hold whole blocks of ``step`` between them, unless
+    the image ends there."""
     to_image = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
     edge = np.array([[-1, -1], [side, -1], [-1, side], [side, side]], np.float64)
-    corners = edge @ to_image[:, :2].T + to_image[:, 2]
-    low = np.floor(corners.min(axis=0)).astype(np.int64) - margin
-    high = np.ceil(corners.max(axis=0)).astype(np.int64) + margin
+    corners = (edge @ to_image[:, :2].T + to_image[:, 2]).T.tolist()
     size = image.shape[1::-1] if isinstance(image, np.ndarray) else (image.width_px, image.height_px)
-    limit = np.array(size, np.int64)
-    low, high = np.clip(low, 0, limit - 1), np.clip(high, 1, limit)
-    high = np.maximum(high, low + 1)
-    return low, np.where(high < limit, np.maximum(high - (high - low) % step, low + 1), high)
-
-
-def _part(image: U8 | Picture, low: I64, high: I64) -> U8:
-    if isinstance(image, np.ndarray):
-        return image[low[1] : high[1], low[0] : high[0]]
-    return image.crop(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+    lows, highs = [], []
+    for along, limit in zip(corners, size, strict=True):
+        low = min(max(math.floor(min(along)) - margin, 0), limit - 1)
+        high = max(min(max(math.ceil(max(along)) + margin, 1), limit), low + 1)
+        lows.append(low)
+        highs.append(high if high >= limit else max(high - (high - low) % step, low + 1))
+    return lows[0], lows[1], highs[0], highs[1]

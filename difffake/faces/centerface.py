@@ -23,6 +23,9 @@ from difffake.faces.runtime import DetectorRuntime, Network, open_network
 WEIGHTS = Path(__file__).parent / "weights" / "centerface.onnx"
 WEIGHTS_SHA256 = "ea634fa7c2178272ef07851b17d6d8c52dc29867f378204c8ad1928e779507ed"
 
+Cells = npt.NDArray[np.intp]
+F64 = npt.NDArray[np.float64]
+
 #: Pixels of the network's input per cell of its output.
 STRIDE = 4
 #: The network halves its input five times and adds the levels up again: sides must be multiples of this.
@@ -143,6 +146,9 @@ class CenterFace:
     def _fill(self, canvas: U8, image: U8) -> tuple[float, float]:
         """Scale an image into the canvas's top left corner; return image pixels per canvas pixel, x and y."""
         height, width = self._inner_size(image)
+        if (height, width) == image.shape[:2]:
+            canvas[:height, :width] = image
+            return 1.0, 1.0
         shrink = height < image.shape[0] or width < image.shape[1]
         canvas[:height, :width] = cv2.resize(
             image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
@@ -189,65 +195,71 @@ def decode(
         is_steady: the landmarks of a face are the mean over the cells next to its best one, weighted by confidence.
     """
     peak = heatmap[0]
-    rows, columns = np.nonzero(peak >= threshold)
-    if len(rows) == 0:
+    cells = np.flatnonzero(peak >= threshold)
+    if len(cells) == 0:
         return Faces.empty()
-    confidence = peak[rows, columns]
-    best = np.argsort(-confidence, kind="stable")[:MAX_PEAKS]
-    rows, columns, confidence = rows[best], columns[best], confidence[best]
-    boxes, points = _faces_of_cells(scale, offset, landmarks, rows, columns)
+    confidence = peak.ravel()[cells]
+    best = (-confidence).argsort(kind="stable")[:MAX_PEAKS]
+    cells, confidence = cells[best], confidence[best]
+    boxes, points = _faces_of_cells(scale, offset, landmarks, cells)
     # Network pixel p covers [p, p + 1); pixel coordinates are those of centres.
     ratio = np.asarray(scale_xy)
-    boxes = (boxes * np.tile(ratio, 2)).astype(np.float32)
+    boxes = (boxes.reshape(-1, 2, 2) * ratio).reshape(-1, 4).astype(np.float32)
     points = (points * ratio - 0.5).astype(np.float32)
     sound = np.flatnonzero(_plausible(boxes, points))
     kept = sound[non_maximum_suppression(boxes[sound], NMS_IOU)][:max_faces]
     if is_steady:
         for face in kept:
-            steady = _mean_landmarks(peak, scale, offset, landmarks, int(rows[face]), int(columns[face]))
-            points[face] = steady * ratio - 0.5
-    return Faces(boxes[kept], points[kept], confidence[kept].astype(np.float32))
+            points[face] = _mean_landmarks(peak, scale, offset, landmarks, int(cells[face])) * ratio - 0.5
+    return Faces(boxes[kept], points[kept], confidence[kept].astype(np.float32, copy=False))
 
 
-def _faces_of_cells(
-    scale: F32, offset: F32, landmarks: F32, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
-) -> tuple[F32, F32]:
-    """Boxes ``(N, 4)`` and landmarks ``(N, 5, 2)`` that N cells tell, in pixels of the network."""
+def _faces_of_cells(scale: F32, offset: F32, landmarks: F32, cells: Cells) -> tuple[F64, F64]:
+    """Boxes ``(N, 4)`` and landmarks ``(N, 5, 2)`` that N cells tell, in pixels of the network. Cells are counted row
+    by row."""
     # A wild exponent is a broken prediction: e^12 cells are wider than any picture.
-    height, width = np.exp(np.clip(scale[:, rows, columns], -12, 12)) * STRIDE
-    y = (rows + offset[0, rows, columns] + 0.5) * STRIDE - height / 2
-    x = (columns + offset[1, rows, columns] + 0.5) * STRIDE - width / 2
-    boxes = np.stack([x, y, x + width, y + height], axis=1)
-    shares = landmarks[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
-    return boxes, shares * np.stack([width, height], axis=1)[:, None] + boxes[:, None, :2]
+    size = np.exp(np.minimum(np.maximum(scale.reshape(2, -1)[:, cells], -12), 12)) * STRIDE
+    # Rows: y and x.
+    low = (np.array(np.divmod(cells, scale.shape[2])) + offset.reshape(2, -1)[:, cells] + 0.5) * STRIDE - size / 2
+    boxes = np.concatenate([low[::-1], (low + size)[::-1]]).T
+    shares = landmarks.reshape(10, -1)[:, cells].T.reshape(-1, 5, 2)[:, :, ::-1]
+    return boxes, shares * size[::-1].T[:, None] + boxes[:, None, :2]
 
 
-def _mean_landmarks(peak: F32, scale: F32, offset: F32, landmarks: F32, row: int, column: int) -> F32:
+def _mean_landmarks(peak: F32, scale: F32, offset: F32, landmarks: F32, cell: int) -> F32:
     """Landmarks ``(5, 2)`` of the face of a cell: the mean over the 3 x 3 cells around it."""
+    width = peak.shape[1]
+    row, column = divmod(cell, width)
     top, left = max(row - 1, 0), max(column - 1, 0)
     near = peak[top : row + 2, left : column + 2]
-    rows, columns = np.nonzero(near >= NEIGHBOURS * peak[row, column])
+    rows, columns = (near >= NEIGHBOURS * peak[row, column]).nonzero()
     weights = near[rows, columns]
-    boxes, points = _faces_of_cells(scale, offset, landmarks, rows + top, columns + left)
-    alone = points[(rows + top == row) & (columns + left == column)][0]
+    cells = (rows + top) * width + columns + left
+    boxes, points = _faces_of_cells(scale, offset, landmarks, cells)
+    alone = points[cells == cell][0]
     # A neighbour of another face, or a broken one, has no say.
     size = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     agrees = (np.abs(points - alone) < 0.2 * size[:, None]).all(axis=(1, 2))
-    mean = np.average(points[agrees], axis=0, weights=weights[agrees]) if agrees.any() else alone
-    return np.asarray(mean, np.float32)
+    if not agrees.any():
+        return np.asarray(alone, np.float32)
+    of = weights[agrees].astype(np.float64)[:, None, None]
+    return np.asarray((points[agrees] * of).sum(axis=0) / of.sum(axis=0), np.float32)
 
 
 def non_maximum_suppression(boxes_px: F32, iou: float) -> npt.NDArray[np.intp]:
     """Return the indices of the boxes ``(N, 4)``, best first, that overlap no better one by over ``iou``."""
-    area = (boxes_px[:, 2] - boxes_px[:, 0]) * (boxes_px[:, 3] - boxes_px[:, 1])
+    low, high = boxes_px[:, :2], boxes_px[:, 2:]
+    size = high - low
+    area = size[:, 0] * size[:, 1]
     open_ = np.arange(len(boxes_px))
     kept: list[int] = []
     while len(open_):
         first, rest = open_[0], open_[1:]
         kept.append(int(first))
-        low = np.maximum(boxes_px[first, :2], boxes_px[rest, :2])
-        high = np.minimum(boxes_px[first, 2:], boxes_px[rest, 2:])
-        shared = np.prod(np.maximum(high - low, 0), axis=1)
+        if not len(rest):
+            break
+        both = np.maximum(np.minimum(high[first], high[rest]) - np.maximum(low[first], low[rest]), 0)
+        shared = both[:, 0] * both[:, 1]
         open_ = rest[shared <= iou * (area[first] + area[rest] - shared)]
     return np.array(kept, np.intp)
 
@@ -257,11 +269,10 @@ def _plausible(boxes: F32, points: F32) -> npt.NDArray[np.bool_]:
     size = boxes[:, 2:] - boxes[:, :2]
     eyes = np.hypot(*(points[:, 1] - points[:, 0]).T)
     relative = (points - boxes[:, None, :2]) / np.maximum(size, 1e-6)[:, None]
-    # Profiles have their eyes close together; below 2 % of the width no crop can be aligned to them.
+    # Profiles have their eyes close together; below 2 % of the width no crop can be aligned to them. What is not
+    # finite has no finite size, or lies beyond the bounds.
     return np.asarray(
-        np.isfinite(boxes).all(axis=1)
-        & np.isfinite(points).all(axis=(1, 2))
-        & (size > 1).all(axis=1)
+        ((size > 1) & (size < np.inf)).all(axis=1)
         & (eyes > 0.02 * size[:, 0])
         & ((relative > -0.5) & (relative < 1.5)).all(axis=(1, 2))
     )

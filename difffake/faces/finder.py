@@ -208,12 +208,15 @@ class FaceFinder:
     def _look_close(self, rows: list[_Row]) -> None:
         """Take close-ups of all places not yet looked at; where one shows a face ill placed, another one of that."""
         for is_last in (False, True):
-            wanted = [(row, place) for row in rows for place in row.take_places()]
+            open_rows = [row for row in rows if row.has_open]
+            if not open_rows:
+                return
+            wanted = [(row, place) for row in open_rows for place in row.take_places()]
             views = [_CloseUp.of(row.picture, place) for row, place in wanted]
             seen = self._close.detect([view.image for view in views])
             for (row, place), view, faces in zip(wanted, views, seen, strict=True):
                 row.take_faces(place, view.to_picture(faces), is_last)
-            for row in rows:
+            for row in open_rows:
                 row.settle(self._max_faces)
 
 
@@ -258,6 +261,11 @@ class _Row:
         known = [*self._open, *self._places]
         self._open += [p for p in map(_place, faces.boxes_px * scale) if not any(_is_same(p, k) for k in known)]
 
+    @property
+    def has_open(self) -> bool:
+        """Whether there are places to be looked at."""
+        return bool(self._open)
+
     def take_places(self) -> list[_Place]:
         """The places to be looked at; they are no longer open."""
         places, self._open = self._open, []
@@ -274,9 +282,10 @@ class _Row:
 
     def settle(self, max_faces: int) -> None:
         """Keep the best of the faces that overlap, and close places where there is one."""
-        order = np.argsort(-self._faces.confidence, kind="stable")
-        kept = order[non_maximum_suppression(self._faces.boxes_px[order], NMS_IOU)][:max_faces]
-        self._faces, self._places = self._faces[kept], [self._places[i] for i in kept]
+        if len(self._faces) > 1:
+            order = np.argsort(-self._faces.confidence, kind="stable")
+            kept = order[non_maximum_suppression(self._faces.boxes_px[order], NMS_IOU)][:max_faces]
+            self._faces, self._places = self._faces[kept], [self._places[i] for i in kept]
         self._cut = None
         taken = [_place(box) for box in self._faces.boxes_px]
         is_full, places = len(taken) >= max_faces, self._open
@@ -324,27 +333,42 @@ class _CloseUp:
         """The surroundings of a place; black beyond the picture's edges, as in the network's own padding."""
         x, y, size = place
         side = _even(max(size / FACE_PX, 1 / _MAX_ENLARGE) * CLOSE_PX)
-        begin = np.array([round(x - side / 2), round(y - side / 2)])
-        low, high = np.clip([begin, begin + side], 0, (picture.width_px, picture.height_px))
+        begin = round(x - side / 2), round(y - side / 2)
+        left, right, x0, x1 = _inside(begin[0], side, picture.width_px)
+        top, bottom, y0, y1 = _inside(begin[1], side, picture.height_px)
         image = np.zeros((CLOSE_PX, CLOSE_PX, 3), np.uint8)
-        # By halves it is shrunk fast: at an edge of the picture, what does not fill a block there is left out.
-        rest = (high - low) % _block(side)
-        low, high = np.where(begin < 0, low + rest, low), np.where(begin < 0, high, high - rest)
-        if not (low < high).all():
-            return _CloseUp(image, np.zeros(2), begin.astype(np.float64), np.full(2, side / CLOSE_PX))
-        part = _halved(picture.crop(*low.tolist(), *high.tolist()), side)
+        if x0 >= x1 or y0 >= y1:
+            return _CloseUp(image, np.zeros(2), np.array(begin, np.float64), np.full(2, side / CLOSE_PX))
+        # To the edges, though the last pixels are not looked at: the face's crops are cut from there, too.
+        part = picture.crop(left, top, right, bottom)[y0 - top : y1 - top, x0 - left : x1 - left]
         # What lies beyond the edges is never made at full size: it may be far larger than the picture.
-        at = np.round((low - begin) * (CLOSE_PX / side)).astype(int)
-        width, height = np.clip(np.round((high - low) * (CLOSE_PX / side)).astype(int), 1, CLOSE_PX - at).tolist()
+        (at_x, width), (at_y, height) = _share(begin[0], x0, x1, side), _share(begin[1], y0, y1, side)
         how = cv2.INTER_AREA if side > CLOSE_PX else cv2.INTER_LINEAR
-        image[at[1] : at[1] + height, at[0] : at[0] + width] = cv2.resize(part, (width, height), interpolation=how)
-        return _CloseUp(image, at.astype(np.float64), low.astype(np.float64), (high - low) / (width, height))
+        image[at_y : at_y + height, at_x : at_x + width] = cv2.resize(
+            _halved(part, side), (width, height), interpolation=how
+        )
+        scale = np.array(((x1 - x0) / width, (y1 - y0) / height))
+        return _CloseUp(image, np.array((at_x, at_y), np.float64), np.array((x0, y0), np.float64), scale)
 
     def to_picture(self, faces: Faces) -> Faces:
         """Faces of the close-up in pixels of the picture."""
         boxes = (faces.boxes_px.reshape(-1, 2, 2) - self.at_px) * self.scale + self.origin_px
         points = (faces.landmarks_px + 0.5 - self.at_px) * self.scale - 0.5 + self.origin_px
         return Faces(boxes.reshape(-1, 4).astype(np.float32), points.astype(np.float32), faces.confidence)
+
+
+def _inside(begin: int, side: int, limit: int) -> tuple[int, int, int, int]:
+    """From where to where a close-up lies in a picture, along one of its sides; and what it shows of that."""
+    low, high = min(max(begin, 0), limit), min(max(begin + side, 0), limit)
+    # By halves it is shrunk fast: at an edge of the picture, what does not fill a block there is left out.
+    rest = (high - low) % _block(side)
+    return (low, high, low + rest, high) if begin < 0 else (low, high, low, high - rest)
+
+
+def _share(begin: int, low: int, high: int, side: int) -> tuple[int, int]:
+    """Where that is in the close-up, and how long."""
+    at = round((low - begin) * (CLOSE_PX / side))
+    return at, min(max(round((high - low) * (CLOSE_PX / side)), 1), CLOSE_PX - at)
 
 
 def _block(side: float) -> int:

@@ -102,21 +102,25 @@ def assess(
     if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8 or len(crops) != len(faces):
         raise ValueError(f"{len(faces)} faces need as many crops (S, S, 3) uint8, not {crops.shape}")
     limits = limits or Limits()
-    eyes = np.linalg.norm(faces.landmarks_px[:, 1] - faces.landmarks_px[:, 0], axis=1).astype(np.float32)
+    eyes = _length(faces.landmarks_px[:, 1] - faces.landmarks_px[:, 0])
     visible = _visible_share(faces, image_hw)
     yaw, pitch = head_pose(faces.landmarks_px)
     luma, contrast, sharpness = _texture(crops, eyes, eye_distance)
-    failed = {
+    holds = {
         Reason.TOO_SMALL: eyes < limits.eye_distance_px,
         Reason.TRUNCATED: visible < limits.visible_share,
         Reason.POSE: (np.abs(yaw) > limits.yaw_deg) | (np.abs(pitch) > limits.pitch_deg),
         Reason.EXPOSURE: (luma < limits.luma[0]) | (luma > limits.luma[1]) | (contrast < limits.contrast),
         Reason.BLURRED: sharpness < limits.sharpness,
+        Reason.OK: np.ones(len(faces), bool),
     }
-    table = np.stack(list(failed.values()))
-    names = [*failed, Reason.OK]
-    first = np.where(table.any(axis=0), table.argmax(axis=0), len(failed))
-    return Quality([names[i] for i in first], eyes, visible, yaw, pitch, luma, contrast, sharpness)
+    names, first = list(holds), np.array(list(holds.values())).argmax(axis=0)
+    return Quality([names[i] for i in first.tolist()], eyes, visible, yaw, pitch, luma, contrast, sharpness)
+
+
+def _length(vectors: npt.NDArray[np.floating]) -> F32:
+    """Of vectors ``(N, 2)``."""
+    return np.asarray(np.sqrt((vectors * vectors).sum(axis=1)), np.float32)
 
 
 def head_pose(landmarks_px: F32) -> tuple[F32, F32]:
@@ -126,30 +130,31 @@ def head_pose(landmarks_px: F32) -> tuple[F32, F32]:
     plane by the tangent of the angle. Good to about 10 degrees for a gate, not a measurement; a full profile
     gives 90 degrees or less.
     """
-    eyes = landmarks_px[:, 1] - landmarks_px[:, 0]
-    middle = landmarks_px[:, :2].mean(axis=1)
-    mouth = landmarks_px[:, 3:].mean(axis=1) - middle
-    nose = landmarks_px[:, 2] - middle
+    left, right, tip, corner, other = (landmarks_px[:, i] for i in range(5))
+    eyes = right - left
+    middle = (left + right) / 2
+    mouth = (corner + other) / 2 - middle
+    nose = tip - middle
     # Across and down in the face's own frame: down is from the eyes to the mouth, across stands upright on it.
-    length = np.maximum(np.linalg.norm(mouth, axis=1), 1e-6)
+    length = np.maximum(_length(mouth), 1e-6)
     down = mouth / length[:, None]
-    across = np.stack([down[:, 1], -down[:, 0]], axis=1)
-    width = np.maximum(np.abs((eyes * across).sum(axis=1)), 1e-6)
-    side = (nose * across).sum(axis=1) / width
+    width = np.maximum(np.abs(eyes[:, 0] * down[:, 1] - eyes[:, 1] * down[:, 0]), 1e-6)
+    side = (nose[:, 0] * down[:, 1] - nose[:, 1] * down[:, 0]) / width
     level = (nose * down).sum(axis=1) / length
     yaw = np.degrees(np.arctan(side / _NOSE_DEPTH))
     pitch = np.degrees(np.arctan((level - _NOSE_LEVEL) * _EYES_TO_MOUTH / _NOSE_DEPTH))
-    return yaw.astype(np.float32), pitch.astype(np.float32)
+    return yaw.astype(np.float32, copy=False), pitch.astype(np.float32, copy=False)
 
 
 def _visible_share(faces: Faces, image_hw: tuple[int, int]) -> F32:
     """Part of each box inside the picture; 0 when a landmark lies outside."""
     size = np.array([image_hw[1], image_hw[0]], np.float32)
     low, high = faces.boxes_px[:, :2], faces.boxes_px[:, 2:]
-    inside = np.prod(np.maximum(np.minimum(high, size) - np.maximum(low, 0), 0), axis=1)
-    whole = np.prod(np.maximum(high - low, 1e-6), axis=1)
+    inside = np.maximum(np.minimum(high, size) - np.maximum(low, 0), 0)
+    whole = np.maximum(high - low, 1e-6)
     seen = ((faces.landmarks_px >= 0) & (faces.landmarks_px <= size - 1)).all(axis=(1, 2))
-    return np.where(seen, inside / whole, 0).astype(np.float32)
+    share = inside[:, 0] * inside[:, 1] / (whole[:, 0] * whole[:, 1])
+    return np.where(seen, share, 0).astype(np.float32, copy=False)
 
 
 def _texture(crops: U8, eyes_px: Sequence[float] | F32, eye_distance: float) -> tuple[F32, F32, F32]:
@@ -157,7 +162,7 @@ def _texture(crops: U8, eyes_px: Sequence[float] | F32, eye_distance: float) -> 
     result = np.zeros((3, len(crops)), np.float32)
     side = crops.shape[1]
     unit = eye_distance * side
-    x1, y1, x2, y2 = np.clip(np.round(np.array(_FACE) * unit + side / 2), 0, side).astype(int)
+    x1, y1, x2, y2 = (min(max(round(edge * unit + side / 2), 0), side) for edge in _FACE)
     for i, (crop, eyes) in enumerate(zip(crops, eyes_px, strict=True)):
         grey = cv2.cvtColor(crop[y1:y2, x1:x2], cv2.COLOR_RGB2GRAY).astype(np.float32)
         if eyes < unit:
