@@ -8,6 +8,7 @@ from collections import Counter
 import structlog
 
 from stream.broker.contract import Consumer, Reader, TopicPartition
+from stream.broker.errors import TopicNotFoundError
 from stream.checkpoint import restore
 from stream.live import LiveModels
 from stream.metrics.instruments import Metrics
@@ -50,6 +51,8 @@ class Assignment:
         self.paused: set[TopicPartition] = set()
         #: Where each partition stood when it became ours.
         self._starts: dict[TopicPartition, int] = {}
+        #: Up to where what is gone of an input has been told.
+        self._told: dict[TopicPartition, int] = {}
 
     def begin(self, source: TopicPartition) -> None:
         """A partition becomes ours."""
@@ -64,22 +67,62 @@ class Assignment:
             MessageError: the state was written by a newer version.
         """
         began_s = time.monotonic()
-        restored = restore(self._reader, self._settings.topics, self._state_partitions, source)
+        topic_id, first = self._input(source)
+        restored = restore(self._reader, self._settings.topics, self._state_partitions, source, topic_id)
         for stream, error in restored.damaged.items():
             log.warning("state lost", stream=stream, error=str(error), hint=error.hint)
             self._counts["state_lost"] += 1
         position = restored.resume_offset
-        if position is None:
+        if restored.is_remade:
+            log.error("input topic made again", source=tuple(source), streams=len(restored.streams),
+                      hint="it is read from its beginning; people, anchors and alerts are kept")  # fmt: skip
+            self._counts["inputs_remade"] += 1
+            self._metrics.input_remade()
+            self._told.pop(source, None)
+            position = first
+        elif position is None:
             # Nothing was ever committed for it: back to where the group began to read.
             position = self._starts[source]
+        elif restored.next_offset is not None:
+            self._tell_gone(source, restored.next_offset, first)
+            position = max(position, first)
         self._consumer.seek(source, position)
-        self.partitions[source] = Partition(source, position, restored, self._models, self._streams)
+        topic_id = topic_id or restored.topic_id
+        self.partitions[source] = Partition(source, position, restored, self._models, self._streams, topic_id)
         took_s = time.monotonic() - began_s
         self._counts["restored_streams"] += len(restored.streams)
         self._metrics.restored(took_s, len(restored.streams), len(restored.damaged))
         self._metrics.health.turn()
         log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),
                  seconds=round(took_s, 3))  # fmt: skip
+
+    def passed_over(self, part: Partition, offset: int) -> None:
+        """The next record of a partition is not the one that was due: what lies between was compacted, aborted, or
+        deleted before anybody came to it."""
+        self._tell_gone(part.source, part.position, min(self._input(part.source)[1], offset))
+
+    def is_remade(self, part: Partition) -> bool:
+        """Whether the topic of a partition is another one by now."""
+        now = self._input(part.source)[0]
+        return bool(now and part.topic_id) and now != part.topic_id
+
+    def _input(self, source: TopicPartition) -> tuple[str, int]:
+        """The id of a partition's topic, and its first offset; of one that is deleted by now, nothing."""
+        try:
+            return self._reader.topic_id(source.topic), self._reader.beginning_offset(source)
+        except TopicNotFoundError:
+            return "", 0
+
+    def _tell_gone(self, source: TopicPartition, due: int, first: int) -> None:
+        """Records from ``due`` up to ``first`` are gone unread: nobody looked at them, and nobody will."""
+        due = max(due, self._told.get(source, 0))
+        if first <= due:
+            return
+        self._told[source] = first
+        log.error("input gone unread", source=tuple(source), records=first - due,
+                  hint="keep input for longer (retention.ms, retention.bytes), or start more workers")  # fmt: skip
+        self._counts["records:gone_unread"] += first - due
+        self._metrics.gone_unread(first - due)
 
     def hold_back(self, waiting: Counter[TopicPartition], size: Counter[TopicPartition]) -> None:
         """Partitions with their share of memory in use are not read on.

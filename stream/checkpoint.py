@@ -9,8 +9,10 @@ reads it up to its end, waiting for transactions that are still open, before it 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from stream.broker.contract import (
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -22,6 +24,8 @@ from stream.broker.contract import (
     TopicPartition,
 )
 from stream.broker.errors import MessageTooLargeError
+from stream.decode import DecoderState
+from stream.decode.contract import Progress
 from stream.messages import (
     AnchorsRecord,
     DeadLetter,
@@ -48,6 +52,8 @@ class _Output:
 
 #: A dead letter is larger than its record by its headers, and must not be refused at the commit.
 MAX_LETTER_BYTES = DEFAULT_MAX_MESSAGE_BYTES - (64 << 10)
+#: Header of state records: to which topic of that name the offsets belong. A header, so that older workers read it too.
+TOPIC_ID = "topic-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ class Restored:
         anchors: the digest of the anchors that the topic holds of each stream.
         written_s: when the state of each was written, s since the epoch.
         damaged: streams whose state cannot be read, and why; they begin anew.
+        topic_id: of the input topic that the state was written of; empty where nobody said.
+        is_remade: that topic was deleted and made again since: no offset of before means anything.
     """
 
     next_offset: int | None = None
@@ -67,6 +75,8 @@ class Restored:
     anchors: dict[str, bytes] = field(default_factory=dict)
     written_s: dict[str, float] = field(default_factory=dict)
     damaged: dict[str, MessageError] = field(default_factory=dict)
+    topic_id: str = ""
+    is_remade: bool = False
 
     @property
     def resume_offset(self) -> int | None:
@@ -77,10 +87,13 @@ class Restored:
         return min([self.next_offset, *needed])
 
 
-def restore(reader: Reader, topics: Topics, state_partitions: int, source: TopicPartition) -> Restored:
+def restore(
+    reader: Reader, topics: Topics, state_partitions: int, source: TopicPartition, topic_id: str = ""
+) -> Restored:
     """Read the state of one input partition, up to the end that the state topic has now.
 
     A record that cannot be read costs its stream the state, not the partition; one of a newer version is an error.
+    Of a topic with another id than ``topic_id`` the streams keep all but their place in it.
 
     Raises:
         MessageError: the state was written by a newer version.
@@ -88,6 +101,7 @@ def restore(reader: Reader, topics: Topics, state_partitions: int, source: Topic
     partition = TopicPartition(topics.state, source.partition % state_partitions)
     found = Restored()
     next_offset: int | None = None
+    written_of, is_remade = "", False
     anchors: dict[str, Record] = {}
     for record in reader.read(partition, None, reader.end_offset(partition)):
         key = _key(record)
@@ -108,13 +122,26 @@ def restore(reader: Reader, topics: Topics, state_partitions: int, source: Topic
                 raise
             found.damaged[key.stream] = error
             continue
+        its_topic = dict(record.headers).get(TOPIC_ID, b"").decode(errors="replace")
+        is_another = bool(topic_id and its_topic) and its_topic != topic_id
         if isinstance(state, PartitionRecord):
-            next_offset = state.next_offset
+            written_of, is_remade = its_topic, is_another
+            next_offset = None if is_another else state.next_offset
         elif isinstance(state, StateRecord):
-            found.streams[state.stream] = state
+            found.streams[state.stream] = _from_the_beginning(state) if is_another else state
             found.written_s[state.stream] = time.time() if record.timestamp_ms < 0 else record.timestamp_ms / 1e3
     _join(found, anchors)
-    return Restored(next_offset, found.streams, found.anchors, found.written_s, found.damaged)
+    return Restored(next_offset, found.streams, found.anchors, found.written_s, found.damaged, written_of, is_remade)
+
+
+def _from_the_beginning(state: StateRecord) -> StateRecord:
+    """The state of a stream that goes on in another topic: people, anchors, evidence and its time stay."""
+    try:
+        decoder = msgspec.msgpack.decode(state.decoder, type=DecoderState)
+    except msgspec.MsgspecError:
+        decoder = DecoderState()
+    decoder = msgspec.structs.replace(decoder, offset=-1, key=None, progress=Progress())
+    return msgspec.structs.replace(state, next_offset=0, resume_offset=None, decoder=msgspec.msgpack.encode(decoder))
 
 
 def _join(found: Restored, records: dict[str, Record]) -> None:
@@ -214,6 +241,7 @@ class Checkpoint:
         done: dict[TopicPartition, int],
         resume: dict[TopicPartition, int],
         gone: Iterable[StateKey] = (),
+        topic_ids: Mapping[str, str] | None = None,
     ) -> None:
         """Make all outputs since the last commit visible, with the state that belongs to them.
 
@@ -222,6 +250,7 @@ class Checkpoint:
             done: first unfinished offset of the input partitions that moved.
             resume: the offsets to commit for them: never past a key frame still needed.
             gone: streams whose state is deleted.
+            topic_ids: of the input topics, see `stream.broker.contract.Reader.topic_id`.
 
         Raises:
             StaleGroupError, FencedError, BrokerError: nothing was written, see `stream.broker.contract.Producer`.
@@ -229,18 +258,19 @@ class Checkpoint:
         if not self.is_open:
             return
         outputs = self._outputs
+        ids = {topic: ((TOPIC_ID, one.encode()),) for topic, one in (topic_ids or {}).items() if one}
         self.abort()
         self._producer.begin()
         try:
             for output in outputs:
                 self._write(output)
             for state in states:
-                self._send_state(state.partition, state.key, encode(state))
+                self._send_state(state.partition, state.key, encode(state), ids.get(state.topic, ()))
             for key in gone:
                 self._send_state(key.partition, key.encode(), None)
             for source, offset in done.items():
                 record = PartitionRecord(topic=source.topic, partition=source.partition, next_offset=offset)
-                self._send_state(source.partition, record.key, encode(record))
+                self._send_state(source.partition, record.key, encode(record), ids.get(source.topic, ()))
         except Exception:
             self._producer.abort()
             raise
@@ -263,8 +293,10 @@ class Checkpoint:
                 raise
             self._producer.send(output.topic, key=output.key, value=None, headers=output.headers)
 
-    def _send_state(self, partition: int, key: bytes, value: bytes | None) -> None:
-        self._producer.send(self._topics.state, key=key, value=value, partition=partition % self._state_partitions)
+    def _send_state(self, partition: int, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
+        self._producer.send(
+            self._topics.state, key=key, value=value, headers=headers, partition=partition % self._state_partitions
+        )
 
     def _add(self, output: _Output) -> None:
         self._open()

@@ -67,6 +67,7 @@ class Commits:
                     {part.source: part.next_offset for part in parts},
                     {part.source: part.resume_offset for part in parts},
                     [key for part in parts for key in part.outdated(outdated_s, self._settling.busy_in(part))],
+                    {part.source.topic: part.topic_id for part in parts},
                 )
         except (FencedError, BrokerUnavailableError) as error:
             self._metrics.failed(error)

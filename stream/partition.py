@@ -114,6 +114,7 @@ class Partition:
         restored: what the state topic says of it.
         models: the networks.
         settings: of its streams.
+        topic_id: tells its topic from another one of that name.
     """
 
     def __init__(
@@ -123,8 +124,9 @@ class Partition:
         restored: Restored,
         models: LiveModels,
         settings: StreamSettings,
+        topic_id: str = "",
     ) -> None:
-        self.source, self.position = source, position
+        self.source, self.position, self.topic_id = source, position, topic_id
         #: The first offset whose outputs were not all out when this partition became ours.
         self.first_offset = position if restored.next_offset is None else restored.next_offset
         self.moved = False

@@ -284,8 +284,16 @@ class Worker:
         for record in records:
             self.counts["polled"] += 1
             part = self._partitions.get(record.source)
-            if part is None or record.offset < part.position:
+            if part is None:
                 continue
+            if record.offset < part.position:
+                if self._assignment.is_remade(part):
+                    self._flush()
+                    self._rewind()
+                    return
+                continue
+            if record.offset > part.position + 1:  # a transaction's mark takes one offset
+                self._assignment.passed_over(part, record.offset)
             part.begin(record.offset, record.timestamp_ms)
             try:
                 self._intake.put(stream_id(record), record)

@@ -214,6 +214,10 @@ class Reader(Protocol):
     def offset_for_time(self, partition: TopicPartition, timestamp_ms: int) -> int | None:
         """The first offset at or after that time; None when there is none."""
 
+    def topic_id(self, topic: str) -> str:
+        """What tells a topic from another one of that name, made when it was deleted (KIP-516); empty where the broker
+        does not say. Raises `TopicNotFoundError`."""
+
     def close(self) -> None:
         """A second call does nothing."""
 

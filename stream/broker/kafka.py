@@ -78,11 +78,18 @@ class KafkaBroker:
 
     def partitions(self, topic: str) -> int:
         """See the contract."""
+        return len(self._described(topic)["partitions"])
+
+    def _described(self, topic: str) -> Any:
         with translated(f"looking up {topic}"):
             (found,) = self._retried(lambda: self._admin.describe_topics([topic]))
             if found["error_code"]:
                 raise kafka.errors.for_code(found["error_code"])(f"no topic {topic}")
-        return len(found["partitions"])
+        return found
+
+    def topic_id(self, topic: str) -> str:
+        """The id that its cluster gave to a topic; empty where the broker does not say."""
+        return str(self._described(topic).get("topic_id") or "")
 
     def offset(self, partition: TopicPartition, spec: Any) -> int:
         """An offset by kafka-python's `OffsetSpec` or a timestamp in ms; open transactions count. -1: none."""
@@ -166,6 +173,10 @@ class KafkaReader:
         """See the contract."""
         offset = self._broker.offset(partition, timestamp_ms)
         return None if offset < 0 else offset
+
+    def topic_id(self, topic: str) -> str:
+        """See the contract."""
+        return self._broker.topic_id(topic)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """See the contract."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class MemoryBroker:
         self.changed = threading.Condition(threading.RLock())
         self.epochs: dict[str, int] = {}
         self._topics: dict[str, TopicSpec] = {}
+        self._ids: dict[str, str] = {}
         self._logs: dict[TopicPartition, Log] = {}
         self._groups: dict[str, Group] = {}
         self._open: dict[str, Transaction] = {}
@@ -94,7 +96,7 @@ class MemoryBroker:
         with self.session():
             for spec in topics:
                 if spec.name not in self._topics:
-                    self._topics[spec.name] = spec
+                    self._topics[spec.name], self._ids[spec.name] = spec, uuid.uuid4().hex
                     for number in range(spec.partitions):
                         source = TopicPartition(spec.name, number)
                         self._logs[source] = Log(source)
@@ -120,6 +122,16 @@ class MemoryBroker:
         """What Kafka's retention does some day."""
         with self.session():
             self.log(partition).delete_before(offset)
+
+    def delete_topic(self, topic: str) -> None:
+        """As an administrator does it: its records, and what groups have committed for it, are gone."""
+        with self.session():
+            self.spec(topic)
+            del self._topics[topic], self._ids[topic]
+            for source in [source for source in self._logs if source.topic == topic]:
+                del self._logs[source]
+                for group in self._groups.values():
+                    group.committed.pop(source, None)
 
     def silence(self, consumer: MemoryConsumer) -> None:
         """From now on no heartbeat of it arrives, until it polls again: a process that was stopped or killed."""
@@ -170,6 +182,11 @@ class MemoryBroker:
         if topic not in self._topics:
             raise TopicNotFoundError(f"no topic {topic}", hint="Create the topic first, or check its name.")
         return self._topics[topic]
+
+    def topic_id(self, topic: str) -> str:
+        """Raises `TopicNotFoundError`."""
+        self.spec(topic)
+        return self._ids[topic]
 
     def log(self, partition: TopicPartition) -> Log:
         """Raises `TopicNotFoundError`."""

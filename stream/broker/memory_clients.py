@@ -395,5 +395,10 @@ class MemoryReader:
         with self._broker.session():
             return self._broker.log(partition).offset_for_time(timestamp_ms)
 
+    def topic_id(self, topic: str) -> str:
+        """See the contract."""
+        with self._broker.session():
+            return self._broker.topic_id(topic)
+
     def close(self) -> None:
         """See the contract."""

@@ -206,6 +206,14 @@ RECORDS = _counter(
     outcome="`analysed`; `shed`; `lost`: its due pictures could not be had; `dead_letter`; `nothing_due`: none of its "
     "pictures was due in this gear; `no_picture_yet`: its decoder gave nothing out yet",
 )
+GONE_UNREAD = _counter(
+    "difffake_input_gone_records_total",
+    "Input records that were deleted before a worker came to them (retention): nobody looked at them.",
+)
+INPUT_REMADE = _counter(
+    "difffake_input_remade_total",
+    "Partitions whose topic was deleted and made again: they were read from their beginning.",
+)
 RECORD_BYTES = _counter("difffake_record_bytes_total", "Bytes of values of these records.")
 PICTURES = _counter("difffake_pictures_total", "Pictures that these records held, due or not.")
 FRAMES = _counter(
