@@ -153,6 +153,7 @@ def engineers() -> Json:
             "In a second, by reason.",
             {
                 "lost: {{reason}}": _rate("difffake_lost_frames_total", "reason"),
+                "input gone unread": f"sum(rate(difffake_input_gone_records_total{{{_W}}}{RATE}))",
                 "shed: {{reason}}": _rate("difffake_shed_records_total", "reason"),
             },
             "ops",
@@ -293,6 +294,7 @@ def engineers() -> Json:
                 "{{error}}": f"sum by (error) (increase(difffake_commit_failures_total{{{_W}}}[1h]))",
                 "rewinds": f"sum(increase(difffake_rewinds_total{{{_W}}}[1h]))",
                 "states lost": f"sum(increase(difffake_state_lost_total{{{_W}}}[1h]))",
+                "inputs made again": f"sum(increase(difffake_input_remade_total{{{_W}}}[1h]))",
             },
         ),
         lines(
