@@ -20,10 +20,8 @@ _MAX_KEPT = 64
 
 
 class NearPicture:
-    """A `Picture` that converts each part once: the close-up of a face is where its crops are cut from.
-
-    Parts may be views of larger ones, with the pixels of the picture, but not contiguous. Use it for one look.
-    """
+    """A `Picture` that converts each part once: the close-up of a face is where its crops are cut from. Use it for one
+    look."""
 
     def __init__(self, picture: Picture) -> None:
         self._picture = picture

@@ -42,7 +42,7 @@ _PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le"}
 
 
 class Picture(Protocol):
-    """One picture, upright, with square pixels. Every array is RGB ``uint8`` and C-contiguous.
+    """One picture, upright, with square pixels. Every array is RGB ``uint8`` and C-contiguous, but for `crop`.
 
     The same arguments give the same pixels, whatever was asked before. Not for two threads at once.
     """
@@ -60,7 +60,8 @@ class Picture(Protocol):
         those of `rgb` averaged."""
 
     def crop(self, x0: int, y0: int, x1: int, y1: int) -> U8:
-        """``rgb()[y0:y1, x0:x1]``, to the bit.
+        """``rgb()[y0:y1, x0:x1]``, to the bit: do not write into it. Each row is contiguous, but may be part of a
+        longer one.
 
         Raises:
             ValueError: empty, or beyond the edges.
@@ -93,7 +94,7 @@ class RgbPicture:
     def crop(self, x0: int, y0: int, x1: int, y1: int) -> U8:
         """See `Picture.crop`."""
         _check_region(self, x0, y0, x1, y1)
-        return self._image[y0:y1, x0:x1].copy()
+        return self._image[y0:y1, x0:x1]
 
     def rgb(self) -> U8:
         """See `Picture.rgb`."""
@@ -154,7 +155,7 @@ class VideoPicture:
         _check_region(self, x0, y0, x1, y1)
         is_square = self._converter.width_px(self._frame) == self._frame.width
         if self._rgb is not None or self._steps is None or not is_square:
-            return self.rgb()[y0:y1, x0:x1].copy()
+            return self.rgb()[y0:y1, x0:x1]
         left, top, right, bottom = self._turn.coded((x0, y0, x1, y1), self.width_px, self.height_px)
         # From whole chroma samples, and an even number of lines: with odd ones swscale would interpolate chroma.
         even_left, even_top = left & ~1, top & ~1
@@ -163,7 +164,8 @@ class VideoPicture:
             at_x, at_y = even_left // step_x, even_top // step_y
             target[:] = plane[at_y : at_y + target.shape[0], at_x : at_x + target.shape[1]]
         region = _plain_rgb(new)[top - even_top : bottom - even_top, left - even_left : right - even_left]
-        return np.ascontiguousarray(self._turn.upright(region))
+        upright = self._turn.upright(region)
+        return upright if upright.strides[0] > 0 and upright[:1].flags.c_contiguous else np.ascontiguousarray(upright)
 
     def _planes(self, new: av.VideoFrame) -> Iterator[tuple[U8, int, int, U8]]:
         """Each plane with its subsampling, and the plane of another frame."""
