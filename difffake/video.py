@@ -6,7 +6,6 @@ decoded, in a line of `VideoSource.warnings`.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -55,7 +54,6 @@ _MAX_LOST = 10_000
 _MAX_WARNINGS = 20
 #: Demuxers skip damaged stretches without a word: a silence this long is told.
 _GAP_S = 3.0
-_MAX_DECODE_THREADS = 4
 _NO_DRM_HINT = "DiffFake opens no DRM: scan the decrypted source"
 
 
@@ -279,8 +277,8 @@ class VideoSource:
         )
         best.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
         if not best.codec_context.is_hwaccel:
-            best.thread_type = "AUTO"
-            best.codec_context.thread_count = min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
+            # Several threads of FFmpeg race where a file is damaged: every scan of it saw other pictures.
+            best.codec_context.thread_count = 1
         return best
 
     def _check_size(self, width: int, height: int) -> None:

@@ -281,3 +281,17 @@ def test_names_that_are_no_text_and_names_that_look_like_protocols_are_files(tmp
         frames, video = read(path)
         assert len(frames) == 3
         assert video.name.encode()
+
+
+def test_a_damaged_video_shows_the_same_pictures_every_time(tmp_path: Path) -> None:
+    data = bytearray(write_video(tmp_path / "whole.mkv", frames=100, image=corner_picture(640, 360)).read_bytes())
+    for place in np.random.default_rng(0).integers(len(data) // 10, len(data) * 9 // 10, 200):
+        data[place] ^= 0xFF
+    (tmp_path / "damaged.mkv").write_bytes(bytes(data))
+    seen = set()
+    for _ in range(4):
+        frames, video = read(tmp_path / "damaged.mkv")
+        pictures = zlib.crc32(b"".join(frame.image.tobytes() for frame in frames))
+        seen.add((pictures, len(frames), video.decode_errors, tuple(video.warnings)))
+    assert len(seen) == 1
+    assert video.decode_errors
