@@ -55,6 +55,13 @@ def check_target(path: Path) -> None:
         raise not_written(str(path), error) from error
 
 
+def check_targets(*paths: Path | None) -> None:
+    """`check_target` of those that are asked for. Work of hours must not end with a result that nobody can have."""
+    for path in paths:
+        if path is not None:
+            check_target(path)
+
+
 def not_written(where: str, error: OSError) -> OutputError:
     """What a user is told of an output that failed."""
     return OutputError(

@@ -18,6 +18,7 @@ from difffake.bundle import ARTIFACT_STILL
 from difffake.detector import Detector
 from difffake.errors import DataError, MissingExtraError
 from difffake.evaluation import Layout, Level
+from difffake.files import check_targets
 from difffake.settings import ScanSettings
 from engines.contract import Engine
 from stream.console import print_error, printable, progress_bar
@@ -85,6 +86,7 @@ def adapt_command(
     threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
 ) -> None:
     """Fit a small supervised head on labelled footage, judge it on people not seen, and write the bundle."""
+    check_targets(json, markdown)
     settings = AdaptSettings(
         cache=cache,
         real=tuple(real or ()),

@@ -152,3 +152,20 @@ def test_wrong_input_gets_one_line(
     assert error.startswith("error: ")
     assert "Traceback" not in error
     assert message.replace("{tmp}", tmp_path.name) in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "{tmp}", "--layout", "folders", "--json", "{tmp}"],
+        ["evaluate", "{tmp}", "--layout", "folders", "--markdown", "{tmp}"],
+        ["robustness", "{tmp}", "--layout", "folders", "--out", "{tmp}"],
+        ["adapt", "--real", "{tmp}", "--fake", "{tmp}", "--out", "{tmp}/b", "--json", "{tmp}"],
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The folder holds nothing to work on: that would be the other error.
+    assert run(*[a.replace("{tmp}", str(tmp_path)) for a in arguments]) == 18
+    assert "cannot be written (is a directory)" in capsys.readouterr().err
