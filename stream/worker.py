@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 
+import cv2
 import structlog
 
 from difffake.errors import DeviceLostError
@@ -47,6 +48,8 @@ log = structlog.get_logger()
 
 #: Of `drain_timeout_s`, what the last commit and leaving the group may take.
 _LEAVE_SHARE, _LEAVE_S = 0.3, 5.0
+#: So many turns pass before input is looked at while enough of it waits.
+_FULL_TURNS = 3
 #: How often the figures of a moment are renewed, and silent streams looked for, s.
 _SNAPSHOT_S = 0.25
 
@@ -161,6 +164,8 @@ class Worker:
             DeviceLostError: the GPU is gone or full; start again.
         """
         is_over = False
+        # Decoders and networks have a thread for each core: OpenCV's own would only stand in their way.
+        cv2.setNumThreads(1)
         try:
             while not is_over:
                 while not self._stopping and not (until is not None and until()):
@@ -228,7 +233,7 @@ class Worker:
         self._commands.refresh()
         self._read()
         self._begin()
-        self._take(self.settings.turn_s if self._jobs else 0.0)
+        self._take(max(self.settings.turn_s, self._poll_s - time.monotonic()) if self._jobs else 0.0)
         self._close_ended()
         if self._checkpoint.is_due:
             self._flush()
@@ -279,8 +284,9 @@ class Worker:
         self._assignment.hold_back(self._intake.waiting, self._intake.waiting_bytes)
         timeout_s, most = 0.0 if self.is_busy else self.settings.poll_timeout_s, self.settings.poll_records
         records = self._consumer.poll(timeout_s, most)
-        # To ask costs more than most access units do.
-        self._poll_s = time.monotonic() + (self.settings.turn_s if len(records) < most else 0.0)
+        # To ask costs more than most access units do; where enough waits, more of it would only wait, too.
+        turns = 0 if len(records) == most else _FULL_TURNS if len(self._intake) >= most else 1
+        self._poll_s = time.monotonic() + turns * self.settings.turn_s
         for record in records:
             self.counts["polled"] += 1
             part = self._partitions.get(record.source)

@@ -13,6 +13,8 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
 - It buffers without a limit. `send` waits when too many bytes are on their way.
 - It sends 16 KiB of a partition at a time, and after 5 ms what there is: a commit was three requests where one does.
   What is too large together for a topic it divides itself.
+- It wakes its I/O thread for the first record of every partition, which at once tells the transaction's coordinator of
+  the partitions so far: a commit of 16 partitions was as many requests. Here it sleeps until all records are there.
 """
 
 from __future__ import annotations
@@ -42,9 +44,12 @@ _LINGER_MS, _LINGER_IN_TRANSACTION_MS = 5, 100
 class _Sender:
     """What both producers share: one kafka-python producer, its records on their way, and a bound on them."""
 
-    def __init__(self, settings: KafkaSettings, partitions: Callable[[str], int], **options: Any) -> None:
+    def __init__(
+        self, settings: KafkaSettings, partitions: Callable[[str], int], *, is_patient: bool = False, **options: Any
+    ) -> None:
         self._settings = settings
         self._partitions_of = partitions
+        self._is_patient = is_patient  # nothing is to go before `arrive`
         self._known_topics: set[str] = set()
         self._sent: list[Any] = []  # kafka-python's futures since the last `_arrive`
         self._unsent_bytes = 0
@@ -79,7 +84,7 @@ class _Sender:
         size = len(value or b"") + len(key or b"")
         if self._unsent_bytes + size > UNSENT_BYTES:
             self.arrive(self._settings.loss_timeout_s)
-        with translated(f"sending to {topic}"):
+        with translated(f"sending to {topic}"), self._asleep(topic):
             try:
                 future = self._kafka.send(
                     topic, value=value, key=key, headers=list(headers), partition=partition, timestamp_ms=timestamp_ms
@@ -88,6 +93,17 @@ class _Sender:
                 raise BrokerError(f"sending to {topic}: {error}", hint="Check key, value and partition.") from error
         self._sent.append(future)
         self._unsent_bytes += size
+
+    @contextlib.contextmanager
+    def _asleep(self, topic: str) -> Iterator[None]:
+        """Nobody wakes the I/O thread, unless it is to ask where a topic's partitions are."""
+        thread = self._kafka._sender
+        if self._is_patient and self._kafka._metadata.partitions_for_topic(topic) is not None:
+            thread.wakeup = _let_sleep
+        try:
+            yield
+        finally:
+            vars(thread).pop("wakeup", None)
 
     def arrive(self, timeout_s: float) -> None:
         """Returns when the broker has everything; raises kafka-python's error for the first record it has not."""
@@ -102,6 +118,10 @@ class _Sender:
         self._kafka._sender.force_close()
         with contextlib.suppress(kafka.errors.KafkaError):
             self._kafka.close(timeout=DISCARD_S)
+
+
+def _let_sleep() -> None:
+    """In the place of a method that wakes."""
 
 
 class KafkaPlainProducer:
@@ -246,6 +266,7 @@ class KafkaProducer:
         sender = _Sender(
             self._settings,
             self._partitions_of,
+            is_patient=True,
             transactional_id=self._id,
             linger_ms=_LINGER_IN_TRANSACTION_MS,
             transaction_timeout_ms=int(self._settings.transaction_timeout_s * 1000),
