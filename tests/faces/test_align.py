@@ -129,6 +129,18 @@ def test_faces_at_and_beyond_the_border(smooth_image: np.ndarray) -> None:
     assert len(crops) == 3
 
 
+@pytest.mark.parametrize("scale", [2.5, 5.0, 9.0])
+@pytest.mark.parametrize("size", [(240, 320), (239, 317), (242, 321), (233, 322), (237, 326)])
+def test_a_picture_that_fills_no_blocks_goes_on_with_its_last_pixels(size: tuple[int, int], scale: float) -> None:
+    image = np.random.default_rng(5).integers(0, 255, (*size, 3), dtype=np.uint8)
+    marks = ((template() - 112) * scale + (160, 120))[None].astype(np.float32)
+    rest_y, rest_x = -size[0] % 8, -size[1] % 8
+    filled = np.asarray(cv2.copyMakeBorder(image, 0, rest_y, 0, rest_x, cv2.BORDER_REPLICATE), np.uint8)
+    step = 2 ** int(np.log2(scale))
+    whole = filled[: -(-size[0] // step) * step, : -(-size[1] // step) * step]
+    np.testing.assert_array_equal(align(image, marks)[0], align(whole, marks)[0])
+
+
 def test_no_face_gives_empty_arrays(smooth_image: np.ndarray) -> None:
     crops, matrices = align(smooth_image, np.zeros((0, 5, 2), np.float32), side_px=96)
     assert crops.shape == (0, 96, 96, 3)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from difffake.crops import NearPicture, cut_out
 from difffake.faces import CenterFace, Faces
 from difffake.faces.finder import CLOSE_PX, FaceFinder, FinderState, Found
 from difffake.people.cuts import SIZE_PX, CutMemory
@@ -275,6 +276,18 @@ def test_a_face_at_the_edge_is_followed_as_it_was_found(finder: FaceFinder, stag
     first, second = follow(finder, [stage.show(at)] * 2)
     assert (len(first.faces), second.is_whole) == (len(second.faces), False) or second.is_whole
     np.testing.assert_array_equal(first.faces.landmarks_px, second.faces.landmarks_px)
+
+
+@pytest.mark.parametrize("at", [At(320, 190, 250), At(320, 241, 209), At(321, 241, 181), At(320, 243, 237)])
+def test_a_followed_face_is_cut_out_of_its_close_up(finder: FaceFinder, stage: Stage, at: At) -> None:
+    (before,) = finder.find([RgbPicture(stage.show(at))], [0], [FinderState()])
+    picture = Watched(stage.show(at))
+    near = NearPicture(picture)
+    (found,) = finder.find([near], [HALF_S], [before.state])
+    assert not found.is_whole
+    crops = cut_out(near, found.faces, 224, has_identity=True)
+    assert (len(crops.faces), len(crops.chips)) == (1, 1)
+    assert len(picture.crops) == 1
 
 
 def test_a_face_that_slides_out_of_the_picture(finder: FaceFinder, stage: Stage) -> None:
