@@ -75,7 +75,7 @@ class CutMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_l
 
 
 class CutDetector:
-    """Tells a cut from motion, light, codecs and from what happens inside faces. About 0.5 ms a frame.
+    """Tells a cut from motion, light, codecs and from what happens inside faces.
 
     A cut is where half the picture is lost beyond doubt, or where both measures stand out of the last six frames.
     What it remembers of a stream goes in and comes out: one detector serves all streams.
