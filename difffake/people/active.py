@@ -128,9 +128,9 @@ class ActiveTracks:
             for name in (*_FIELDS, "box", "mean"):
                 setattr(self, name, getattr(self, name)[keep])
 
-    def to_arrays(self) -> Arrays:
-        """Its whole state."""
-        return {f"active_{name}": getattr(self, name).copy() for name in (*_FIELDS, "box", "mean")}
+    def views(self) -> Arrays:
+        """Its whole state, as it is: to be read before anything changes."""
+        return {f"active_{name}": getattr(self, name) for name in (*_FIELDS, "box", "mean")}
 
     def restore(self, arrays: Arrays) -> None:
         """Take over the checked arrays of `to_arrays`."""

@@ -173,18 +173,18 @@ class Galleries:
         self.together[row, row] = False
         self.count_people = last
 
-    def to_arrays(self) -> Arrays:
-        """Its whole state."""
+    def views(self) -> Arrays:
+        """Its whole state, as it is: to be read before anything changes."""
         p = self.count_people
         return {
-            "people_id": self.id[:p].copy(),
-            "people_twins": self.twins[:p].copy(),
-            "people_enrolled": self.enrolled[:p].astype(np.uint8),
-            "people_count": self.count[:p].copy(),
-            "people_seen_s": self.seen_s[:p].copy(),
-            "people_box": self.box[:p].copy(),
-            "people_centre": self.centre[:p].copy(),
-            "people_faces": self.faces[:p].copy(),
+            "people_id": self.id[:p],
+            "people_twins": self.twins[:p],
+            "people_enrolled": self.enrolled[:p].view(np.uint8),
+            "people_count": self.count[:p],
+            "people_seen_s": self.seen_s[:p],
+            "people_box": self.box[:p],
+            "people_centre": self.centre[:p],
+            "people_faces": self.faces[:p],
             "people_together": self.together[:p, :p].astype(np.uint8),
         }
 

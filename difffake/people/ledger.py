@@ -83,17 +83,18 @@ class Ledger:
         self._track[self._size], self._from_s[self._size], self._person[self._size] = track, from_s, person
         self._size += 1
 
-    def to_arrays(self) -> Arrays:
-        """Its whole state."""
+    def views(self) -> Arrays:
+        """Its whole state, as it is: to be read before anything changes."""
+        size = self._size
         return {
-            "ledger_track": self._track[: self._size].copy(),
-            "ledger_from_s": self._from_s[: self._size].copy(),
-            "ledger_person": self._person[: self._size].copy(),
+            "ledger_track": self._track[:size],
+            "ledger_from_s": self._from_s[:size],
+            "ledger_person": self._person[:size],
         }
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, max_entries: int) -> Ledger:
-        """The ledger of `to_arrays`.
+        """The ledger of `views`.
 
         Raises:
             DataError: more entries than allowed, or NaN times. Shapes and types are the caller's to check.

@@ -403,7 +403,11 @@ class People:
 
     def to_arrays(self) -> Arrays:
         """The whole state, but for the settings; `from_arrays` goes on exactly from here."""
-        tables = self._ledger.to_arrays() | self._known.to_arrays() | self._active.to_arrays()
+        return {name: array.copy() for name, array in self.views().items()}
+
+    def views(self) -> Arrays:
+        """`to_arrays` without copies: to be read before anything changes."""
+        tables = self._ledger.views() | self._known.views() | self._active.views()
         return pack(tables, State(self._size, self._next, self._shot, self._clock, self._names, list(self.events)))
 
     @classmethod

@@ -124,12 +124,16 @@ class Tracker:
 
     def to_arrays(self) -> Arrays:
         """The whole state, but for the arguments; `from_arrays` goes on exactly from here."""
+        return {name: array.copy() for name, array in self.views().items()}
+
+    def views(self) -> Arrays:
+        """`to_arrays` without copies: to be read before anything changes."""
         return {
-            "tracks_id": self._ids.copy(),
-            "tracks_seen_s": self._seen_s.copy(),
-            "tracks_box": self._faces.boxes_px.copy(),
-            "tracks_landmarks": self._faces.landmarks_px.copy(),
-            "tracks_confidence": self._faces.confidence.copy(),
+            "tracks_id": self._ids,
+            "tracks_seen_s": self._seen_s,
+            "tracks_box": self._faces.boxes_px,
+            "tracks_landmarks": self._faces.landmarks_px,
+            "tracks_confidence": self._faces.confidence,
             "tracks_next": np.array([self._next], np.int64),
         }
 

@@ -41,6 +41,26 @@ BATCH_BYTES = MIB // 4
 _LINGER_MS, _LINGER_IN_TRANSACTION_MS = 5, 100
 
 
+class _Producer(kafka.KafkaProducer):  # type: ignore[misc]  # kafka-python has no types
+    """Lets its I/O thread sleep where that is asked for, unless it must ask where a topic's partitions are."""
+
+    def let_sleep(self) -> None:
+        """Records that are sent do not wake it, until `may_wake`."""
+        self._sender.wakeup = _nobody
+
+    def may_wake(self) -> None:
+        """Take that back."""
+        self._sender.__dict__.pop("wakeup", None)
+
+    def _wait_on_metadata(self, topic: str, max_wait_ms: float) -> Any:
+        self.may_wake()
+        return super()._wait_on_metadata(topic, max_wait_ms)
+
+
+def _nobody() -> None:
+    """Whom a record wakes."""
+
+
 class _Sender:
     """What both producers share: one kafka-python producer, its records on their way, and a bound on them."""
 
@@ -54,7 +74,7 @@ class _Sender:
         self._sent: list[Any] = []  # kafka-python's futures since the last `_arrive`
         self._unsent_bytes = 0
         self._kafka: Any = connect(
-            kafka.KafkaProducer,
+            _Producer,
             settings,
             acks="all",
             enable_idempotence=True,
@@ -84,26 +104,19 @@ class _Sender:
         size = len(value or b"") + len(key or b"")
         if self._unsent_bytes + size > UNSENT_BYTES:
             self.arrive(self._settings.loss_timeout_s)
-        with translated(f"sending to {topic}"), self._asleep(topic):
+        if self._is_patient:
+            self._kafka.let_sleep()
+        with translated(f"sending to {topic}"):
             try:
                 future = self._kafka.send(
                     topic, value=value, key=key, headers=list(headers), partition=partition, timestamp_ms=timestamp_ms
                 )
             except ValueError as error:  # no key and no value, or no such partition
                 raise BrokerError(f"sending to {topic}: {error}", hint="Check key, value and partition.") from error
+            finally:
+                self._kafka.may_wake()
         self._sent.append(future)
         self._unsent_bytes += size
-
-    @contextlib.contextmanager
-    def _asleep(self, topic: str) -> Iterator[None]:
-        """Nobody wakes the I/O thread, unless it is to ask where a topic's partitions are."""
-        thread = self._kafka._sender
-        if self._is_patient and self._kafka._metadata.partitions_for_topic(topic) is not None:
-            thread.wakeup = _let_sleep
-        try:
-            yield
-        finally:
-            vars(thread).pop("wakeup", None)
 
     def arrive(self, timeout_s: float) -> None:
         """Returns when the broker has everything; raises kafka-python's error for the first record it has not."""
@@ -118,10 +131,6 @@ class _Sender:
         self._kafka._sender.force_close()
         with contextlib.suppress(kafka.errors.KafkaError):
             self._kafka.close(timeout=DISCARD_S)
-
-
-def _let_sleep() -> None:
-    """In the place of a method that wakes."""
 
 
 class KafkaPlainProducer:

@@ -68,8 +68,8 @@ class Memory:
         }
         anchors, arrays = self.anchors.to_parts()
         return {
-            "people": pack_arrays(self.people.to_arrays()),
-            "tracker": pack_arrays(self.tracker.to_arrays()),
+            "people": pack_arrays(self.people.views()),
+            "tracker": pack_arrays(self.tracker.views()),
             "finder": msgspec.msgpack.encode(self.finder),
             "evidence": pack_arrays(evidence | self.windows.to_arrays() | self.anchors.to_arrays()),
             "anchors": anchors,
