@@ -12,6 +12,7 @@ import pytest
 from apache_kafka import ApacheKafka, free_ports
 from broker_harness import KafkaHarness, Told, offsets, publish, take, topic
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.producer.sender import Sender
 from kafka.record import util as kafka_checksums
 
 from difffake.errors import MissingExtraError
@@ -69,6 +70,38 @@ def test_without_the_c_checksums_it_does_not_start(monkeypatch: pytest.MonkeyPat
     with pytest.raises(MissingExtraError) as refused:
         KafkaBroker(KafkaSettings())
     assert "crc32c" in refused.value.hint
+
+
+def test_the_records_of_a_transaction_wake_nobody_before_its_commit(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, kafka-python would tell the coordinator of the partitions so far: a request for each of them."""
+    broker = harness.broker()
+    name = topic(broker, partitions=6)
+    producer, woken = broker.producer("all-at-once"), 0
+    wake = Sender.wakeup
+
+    def woke(self: Sender) -> None:
+        nonlocal woken
+        woken += 1
+        wake(self)
+
+    monkeypatch.setattr(Sender, "wakeup", woke)
+    for number in range(3):
+        producer.begin()
+        before = woken
+        for partition in range(6):
+            producer.send(name, key=b"k", value=b"%d" % number, partition=partition)
+        # In the first one it is asked where the topic's partitions are.
+        assert (woken == before) == (number > 0)
+        producer.commit({}, None)
+        assert woken > before
+    reader = broker.reader()
+    for partition in range(6):
+        part = TopicPartition(name, partition)
+        assert [r.value for r in reader.read(part, None, reader.end_offset(part))] == [b"0", b"1", b"2"]
+    reader.close()
+    producer.close(5.0)
 
 
 def test_a_compacted_topic_is_one(harness: KafkaHarness) -> None:
