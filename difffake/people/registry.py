@@ -278,11 +278,10 @@ class People:
     def _doubt_young(self, seen: I64) -> None:
         """A track whose first faces together are not near the person that the very first one was near to."""
         known, active, s = self._known, self._active, self._settings
-        young = seen[
-            (active.count[seen] == s.decide_after) & (active.person[seen] != UNKNOWN) & (active.born[seen] == 0)
-        ]
+        young = seen[active.count[seen] == s.decide_after]
         if not len(young):
             return
+        young = young[(active.person[young] != UNKNOWN) & (active.born[young] == 0)]
         mine = known.rows(active.person[young])
         young, mine = young[mine >= 0], mine[mine >= 0]
         if len(young):
@@ -354,11 +353,12 @@ class People:
     def _note_visible(self, rows: I64, box: F32) -> None:
         known, active = self._known, self._active
         mine = known.rows(active.person[rows])
-        here = mine[mine >= 0]
+        is_known = mine >= 0
+        here = mine[is_known]
         if len(here) > 1:
             known.together[np.ix_(here, here)] = True
             known.together[here, here] = False
-        known.seen_s[here], known.box[here] = self._clock, box[mine >= 0]
+        known.seen_s[here], known.box[here] = self._clock, box[is_known]
 
     def _merge_if_same(self, person: int, row: int) -> None:
         """Make one of two people whose galleries are alike and who were never in one picture."""
