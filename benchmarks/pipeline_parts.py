@@ -223,9 +223,10 @@ def _beside_user(bench: Bench, models: LiveModels, size: str, fps: float) -> dic
     if said.returncode:
         raise RuntimeError(f"the user's loop failed: {said.stderr[-2000:]}")
     theirs = json.loads(said.stdout.strip().splitlines()[-1])
-    # About as many frames, however many there are in a second.
-    streams = max(4, round(plan.streams * FPS / fps))
-    ours = worked_off(source, models, bench.live, streams=streams, loops=plan.loops, fps=fps)
+    # About as many frames, however many there are in a second; but as many streams as are worked on at once.
+    streams = max(PipelineSettings.for_cores(0, BatchSettings()).in_progress, round(plan.streams * FPS / fps))
+    loops = max(1, round(plan.loops * FPS / fps))
+    ours = worked_off(source, models, bench.live, streams=streams, loops=loops, fps=fps)
     return {
         "user": theirs,
         "user_fps": theirs["frames"] / theirs["wall_s"],
