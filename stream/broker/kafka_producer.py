@@ -12,7 +12,8 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
   refuses that itself.
 - It buffers without a limit. `send` waits when too many bytes are on their way.
 - It sends 16 KiB of a partition at a time, and after 5 ms what there is: a commit was three requests where one does.
-  What is too large together for a topic it divides itself.
+  What is too large together for a topic it divides itself, and its `flush` takes that for an unknown error: `arrive`
+  waits for each record instead.
 - It wakes its I/O thread for the first record of every partition, which at once tells the transaction's coordinator of
   the partitions so far: a commit of 16 partitions was as many requests. Here it sleeps until all records are there.
 """
@@ -121,10 +122,20 @@ class _Sender:
     def arrive(self, timeout_s: float) -> None:
         """Returns when the broker has everything; raises kafka-python's error for the first record it has not."""
         sent, self._sent, self._unsent_bytes = self._sent, [], 0
-        self._kafka.flush(timeout=timeout_s)
+        until_s, accumulator = time.monotonic() + timeout_s, self._kafka._accumulator
+        accumulator.begin_flush()
+        try:
+            self._kafka._sender.wakeup()
+            for future in sent:
+                while not future.is_done and (left_s := until_s - time.monotonic()) > 0:
+                    future._produce_future.wait(left_s)  # of its batch, or of the part that it is in by then
+        finally:
+            accumulator._flushes_in_progress.decrement()
         for future in sent:
+            if not future.is_done:
+                raise kafka.errors.KafkaTimeoutError("a record was not acknowledged in time")
             if not future.succeeded():
-                raise future.exception or kafka.errors.KafkaTimeoutError("a record was not acknowledged in time")
+                raise future.exception
 
     def discard(self) -> None:
         """Ends without waiting for anything."""

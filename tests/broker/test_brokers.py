@@ -448,6 +448,30 @@ class TestRefusals:
         part = TopicPartition(wide, 0)
         assert [record.value for record in reader.read(part, None, reader.end_offset(part))] == [b"next"]
 
+    def test_what_is_too_large_together_goes_in_parts(self, broker: Broker) -> None:
+        name = topic(broker, max_message_bytes=2000)
+        producer = broker.producer(name)
+        values = [b"%d" % number + bytes(800) for number in range(9)]
+        producer.begin()
+        for value in values:
+            producer.send(name, key=b"k", value=value)
+        producer.commit({}, None)
+        reader = broker.reader()
+        part = TopicPartition(name, 0)
+        assert [record.value for record in reader.read(part, None, reader.end_offset(part))] == values
+
+    def test_a_record_too_large_among_others_is_named(self, broker: Broker) -> None:
+        name = topic(broker, max_message_bytes=2000)
+        producer = broker.producer(name)
+        producer.begin()
+        for size in (100, 100, 5000, 100):
+            producer.send(name, key=b"k", value=bytes(size))
+        with pytest.raises(MessageTooLargeError):
+            producer.commit({}, None)
+        reader = broker.reader()
+        part = TopicPartition(name, 0)
+        assert not list(reader.read(part, None, reader.end_offset(part)))
+
     def test_a_plain_producer_says_at_flush_what_was_refused(self, broker: Broker) -> None:
         name = topic(broker, max_message_bytes=1000)
         producer = broker.plain_producer()
