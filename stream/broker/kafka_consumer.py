@@ -14,6 +14,8 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
 - A join that is answered between two polls is thrown away, and the next poll joins again: with short polls a group can
   rebalance for ever. And a leader that joined because topics changed forgets that it did: the answer is never taken,
   its heartbeats stay off. `keep_join` keeps the answer and the reason.
+- A step of its poll loop raises what its connections meet (refused, timed out), although it would try again by itself.
+  `poll` lets it, for as long as the settings allow a loss.
 - After `resume` it never reads a partition again whose records it had already unpacked, as long as the place of the
   record batch in work is taken by an empty one. `unstick` clears that place.
 - A poll that finds nothing hands three tasks to its I/O thread and waits for each: beside threads that decode that was
@@ -72,6 +74,7 @@ class KafkaConsumer:
         self._thrown_out = False  # set on kafka-python's thread, read and cleared on ours
         self._doubtful: set[TopicPartition] = set()  # lost, but kafka-python still has a position for it
         self._alone_since: float | None = None
+        self._failing_since: float | None = None
         self._stepped_s = float("-inf")  # of the last step, by the monotonic clock
         self._asked: set[Any] = set()  # nodes that owed an answer then
         self._closed = False
@@ -105,13 +108,7 @@ class KafkaConsumer:
             return []
         timer = Timer(timeout_s * 1000)
         while True:
-            with translated("reading from the group"):
-                unstick(self._kafka)
-                self._ask_patiently()
-                # One step: it joins or rejoins at most once. Its public poll would run two joins in a row, and the
-                # partitions would be somebody else's before we could commit.
-                batches = self._kafka._poll_once(timer, max_records)
-                keep_join(self._kafka)
+            batches = self._step(timer, max_records)
             self._stepped_s, self._asked = (
                 time.monotonic(),
                 set(self._kafka._fetcher._nodes_with_pending_fetch_requests),
@@ -122,6 +119,25 @@ class KafkaConsumer:
                 break
         self._watch_connections()
         return records
+
+    def _step(self, timer: Timer, max_records: int) -> dict[Any, list[Any]]:
+        """One step: it joins or rejoins at most once. Its public poll would run two joins in a row, and the partitions
+        would be somebody else's before we could commit."""
+        try:
+            with translated("reading from the group"):
+                unstick(self._kafka)
+                self._ask_patiently()
+                batches: dict[Any, list[Any]] = self._kafka._poll_once(timer, max_records)
+                keep_join(self._kafka)
+        except BrokerUnavailableError:
+            now = time.monotonic()
+            self._failing_since = now if self._failing_since is None else self._failing_since
+            if now - self._failing_since > self._settings.loss_timeout_s:
+                raise
+            time.sleep(_STEP_S)
+            return {}
+        self._failing_since = None
+        return batches
 
     def _ask_patiently(self) -> None:
         """Before a step: the questions of one that has nothing to hand over may be answered late."""

@@ -12,6 +12,7 @@ import pytest
 from apache_kafka import ApacheKafka, free_ports
 from broker_harness import KafkaHarness, Told, offsets, publish, take, topic
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaConnectionError
 from kafka.producer.sender import Sender
 from kafka.record import util as kafka_checksums
 
@@ -146,6 +147,35 @@ def test_a_broker_that_is_killed_and_comes_back_is_waited_for(harness: KafkaHarn
     reader = broker.reader()
     found = [record.value for record in reader.read(part, None, reader.end_offset(part))]
     assert found == [b"%d" % i for i in range(10)]
+
+
+def test_a_refused_connection_ends_reading_only_where_it_lasts(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = harness.broker(loss_timeout_s=1.0)
+    name = topic(broker)
+    publish(broker, name, [b"0"])
+    consumer = broker.consumer(name)
+    consumer.subscribe([name], Told())
+    step, refused = consumer._kafka._poll_once, 0  # type: ignore[attr-defined]
+
+    def refuse(*_: object) -> None:
+        nonlocal refused
+        refused += 1
+        if refused == 2:
+            monkeypatch.setattr(consumer._kafka, "_poll_once", step)  # type: ignore[attr-defined]
+        raise KafkaConnectionError("111 ECONNREFUSED")
+
+    monkeypatch.setattr(consumer._kafka, "_poll_once", refuse)  # type: ignore[attr-defined]
+    assert [record.value for record in take(consumer, 1)] == [b"0"]
+    assert refused == 2
+    refused = 2
+    monkeypatch.setattr(consumer._kafka, "_poll_once", refuse)  # type: ignore[attr-defined]
+    until = time.monotonic() + 20
+    with pytest.raises(BrokerUnavailableError, match="ECONNREFUSED"):  # noqa: PT012  (it takes several polls)
+        while time.monotonic() < until:
+            consumer.poll(0.5, 10)
+    assert refused > 3
 
 
 @pytest.mark.slow
