@@ -72,7 +72,7 @@ class Assignment:
         for stream, error in restored.damaged.items():
             log.warning("state lost", stream=stream, error=str(error), hint=error.hint)
             self._counts["state_lost"] += 1
-        position = restored.resume_offset
+        position, gone = restored.resume_offset, 0
         if restored.is_remade:
             log.error("input topic made again", source=tuple(source), streams=len(restored.streams),
                       hint="it is read from its beginning; people, anchors and alerts are kept")  # fmt: skip
@@ -83,6 +83,12 @@ class Assignment:
         elif position is None:
             # Nothing was ever committed for it: back to where the group began to read.
             position = self._starts[source]
+            if position > first and source not in self._told:
+                gone, self._told[source] = 1, first
+                log.error("state gone", source=tuple(source), position=position,
+                          hint="the group has committed offsets, the state topic knows nothing of this partition "
+                          "(deleted, given a retention, another --prefix?): all its streams begin anew")  # fmt: skip
+                self._counts["state_gone"] += 1
         elif restored.next_offset is not None:
             self._tell_gone(source, restored.next_offset, first)
             position = max(position, first)
@@ -91,7 +97,7 @@ class Assignment:
         self.partitions[source] = Partition(source, position, restored, self._models, self._streams, topic_id)
         took_s = time.monotonic() - began_s
         self._counts["restored_streams"] += len(restored.streams)
-        self._metrics.restored(took_s, len(restored.streams), len(restored.damaged))
+        self._metrics.restored(took_s, len(restored.streams), len(restored.damaged) + gone)
         self._metrics.health.turn()
         log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),
                  seconds=round(took_s, 3))  # fmt: skip

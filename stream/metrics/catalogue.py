@@ -303,7 +303,10 @@ RESTORE = _histogram(
     "difffake_restore_seconds", "Time to read the state of one partition, before its first record.", _FAST_S
 )
 RESTORED = _counter("difffake_restored_streams_total", "Streams whose state was read back.")
-STATE_LOST = _counter("difffake_state_lost_total", "Streams whose state could not be read: they began anew.")
+STATE_LOST = _counter(
+    "difffake_state_lost_total",
+    "Streams whose state could not be read, and partitions that it is gone of: they began anew.",
+)
 COMMANDS = _counter("difffake_commands_total", "Enrolments and operator commands that were applied to streams.")
 COMMAND_WARNINGS = _counter("difffake_command_warnings_total", "Of these, what could not be done as asked.")
 COMMANDS_REFUSED = _gauge("difffake_commands_refused", "Records of the enrolments topic that mean nothing.")

@@ -99,6 +99,21 @@ def test_records_that_are_deleted_while_a_worker_lags_are_counted(world: World) 
     assert worker.counts["records"] >= read
 
 
+def test_a_state_topic_that_is_gone_is_told(world: World) -> None:
+    world.publish()
+    first = world.worker()
+    world.drain(first)
+    assert (first.counts["state_gone"], value(first, "difffake_state_lost_total")) == (0, 0)
+    world.broker.delete_topic("difffake.state")
+    world.publish(start_pts_ns=10**12)
+    worker = world.worker()
+    world.drain(worker)
+    # It goes on where the group has committed, and says that it knows nothing of the streams any more.
+    assert worker.counts["records"] == records_of(world) // 2
+    used = {score.source.partition for score in world.scores()}
+    assert worker.counts["state_gone"] == value(worker, "difffake_state_lost_total") == len(used)
+
+
 def delete_some(world: World) -> int:
     """Delete all but the last five of each partition; of how many no score is there."""
     reader = world.broker.reader()
