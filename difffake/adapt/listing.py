@@ -37,7 +37,7 @@ def list_labelled(
     in them: recordings of one generator's model, of which a head must not have seen one when it is judged on another.
 
     Raises:
-        DataError: a folder that is missing or empty, or more than 20,000 videos.
+        DataError: a folder that is missing or empty, a file that is real and fake, or more than 20,000 videos.
     """
     found: list[Labelled] = []
     notes: list[str] = []
@@ -59,9 +59,19 @@ def list_labelled(
         notes += _passed_over(listing)
     if len(found) > MAX_VIDEOS:
         raise DataError(f"{len(found)} videos to adapt to", hint=f"take no more than {MAX_VIDEOS}")
+    _check_sides(found)
     if series:
         found = [Labelled(one.item, _series(one.item) if one.source else "", _series(one.item)) for one in found]
     return found, notes
+
+
+def _check_sides(found: Sequence[Labelled]) -> None:
+    sides = [{(one.item.path.resolve(), one.item.region) for one in found if one.item.label == s} for s in (REAL, FAKE)]
+    if both := sorted(path for path, _ in sides[REAL] & sides[FAKE]):
+        raise DataError(
+            f"{len(both)} files are given as real and as fake, {both[0].name} among them",
+            hint="--real and --fake must name different files",
+        )
 
 
 def _passed_over(listing: Listing) -> Iterator[str]:

@@ -247,3 +247,12 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         list_labelled([tmp_path / "no"], [tmp_path])
     with pytest.raises(DataError, match="no video"):
         list_labelled([tmp_path], [tmp_path])
+
+
+def test_no_file_is_real_and_fake(tmp_path: Path) -> None:
+    for folder in ("real", "fake"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "real" / "a.mp4").touch()
+    (tmp_path / "fake" / "b.mp4").symlink_to(tmp_path / "real" / "a.mp4")
+    with pytest.raises(DataError, match=r"1 files are given as real and as fake, a\.mp4"):
+        list_labelled([tmp_path / "real"], [tmp_path / "fake"])
