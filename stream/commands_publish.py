@@ -162,7 +162,12 @@ def _streams(sources: list[str], stream: str | None, *, from_name: bool) -> dict
 
 def _files(source: str) -> list[str]:
     folder = Path(source)
-    if is_address(source) or not folder.is_dir():
+    if is_address(source):
+        return [source]
+    # Before the broker is asked for, which may take half a minute to say that it is not there.
+    if not folder.exists():
+        raise MediaNotFoundError(f"{source}: no such file or folder", hint="check the path and its spelling")
+    if not folder.is_dir():
         return [source]
     found = sorted(
         str(path)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -196,6 +197,7 @@ def measure_stages(
         min_frames: each stage works on at least so many per batch size.
     """
     threads = threads or cores()
+    cv2.setNumThreads(1)  # as a worker does: OpenCV's own threads would cost beside the lanes
     best: dict[str, Stage] = {}
     for batch in batches:
         settings = DecodeSettings(fps=fps, scrutinise_fps=fps)

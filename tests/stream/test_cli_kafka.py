@@ -108,6 +108,8 @@ class TestPublish:
             assert run("publish", file, *flags) == 2, flags
         (tmp_path / "empty").mkdir()
         assert run("publish", tmp_path / "empty", "--stream", "s") == 10
+        assert run("publish", tmp_path / "nowhere.mp4", "--stream", "s") == 10
+        assert "no such file" in capsys.readouterr().err
         assert run("publish", file, "--stream", "\x1b[31m") == 24
         assert "\x1b" not in capsys.readouterr().err
 
