@@ -44,6 +44,8 @@ from stream.bench.clock import Moment, cores  # noqa: E402
 from stream.publish import Form  # noqa: E402
 
 CACHE = Path(__file__).parents[1] / ".cache"
+#: Of which parts single rows may be measured anew: where they stand, and what tells them apart.
+_ROWS = {"live": ("rows", ("size", "gear", "form")), "user_loop": ("cases", ("size", "fps"))}
 
 
 def main() -> None:
@@ -58,7 +60,8 @@ def main() -> None:
     parser.add_argument("--start", type=int, help="streams with which live begins its search")
     parser.add_argument("--rounds", type=int, help="of pipeline and the user's loop")
     parser.add_argument("--minutes", type=float, help="of overload")
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="pictures of live and scaling")
+    parser.add_argument("--fps", type=float, nargs="+", help="pictures that the user's loop looks at a second")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="pictures of live, scaling and the user's loop")
     parser.add_argument("--streams", type=int, nargs="+", help="how many streams scaling tries")
     parser.add_argument("--faces", type=int, nargs="+", help="how many faces scaling tries")
     parser.add_argument("--engine", type=EngineKind, choices=list(EngineKind), default=EngineKind.ONNX)
@@ -75,6 +78,12 @@ def main() -> None:
         "start": options.start,
         "overload_s": options.minutes and 60 * options.minutes,
         "sizes": options.sizes and tuple(options.sizes),
+        "user_cases": (options.sizes or options.fps)
+        and tuple(
+            (size, fps)
+            for size, fps in plan.user_cases
+            if size in (options.sizes or [size]) and fps in (options.fps or [fps])
+        ),
         "scaling_streams": options.streams and tuple(options.streams),
         "scaling_faces": options.faces and tuple(options.faces),
     }
@@ -98,11 +107,13 @@ def main() -> None:
             print(f"-- {name}", flush=True)
             began = Moment.now()
             found = _measured(name, bench)
-            if name == "live":
+            if rows := _ROWS.get(name):
                 # What was not asked for keeps its last figures.
-                new = {(row["size"], row["gear"], row["form"]) for row in found["rows"]}
-                before = parts.get(name, {}).get("rows", [])
-                found["rows"] += [row for row in before if (row["size"], row["gear"], row["form"]) not in new]
+                kind, keys = rows
+                every = {
+                    tuple(row[key] for key in keys): row for row in parts.get(name, {}).get(kind, []) + found[kind]
+                }
+                found[kind] = list(every.values())
             parts[name] = found | {
                 "machine": {"cpu": _processor(), "cores": cores(), "python": platform.python_version()},
                 "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
