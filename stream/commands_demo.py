@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from stream.engine_options import DetectorOption, EngineOption, EnginesOption, e
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import AlertKind, AlertRecord, AlertState, ScoreRecord, Source, decode
+from stream.stopping import HeldInterrupt
 from stream.tail import Board
 
 _CLIPS = Path(".cache/clips")
@@ -145,9 +146,16 @@ def _watch_streams(
         console.print(Text(f"{_CLEAN} is genuine; {_SWAPPED} shows another face {_span(made)}"), soft_wrap=True)
         console.print(Text(f"through {printable(where)}, model {printable(models.model_id)}", "dim"), soft_wrap=True)
         console.print(Text("p: how often genuine footage looks as unusual; small is suspicious", "dim"), soft_wrap=True)
-        with deployment:
-            seen = _follow(console, deployment.records(), deployment.topics.alerts)
+        with HeldInterrupt() as interrupt, deployment:
+            seen = _follow(console, _until(interrupt, deployment.records()), deployment.topics.alerts)
+        interrupt.check()
     _summarise(console, seen, made, time.monotonic() - began_s)
+
+
+def _until(interrupt: HeldInterrupt, batches: Iterable[list[Record]]) -> Iterator[list[Record]]:
+    for records in batches:
+        interrupt.check()
+        yield records
 
 
 def _follow(console: Console, batches: Iterable[list[Record]], alerts_topic: str) -> _Seen:

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: the first drains the worker, a second one, or a drain that takes too long, ends the process.
 
-Whatever was not committed by then is done again by the next owner, and nothing is seen twice.
+Whatever was not committed by then is done again by the next owner, and nothing is seen twice. Where a worker's thread
+runs beside the main one, as in the demonstration, Ctrl-C waits for a moment at which no lock is held.
 """
 
 from __future__ import annotations
@@ -69,3 +70,41 @@ class StopSignals:
         log.error("draining took too long", left_group=has_left)
         sys.stderr.flush()
         os._exit(0 if has_left else 1)
+
+
+class HeldInterrupt:
+    """Holds Ctrl-C back until `check`; use as a context manager on the main thread, around what threads share with it.
+
+    Python raises KeyboardInterrupt between any two steps of the main thread, also between taking a lock and being ready
+    to give it back: the threads that wait for this lock would never end. A second Ctrl-C ends the process.
+    """
+
+    def __init__(self) -> None:
+        self._has_come = self._is_held = False
+
+    def check(self) -> None:
+        """Interrupt here, if the user has asked for it.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+        """
+        if self._has_come:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        # Where interrupts are ignored, as in a background job of a shell, or are somebody else's, they stay so.
+        self._is_held = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._is_held:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_held:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self._has_come:
+            os._exit(128 + signum)
+        self._has_come = True

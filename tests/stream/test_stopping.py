@@ -22,7 +22,7 @@ from stream.broker.contract import TopicSpec
 from stream.broker.memory import MemoryBroker
 from stream.cli import main
 from stream.kafka_options import KafkaOptions
-from stream.stopping import StopSignals
+from stream.stopping import HeldInterrupt, StopSignals
 
 
 def get(port: int, path: str) -> int:
@@ -148,3 +148,35 @@ def test_before_there_is_a_worker_a_signal_ends_the_program() -> None:
         with StopSignals(), pytest.raises(SystemExit) as left:
             signal.raise_signal(signum)
         assert left.value.code == code
+
+
+class TestHeldInterrupt:
+    def test_an_interrupt_waits_until_it_is_asked_for(self) -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with HeldInterrupt() as interrupt:
+                interrupt.check()
+                signal.raise_signal(signal.SIGINT)
+                with pytest.raises(KeyboardInterrupt):
+                    interrupt.check()
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def test_the_second_one_ends_the_process(self) -> None:
+        code = (
+            "import signal\nfrom stream.stopping import HeldInterrupt\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "with HeldInterrupt():\n    for _ in range(2): signal.raise_signal(signal.SIGINT)\n"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 130
+
+    def test_who_ignores_interrupts_goes_on_ignoring_them(self) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with HeldInterrupt() as interrupt:
+                signal.raise_signal(signal.SIGINT)
+                interrupt.check()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, before)
