@@ -16,6 +16,8 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
   waits for each record instead.
 - It wakes its I/O thread for the first record of every partition, which at once tells the transaction's coordinator of
   the partitions so far: a commit of 16 partitions was as many requests. Here it sleeps until all records are there.
+- A transaction's request is forgotten where the connection to its coordinator fails just then: the records behind it
+  were never sent, at a whole core, until they expired. What fails so is tried again (`_patient_with_coordinators`).
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ UNSENT_BYTES = 64 * MIB
 DISCARD_S = 2.0
 #: Of one partition in one request. Below what any topic takes that nobody has restricted.
 BATCH_BYTES = MIB // 4
+#: How kafka-python calls the connection to a coordinator.
+_COORDINATOR = "coordinator-"
 #: How long records wait for others, ms; those of a transaction go with its commit in any case.
 _LINGER_MS, _LINGER_IN_TRANSACTION_MS = 5, 100
 
@@ -60,6 +64,22 @@ class _Producer(kafka.KafkaProducer):  # type: ignore[misc]  # kafka-python has 
 
 def _nobody() -> None:
     """Whom a record wakes."""
+
+
+def _patient_with_coordinators(client: Any) -> None:
+    """A coordinator that cannot be reached is told as "not ready", after which its request is tried again; what
+    kafka-python raises instead loses it."""
+    await_ready = client.await_ready
+
+    def is_ready(node: Any, timeout_ms: float) -> bool:
+        try:
+            return bool(await_ready(node, timeout_ms=timeout_ms))
+        except kafka.errors.RetriableError:
+            if str(node).startswith(_COORDINATOR):
+                return False
+            raise
+
+    client.await_ready = is_ready
 
 
 class _Sender:
@@ -87,6 +107,7 @@ class _Sender:
             metrics_enabled=False,
             **{"batch_size": BATCH_BYTES, "linger_ms": _LINGER_MS} | options,
         )
+        _patient_with_coordinators(self._kafka._sender._client)
 
     def send(
         self,

@@ -178,6 +178,34 @@ def test_a_refused_connection_ends_reading_only_where_it_lasts(
     assert refused > 3
 
 
+def test_a_coordinator_that_cannot_be_reached_for_a_moment_is_asked_again(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kafka-python forgets the request, and the records of the transaction wait for it until they expire."""
+    broker = harness.broker(loss_timeout_s=10.0)
+    name = topic(broker)
+    producer, asked = broker.producer("away"), 0
+    client = producer._sender._kafka._sender._client  # type: ignore[attr-defined]
+    is_ready = client.is_ready
+
+    def is_ready_at_the_second_try(node: object) -> bool:
+        nonlocal asked
+        if str(node).startswith("coordinator-"):
+            asked += 1  # before and after it was waited for: not; when it is tried again: yes
+            return asked % 3 == 0 and bool(is_ready(node))
+        return bool(is_ready(node))
+
+    monkeypatch.setattr(client, "is_ready", is_ready_at_the_second_try)
+    producer.begin()
+    producer.send(name, key=b"k", value=b"0")
+    producer.commit({}, None)
+    assert asked >= 6, "partitions were added, and the transaction was ended: each at the second try"
+    part, reader = TopicPartition(name, 0), broker.reader()
+    assert [record.value for record in reader.read(part, None, reader.end_offset(part))] == [b"0"]
+    reader.close()
+    producer.close(5.0)
+
+
 @pytest.mark.slow
 def test_a_long_loss_ends_reading_and_committing(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
     broker = harness.broker(loss_timeout_s=3.0)
