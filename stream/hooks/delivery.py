@@ -15,6 +15,8 @@ from stream.hooks.settings import HookSettings
 
 _MAX_ANSWER_BYTES = 4096
 _MAX_RETRY_AFTER_S = 300.0
+#: Of a name that stands for more, so many are tried.
+_MAX_ADDRESSES = 4
 #: Answers that say "not now": all others of 400 to 499 say "never".
 _NOT_NOW = frozenset({408, 425, 429})
 
@@ -85,11 +87,16 @@ class Receiver:
 
     def _connect(self) -> socket.socket:
         found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        addresses = [info for info in found if _is_allowed(str(info[4][0]))]
-        if not addresses:
-            raise OSError(f"{self._host} is at no address that may be posted to")
-        family, kind, protocol, _, address = addresses[0]
-        sock = socket.socket(family, kind, protocol)
+        addresses = [info for info in found if _is_allowed(str(info[4][0]))][:_MAX_ADDRESSES]
+        problems: list[Exception] = []
+        for family, kind, protocol, _, address in addresses:
+            try:
+                return self._connect_to(socket.socket(family, kind, protocol), address)
+            except (OSError, ValueError) as error:  # one of a name's addresses may be dead, or of a network not ours
+                problems.append(error)
+        raise problems[0] if problems else OSError(f"{self._host} is at no address that may be posted to")
+
+    def _connect_to(self, sock: socket.socket, address: tuple[object, ...]) -> socket.socket:
         try:
             sock.settimeout(self._settings.connect_s)
             sock.connect(address)

@@ -36,7 +36,7 @@ class HookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         payload: how.
         states: which records of an alert are sent.
         thumbnails: whether the face goes along, in `PayloadKind.JSON`.
-        connect_s, total_s: longest waits for a connection, and for all of an answer.
+        connect_s, total_s: longest waits for a connection to each address of the host, and for all of an answer.
         first_wait_s, longest_wait_s: before an attempt is repeated; doubled each time, with full jitter.
         give_up_s: an alert is tried for no longer than this.
         max_age_s: alerts older than this are not sent any more: nobody wants yesterday's, all at once.

@@ -133,6 +133,22 @@ def test_nobody_there_and_nonsense_are_told_and_may_be_tried_again(server: Serve
     assert Receiver(HookSettings(url=server.url())).post(b"{}", {}).status == 0
 
 
+def test_a_dead_address_of_a_name_does_not_hide_the_one_where_the_receiver_is(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(socket.socket()) as bound:
+        bound.bind(("127.0.0.1", 0))
+        found = socket.getaddrinfo("127.0.0.1", bound.getsockname()[1], type=socket.SOCK_STREAM)
+        # As `localhost` that is ::1 first, or a name with an address of a protocol that this host does not speak.
+        unknown = [(-1, socket.SOCK_STREAM, 0, "", found[0][4])]
+        found = unknown + found + socket.getaddrinfo("127.0.0.1", server.server_port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert Receiver(HookSettings(url="http://receiver.example/")).post(b"{}", {}).is_done
+        found.pop()
+        gone = Receiver(HookSettings(url="http://receiver.example/")).post(b"{}", {})
+    assert (gone.status, gone.is_final) == (0, False)
+
+
 @pytest.mark.parametrize(
     "address",
     ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"],  # noqa: S104
