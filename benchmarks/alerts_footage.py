@@ -20,8 +20,9 @@ from difffake.detector import Detector
 from difffake.errors import DiffFakeError
 from difffake.evaluation import Codec, EvaluationProtocol, Item, Layout, Recompression, features_id, list_items
 from difffake.evaluation.features import Features, FeatureStore, Sampling
-from difffake.evaluation.layouts import FAKE, REAL, VIDEO_SUFFIXES
+from difffake.evaluation.layouts import FAKE, REAL
 from difffake.evaluation.protocol import GenuineAnchor, genuine_anchor, main_subject
+from difffake.folder import VIDEO_SUFFIXES
 from difffake.results import EVIDENCES, Level
 from difffake.scoring import ANCHOR_SIZE, Scorer
 from difffake.video import open_video

@@ -24,7 +24,7 @@ import numpy as np
 from difffake.anchors.enrol import Clip, EnrolmentRules, enrol
 from difffake.detector import Detector
 from difffake.errors import AnchorError, DiffFakeError
-from difffake.evaluation.layouts import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from difffake.folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from difffake.settings import ScanSettings
 from difffake.video import open_video
 from stream.commands_enroll import observe_footage

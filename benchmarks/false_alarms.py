@@ -30,7 +30,7 @@ from difffake.errors import DiffFakeError
 from difffake.evaluation import Codec, EvaluationProtocol, Item, Layout, Level, Recompression, Subject, features_id
 from difffake.evaluation.alarms import count_alarms
 from difffake.evaluation.features import Features, FeatureStore, Sampling
-from difffake.evaluation.layouts import REAL, VIDEO_SUFFIXES, list_items
+from difffake.evaluation.layouts import REAL, list_items
 from difffake.evaluation.protocol import (
     WINDOW_S,
     ClipScores,
@@ -40,6 +40,7 @@ from difffake.evaluation.protocol import (
     pool,
     score_clip,
 )
+from difffake.folder import VIDEO_SUFFIXES
 from difffake.scoring import ANCHOR_SIZE, Scorer
 from difffake.settings import ScanSettings
 

@@ -32,8 +32,9 @@ from difffake.detector import Detector
 from difffake.errors import DiffFakeError
 from difffake.evaluation import EvaluationProtocol, Item, Layout, features_id, list_items
 from difffake.evaluation.features import Features, FeatureStore, Sampling
-from difffake.evaluation.layouts import IMAGE_SUFFIXES, REAL
+from difffake.evaluation.layouts import REAL
 from difffake.evaluation.protocol import GenuineAnchor, genuine_anchor, main_subject
+from difffake.folder import IMAGE_SUFFIXES
 from difffake.scoring import ANCHOR_SIZE, Scorer, distances
 from difffake.settings import ScanSettings
 

@@ -12,38 +12,6 @@ import av.video.stream
 
 from difffake.errors import MediaEmptyError, MediaNotFoundError
 
-#: What is taken from a folder; a file that is named itself is judged by its content alone.
-MEDIA_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".avi",
-        ".avif",
-        ".bmp",
-        ".flv",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jpeg",
-        ".jpg",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".png",
-        ".tif",
-        ".tiff",
-        ".ts",
-        ".webm",
-        ".webp",
-        ".wmv",
-    ]
-)
-
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:

@@ -17,7 +17,7 @@ import numpy as np
 from difffake.bundle import EXTRACTOR, Bundle
 from difffake.detector import Detector
 from difffake.errors import DiffFakeError
-from difffake.evaluation.layouts import VIDEO_SUFFIXES
+from difffake.folder import VIDEO_SUFFIXES
 from difffake.judge import Judge
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from difffake.anchors.file import checked_name
 from difffake.errors import DiffFakeError, MediaNotFoundError
-from difffake.media import MEDIA_SUFFIXES
+from difffake.folder import left_out_in_words, media_in
 from stream.broker.contract import Broker, TopicSpec
 from stream.broker.errors import TopicNotFoundError
-from stream.console import print_error, printable, progress_bar
+from stream.console import print_error, print_note, printable, progress_bar
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.packets import is_address
 from stream.publish import Counts, Form, Published, Publisher, PublishSettings
@@ -169,13 +169,10 @@ def _files(source: str) -> list[str]:
         raise MediaNotFoundError(f"{source}: no such file or folder", hint="check the path and its spelling")
     if not folder.is_dir():
         return [source]
-    found = sorted(
-        str(path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in MEDIA_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    media = media_in(folder)
+    if media.left_out:
+        print_note(f"{source}: {left_out_in_words(media.left_out)}. To have one published, name it itself")
+    found = [str(path) for path in media.files if path.is_file()]
     if not found:
         raise MediaNotFoundError(f"{source}: no video or picture in this folder", hint="name the files themselves")
     return found

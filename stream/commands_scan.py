@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -24,12 +22,13 @@ from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError, OutputError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.files import check_target, write_whole
-from difffake.media import MEDIA_SUFFIXES, without_secrets
+from difffake.folder import left_out_in_words, media_in
+from difffake.media import without_secrets
 from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
-from stream.console import LEVEL_STYLES, level_text, print_error, printable, progress_bar, results_console
+from stream.console import LEVEL_STYLES, level_text, print_error, print_note, printable, progress_bar, results_console
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.packets import is_address
 from stream.scan_table import ScoreTable, row_of, row_of_failure
@@ -193,22 +192,16 @@ def _expand(paths: list[str]) -> tuple[list[str], list[Failure]]:
         if not Path(path).is_dir():
             sources.append(path)
             continue
-        found = sorted(str(f) for f in _media_files(Path(path)))
-        if not found:
+        found = media_in(Path(path))
+        if found.left_out:
+            print_note(f"{path}: {left_out_in_words(found.left_out)}. To have one scanned, name it itself")
+        if not found.files:
             error = MediaNotFoundError(f"{path}: no video or image in this folder", hint="name the files themselves")
             failures.append(_failed(path, error))
-        sources += found
+        sources += map(str, found.files)
     if len(sources) > _MAX_FILES:
         raise LimitExceededError(f"{len(sources)} files, over the limit of {_MAX_FILES}", hint="scan folder by folder")
     return sources, failures
-
-
-def _media_files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in MEDIA_SUFFIXES:
-                yield Path(root) / name
 
 
 def _scan_one(

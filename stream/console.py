@@ -31,6 +31,11 @@ def print_error(error: Exception) -> None:
     print(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)  # noqa: T201
 
 
+def print_note(text: str) -> None:
+    """One line on stderr: what whoever reads the results should know."""
+    print(f"note: {printable(' '.join(text.split()))}", file=sys.stderr)  # noqa: T201
+
+
 def results_console(*, stderr: bool = False) -> Console:
     """Where results are printed; wide where they go into a file or a pipe, so that no line is broken in two."""
     console = Console(stderr=stderr)

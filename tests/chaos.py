@@ -25,7 +25,7 @@ from typing import Any
 
 from apache_kafka import ApacheKafka
 
-from difffake.media import MEDIA_SUFFIXES
+from difffake.folder import MEDIA_SUFFIXES
 from stream.broker.contract import Broker, Reader, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError
 from stream.broker.kafka import KafkaBroker, KafkaSettings

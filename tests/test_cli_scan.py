@@ -25,7 +25,7 @@ from difffake.detector import Detector
 from difffake.files import not_written, write_whole
 from difffake.results import ScanResult
 from stream.commands_scan import ScanDocument
-from stream.scan_table import COLUMNS, ScoreTable, row_of
+from stream.scan_table import COLUMNS, ScoreTable, row_of, row_of_failure
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,8 @@ def test_folders_are_walked_and_reports_written_for_each(
     reports = tmp_path / "reports"
     assert run("scan", folder, *base, "--duration", 1, "--report", reports) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err.startswith("note: ")  # what is left out is told: it might have been a video
+    assert err.endswith(": notes.txt. To have one scanned, name it itself\n")
     assert sorted(p.name for p in reports.iterdir()) == ["bold_x_31m.MP4.html", "clip.mp4-2.html", "clip.mp4.html"]
     assert "[bold]x\N{REPLACEMENT CHARACTER}[31m.MP4" in out
     assert "\x1b" not in out
@@ -312,6 +313,15 @@ def test_a_table_of_scores_names_whoever_scores_highest() -> None:
     cells = row_of("a.mp4", msgspec.structs.replace(make_result(), people=[low, high, low]))
     told = dict(zip(COLUMNS, cells, strict=True))
     assert (told["artifact_score"], told["people"], told["anchor_score"]) == ("4.5", "3", "")
+
+
+def test_names_of_files_do_not_break_lines_of_the_table(tmp_path: Path) -> None:
+    names = ["a\nb.mp4", "a\rb.mp4", 'a,"b".mp4', " a.mp4 "]
+    with ScoreTable(tmp_path / "scores.csv") as table:
+        for name in names:
+            table.add(row_of_failure(name, "NoFaceError"))
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == names
 
 
 def test_a_table_that_cannot_be_written_from_the_beginning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,9 @@ def list_labelled(
         for folder, source in zip(folders, of, strict=True):
             if not folder.is_dir():
                 raise DataError(f"{folder} is not a folder", hint="name a folder of videos, or of one folder a person")
-            items = list(folder_items(folder, label, str(folder)))
+            skipped: Counter[str] = Counter()
+            items = list(folder_items(folder, label, str(folder), skipped))
+            notes += (f"{count} files of {folder} left out: {reason}" for reason, count in skipped.items())
             if not items:
                 raise DataError(f"no video and no picture in {folder}", hint="give .mp4, .mov, .mkv, .jpg, .png ...")
             found += [Labelled(item, source, item.person) for item in items]

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from difffake.errors import MediaNotFoundError
 from difffake.evaluation.conditions import Condition, TreatedFile
-from difffake.evaluation.layouts import IMAGE_SUFFIXES, Item, Region
+from difffake.evaluation.layouts import Item, Region
 from difffake.evaluation.recompress import Recompression, recompress
+from difffake.folder import IMAGE_SUFFIXES
 from difffake.video import Frame, open_video
 
 FORMAT = 2

@@ -20,11 +20,10 @@ from pathlib import Path
 
 from difffake.errors import DataError, DiffFakeError
 from difffake.evaluation.metadata import Labelled, celebdf_list, dfdc_csv, dfdc_metadata, ffpp_split
+from difffake.folder import VIDEO_SUFFIXES, media_in
 from difffake.video import open_video
 
 REAL, FAKE = 0, 1
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".ts", ".mpg", ".mpeg"})
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MAX_ITEMS = 500_000
 # Two halves side by side are wide; a swap without its original is about as wide as high.
 SIDE_BY_SIDE_ASPECT = 1.6
@@ -323,16 +322,23 @@ def _folders(reader: _Reader) -> None:
     for folder, label in (("real", REAL), ("fake", FAKE)):
         top = reader.root / folder
         if top.is_dir():
-            for item in folder_items(top, label, folder):
+            for item in folder_items(top, label, folder, reader.skipped):
                 reader.add(item)
 
 
-def folder_items(top: Path, label: int, name: str) -> Iterator[Item]:
+def folder_items(top: Path, label: int, name: str, skipped: Counter[str]) -> Iterator[Item]:
     """Videos and pictures of a folder, or of one folder a person; ids begin with ``name``.
 
-    A file's ``pair`` is its path below ``top`` without the extension: the same in ``real/`` and in ``fake/``.
+    A file's ``pair`` is its path below ``top`` without the extension: the same in ``real/`` and in ``fake/``. What is
+    neither is counted in ``skipped``.
+
+    Raises:
+        LimitExceededError: more than ``MAX_ITEMS`` files.
     """
-    for path in sorted(p for p in _bounded(top.rglob("*")) if _is(p, VIDEO_SUFFIXES | IMAGE_SUFFIXES)):
+    media = media_in(top, MAX_ITEMS)
+    if media.left_out:
+        skipped["by its name neither video nor picture"] += len(media.left_out)
+    for path in media.files:
         inner = path.relative_to(top)
         key = inner.with_suffix("").as_posix()
         person = inner.parts[0] if len(inner.parts) > 1 else key

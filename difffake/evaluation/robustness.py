@@ -14,11 +14,12 @@ from difffake.errors import BundleError, DataError
 from difffake.evaluation.alarms import Alarms, count_alarms
 from difffake.evaluation.bootstrap import Difference, Estimate, Resampling, paired_difference, performance
 from difffake.evaluation.conditions import AS_RECORDED, Condition
-from difffake.evaluation.layouts import FAKE, REAL, VIDEO_SUFFIXES, Item, Layout, Listing, list_items
+from difffake.evaluation.layouts import FAKE, REAL, Item, Layout, Listing, list_items
 from difffake.evaluation.outcome import EvaluationSettings, LeftOut
 from difffake.evaluation.protocol import EvaluationProtocol, Level, pool
 from difffake.evaluation.run import BundledDetector, Collected, Stores, collect, rows_of
 from difffake.evaluation.seen import taught_notes
+from difffake.folder import VIDEO_SUFFIXES
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 

@@ -14,9 +14,10 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from difffake.errors import DataError
+from difffake.folder import VIDEO_SUFFIXES
 
+#: Pictures whose bytes are decoded in memory, out of a tar, too.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".mpg", ".mpeg", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts"})
 
 
 class Kind(StrEnum):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from difffake.errors import DataError
+from difffake.errors import DataError, LimitExceededError
 from difffake.evaluation import FAKE, REAL, Item, Layout, Region, list_items
 
 WriteVideo = Callable[..., Path]
@@ -259,12 +259,13 @@ def test_side_by_side(tmp_path: Path, write_video: WriteVideo) -> None:
 def test_folders_pair_by_name_and_group_by_folder(tmp_path: Path) -> None:
     touch(tmp_path, "real/ann/1.mp4", "real/ann/2.jpg", "fake/ann/1.mov", "fake/solo.png", "real/.hidden.mp4")
     touch(tmp_path, "real/notes.txt")
-    assert by_video(list_items(Layout.FOLDERS, tmp_path).items) == {
+    assert by_video((listing := list_items(Layout.FOLDERS, tmp_path)).items) == {
         "real/ann/1.mp4": (REAL, "ann", "ann/1", ""),
         "real/ann/2.jpg": (REAL, "ann", "ann/2", ""),
         "fake/ann/1.mov": (FAKE, "ann", "ann/1", ""),
         "fake/solo.png": (FAKE, "solo", "solo", ""),
     }
+    assert sum(listing.skipped.values()) == 1  # the notes: told, since whatever else is no video might have been one
 
 
 @pytest.mark.parametrize("layout", list(Layout))
@@ -292,5 +293,5 @@ def test_a_list_that_names_only_absent_files(celebdf: Path) -> None:
 def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "real/a.mp4", "real/b.mp4", "fake/a.mp4")
     monkeypatch.setattr("difffake.evaluation.layouts.MAX_ITEMS", 1)
-    with pytest.raises(DataError, match="more than 1 files"):
+    with pytest.raises(LimitExceededError, match="more than 1 files"):
         list_items(Layout.FOLDERS, tmp_path)
