@@ -69,9 +69,10 @@ class ScoreTable:
         if self._file is None:
             return
         line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(cells)
+        # Only what ends lines is quoted, and a lone carriage return in a file's name would end one for readers.
+        csv.writer(line, lineterminator="\r\n").writerow(cells)
         try:
-            self._file.write(line.getvalue().encode())
+            self._file.write(line.getvalue().removesuffix("\r\n").encode() + b"\n")
         except OSError as error:
             self.close()
             raise not_written(self.name, error) from error
