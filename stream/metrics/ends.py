@@ -34,9 +34,12 @@ class EndOffsets:
         while not self._stop.is_set():
             try:
                 self._follow()
-            except BrokerError as error:
-                # What is known of ends grows old; the worker's own connection decides what happens.
-                log.warning("ends of partitions are not known", error=str(error))
+            except Exception as error:
+                # What is known of ends grows old; the worker's own connection decides what happens. Whatever a client
+                # raises, this thread goes on: ends that stayed as they were would say "no lag" for ever.
+                log.warning(
+                    "ends of partitions are not known", error=str(error), exc_info=not isinstance(error, BrokerError)
+                )
                 self._metrics.ends = {}
                 self._stop.wait(self._every_s)
 

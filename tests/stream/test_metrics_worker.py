@@ -17,7 +17,7 @@ from stream_media import H264_BASE, unit_records
 from test_metrics import told
 
 from stream.broker.contract import Record, TopicPartition, TopicSpec
-from stream.broker.errors import StaleGroupError
+from stream.broker.errors import BrokerError, StaleGroupError
 from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
 from stream.decode import DecodeSettings
 from stream.health import Health
@@ -163,6 +163,24 @@ class _Undying:
         self.reader = broker.reader
 
     def close(self) -> None: ...
+
+
+def test_ends_are_asked_for_again_whatever_the_client_raised(world: World) -> None:
+    """The lag would stay as it was told last, for ever."""
+    worker, metrics = world.worker()
+    raised: list[Exception] = []
+
+    def connect() -> _Undying:
+        if len(raised) < 2:
+            raised.append(KeyError("in[0]") if raised else BrokerError("away", hint="wait"))
+            metrics.ends = {TopicPartition("video.in", 0): 0}
+            raise raised[-1]
+        return _Undying(world.broker)
+
+    with EndOffsets(connect, metrics, every_s=0.01):  # type: ignore[arg-type]
+        step_until(worker, lambda: len(told(metrics).get("difffake_lag_records", ())) == 2)
+    assert len(raised) == 2
+    worker.run(lambda: True)
 
 
 def test_the_oldest_record_in_memory_is_the_lag(world: World) -> None:
