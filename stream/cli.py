@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TextIO, cast
 
 import structlog
 import typer
@@ -23,6 +23,7 @@ from difffake.errors import DiffFakeError
 from difffake.files import not_written
 from stream.commands import Commands
 from stream.console import print_error
+from stream.logs import LenientLog
 
 app = typer.Typer(
     name="difffake",
@@ -56,7 +57,7 @@ def _root(
     context.obj.debug = debug
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, LenientLog(sys.stderr))),
         cache_logger_on_first_use=False,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import ssl
-import sys
 import uuid
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from stream.hooks import HookError, Hooks, HookSettings, PayloadKind, Receiver
 from stream.hooks.figures import hook_metrics
 from stream.hooks.settings import check_secret
 from stream.kafka_options import KafkaOptions, with_kafka
+from stream.logs import tell
 from stream.messages import AlertState
 from stream.probes import Door
 
@@ -82,7 +82,7 @@ def hooks(
         if http:
             stack.enter_context(Door(http, hook_metrics(runner)))
         signed = "signed" if secret is not None else f"not signed: {SECRET_ENV} is not set"
-        print(f"posting alerts of {topic} as {group}, {signed}", file=sys.stderr)  # noqa: T201
+        tell(f"posting alerts of {topic} as {group}, {signed}")
         runner.run()
         for what, count in sorted(runner.counts.items()):
-            print(f"  {what}: {count}", file=sys.stderr)  # noqa: T201
+            tell(f"  {what}: {count}")

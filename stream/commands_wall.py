@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 from difffake.errors import MissingExtraError
 from stream.console import printable
 from stream.kafka_options import KafkaOptions, with_kafka
+from stream.logs import tell
 from stream.topics import Topics
 
 HTTP_ENV, TOKEN_FILE_ENV, AUDIT_ENV = "DIFFFAKE_WALL_HTTP", "DIFFFAKE_WALL_TOKEN_FILE", "DIFFFAKE_WALL_AUDIT"
@@ -105,7 +105,7 @@ def wall(
     scheme = "http" if certificate is None else "https"
     acting = "operators may act" if operators else "read-only: no token was given"
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    print(f"wall: {scheme}://{printable(host)}:{server.port}/ ({acting})", file=sys.stderr, flush=True)  # noqa: T201
+    tell(f"wall: {scheme}://{printable(host)}:{server.port}/ ({acting})")
     server.run()
 
 

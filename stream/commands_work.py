@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import uuid
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +27,7 @@ from stream.gears import GearSettings
 from stream.health import Health
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
+from stream.logs import tell
 from stream.metrics.ends import EndOffsets
 from stream.metrics.instruments import Metrics
 from stream.metrics.settings import MetricsSettings
@@ -171,7 +171,7 @@ def work(
             tracing=_tracing(stack) if traces else None,
         )
         signals.drain(worker)
-        print(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}", file=sys.stderr)  # noqa: T201
+        tell(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}")
         worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
         _report(worker)
 
@@ -206,7 +206,7 @@ def _watch_gpu(stack: contextlib.ExitStack, metrics: Metrics, models: LiveModels
 
 def _report(worker: Worker) -> None:
     for name, count in sorted(worker.counts.items()):
-        print(f"  {name}: {count}", file=sys.stderr)  # noqa: T201
+        tell(f"  {name}: {count}")
     if worker.counts["state_lost"]:
         raise DiffFakeError(
             f"{worker.counts['state_lost']} streams lost their state and began anew",
