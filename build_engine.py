@@ -116,7 +116,7 @@ def build(
         Path | None,
         typer.Option(
             help="For OpenVINO: a crop store (`difffake crops`) whose faces calibrate the extractor or look for the "
-            "layers that stay in float32, and judge it unless --judge is given."
+            "layers that stay in float32, and judge either network unless --judge is given."
         ),
     ] = None,
     judge: Annotated[
@@ -223,17 +223,22 @@ def _openvino(request: _Request, _: HostInfo, show: _Show) -> BuiltEngine:
     search: ParityFaces | None = None
     if source.network == "detector":
         return _openvino_detector(request, show)
-    if request.store is not None and source.network == "extractor":
-        from difffake.training.parity_faces import calibration_faces, parity_faces, search_faces
+    if source.network == "identity" and request.kind is Kind.OPENVINO_INT8:
+        raise typer.BadParameter("int8 is made of the extractor alone; for the identity network: --kind openvino-bf16")
+    if request.store is not None:
+        from difffake.training.parity_faces import calibration_faces, identity_parity_faces, parity_faces, search_faces
         from difffake.training.store import CropStore
 
         crops = CropStore.load(request.store)
         show("drawing the faces of the crop store")
-        if request.kind is Kind.OPENVINO_BF16:
-            search = search_faces(crops)
+        if source.network == "identity":
+            faces = None if request.judge else identity_parity_faces(crops)
         else:
-            calibration = calibration_faces(crops)
-        faces = None if request.judge else parity_faces(crops)
+            if request.kind is Kind.OPENVINO_BF16:
+                search = search_faces(crops)
+            else:
+                calibration = calibration_faces(crops)
+            faces = None if request.judge else parity_faces(crops)
     if request.judge is not None:
         show("looking for the faces to judge on")
         extractor, identity = labelled_faces(

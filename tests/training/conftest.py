@@ -13,6 +13,12 @@ from difffake.training.store import CropStore
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> CropStore:
+def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `store` lies."""
+    return tmp_path_factory.mktemp("crops") / "store"
+
+
+@pytest.fixture(scope="session")
+def store(store_folder: Path) -> CropStore:
     """24 drawn people with two photos each, 6 with four frames of a clip each."""
-    return drawn_store(tmp_path_factory.mktemp("crops") / "store")
+    return drawn_store(store_folder)
