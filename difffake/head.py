@@ -16,6 +16,8 @@ from difffake.density import stored_arrays
 from difffake.errors import DataError
 
 _NUMBERS = ("bias", "logit_weight", "length_weight")
+#: Faces that are worked off together: a long video has tens of thousands, of which copies in float64 fill gigabytes.
+_ROWS_AT_ONCE = 1024
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -50,13 +52,17 @@ class LinearHead:
 
     def __call__(self, embedding: F32, logit: F32) -> F64:
         """``(N, D)`` and ``(N,) float32 -> (N,) float64``; the same bits for a face whatever faces stand beside it."""
-        # Row by row, not by matmul: BLAS sums in another order for another N, and scores must repeat exactly.
-        exact = embedding.astype(np.float64)
-        score: F64 = (exact * self.weights).sum(axis=1) + self.bias
-        if self.logit_weight:
-            score += self.logit_weight * logit.astype(np.float64)
-        if self.length_weight:
-            score += self.length_weight * np.sqrt((exact**2).sum(axis=1))
+        score = np.empty(len(embedding))
+        for start in range(0, len(embedding), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            # Row by row, not by matmul: BLAS sums in another order for another N, and scores must repeat exactly.
+            exact = embedding[rows].astype(np.float64)
+            part: F64 = (exact * self.weights).sum(axis=1) + self.bias
+            if self.logit_weight:
+                part += self.logit_weight * logit[rows].astype(np.float64)
+            if self.length_weight:
+                part += self.length_weight * np.sqrt((exact**2).sum(axis=1))
+            score[rows] = part
         return score
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,8 @@ from difffake.errors import BundleError
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+#: Faces whose squares are held at once.
+_ROWS_AT_ONCE = 1024
 
 #: K, the embeddings in an anchor (Stamnas & Sanchez 2025 take 8 of 40 frames).
 ANCHOR_SIZE = 8
@@ -179,7 +181,8 @@ class Scorer:
 
 def difference_to_nearest(features: F32, pool: F32) -> F32:
     """``(N, D)`` minus, each, the nearest row of ``(K, D)``: ``(N, D)``."""
-    return features - pool[_nearest(features, pool)]
+    changes: F32 = pool[_nearest(features, pool)]
+    return np.subtract(features, changes, out=changes)
 
 
 def _nearest(features: F32, pool: F32) -> I64:
@@ -189,5 +192,8 @@ def _nearest(features: F32, pool: F32) -> I64:
 
 def distances(features: F32, pool: F32) -> F32:
     """Euclidean distances ``(N, K)`` between rows of ``(N, D)`` and ``(K, D)``."""
-    squared = (features**2).sum(1)[:, None] + (pool**2).sum(1)[None] - 2 * features @ pool.T
+    # In parts: the squares of a long video's faces are as large as all of its embeddings.
+    parts = [features[start : start + _ROWS_AT_ONCE] for start in range(0, len(features), _ROWS_AT_ONCE)]
+    lengths = np.concatenate([np.zeros(0, np.float32), *((part**2).sum(1) for part in parts)])
+    squared = lengths[:, None] + (pool**2).sum(1)[None] - 2 * (features @ pool.T)
     return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float32)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Literal
 
@@ -135,3 +136,22 @@ def test_distances_equal_the_plain_norm() -> None:
     a, b = clip(6)[0], clip(3, 5)[0]
     expected = np.linalg.norm(a[:, None] - b[None], axis=-1)
     np.testing.assert_allclose(distances(a, b), expected, rtol=1e-4)
+
+
+def test_a_long_video_is_scored_without_copies_of_all_its_faces() -> None:
+    rng = np.random.default_rng(0)
+    faces, pool = rng.normal(size=(6000, 512)).astype(np.float32), rng.normal(size=(8, 512)).astype(np.float32)
+    head = LinearHead(rng.normal(size=512), 0.5, 1.0, 2.0)
+    logit = rng.normal(size=len(faces)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        scores, lengths = head(faces, logit), distances(faces, pool)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < faces.nbytes
+    # The same to the bit as one face alone.
+    for row in (0, 1023, 1024, 5999):
+        alone = slice(row, row + 1)
+        assert scores[row] == head(faces[alone], logit[alone])[0]
+        np.testing.assert_allclose(lengths[row], np.linalg.norm(faces[alone] - pool, axis=1), rtol=1e-4)
