@@ -18,7 +18,7 @@ import structlog
 
 import difffake
 from stream.broker.contract import Broker, Record, TopicPartition
-from stream.broker.errors import BrokerError, StaleGroupError
+from stream.broker.errors import BrokerError, BrokerUnavailableError, FencedError, StaleGroupError
 from stream.health import Health
 from stream.hooks.delivery import Answer
 from stream.hooks.payload import idempotency_key, payload
@@ -29,6 +29,8 @@ from stream.messages import AlertRecord, MessageError, decode
 log = structlog.get_logger()
 
 _COMMIT_S, _CLOSE_S, _COMPLAIN_S = 1.0, 10.0, 60.0
+#: Commits in a row that may fail.
+_RETRIES = 5
 _FAILURES = ("retries", "refused", "given_up", "expired", "unreadable")
 _CHANCE = secrets.SystemRandom()
 
@@ -111,6 +113,7 @@ class Hooks:
         #: Done with, not yet committed: the next offset of each partition.
         self._done: dict[TopicPartition, int] = {}
         self._committed_s, self._stopping, self._is_paused = monotonic(), False, False
+        self._refused = 0
         self._failed, self._complained_s, self._reason = 0, float("-inf"), ""
         self._producer = broker.producer(f"{group}.{name}")
         self._consumer = broker.consumer(group)
@@ -127,7 +130,8 @@ class Hooks:
         try:
             while not self._stopping and not (until is not None and until()):
                 self.step()
-            self._commit()
+            while self._done:
+                self._commit()
             self.health.stopped()
         finally:
             with contextlib.suppress(BrokerError):
@@ -260,18 +264,34 @@ class Hooks:
 
     # -- offsets -----------------------------------------------------------------------------------------------------
     def _commit(self) -> None:
-        """Tell the group what is done with. Where that fails, alerts are sent again with the same key."""
+        """Tell the group what is done with. Where that fails, alerts are sent again with the same key.
+
+        Raises:
+            BrokerError: the broker is gone, or refuses again and again.
+        """
         self._committed_s = self._monotonic()
         ours = self._consumer.assignment()
         offsets = {source: offset for source, offset in self._done.items() if source in ours}
         self._done.clear()
         if not offsets:
             return
-        self._producer.begin()
         try:
+            self._producer.begin()
             self._producer.commit(offsets, self._consumer.group())
         except StaleGroupError:
             log.warning("the group went on without this one; alerts may be sent twice")
+        except (FencedError, BrokerUnavailableError):
+            raise
+        except BrokerError as error:
+            # A broker that was slow once, or has forgotten a producer that had nothing to commit for a week. To end of
+            # it would send again what was delivered, and a chat knows nothing of keys.
+            self._refused += 1
+            if self._refused >= _RETRIES:
+                raise
+            log.warning("what was delivered cannot be committed yet", error=str(error), failures=self._refused)
+            self._done = {**offsets, **self._done}
+        else:
+            self._refused = 0
 
     # -- what the group does (called inside poll and close) ------------------------------------------------------------
     def assigned(self, partitions: list[TopicPartition]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -13,6 +13,7 @@ import records_made_up as made_up
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.broker.contract import TopicPartition, TopicSpec
+from stream.broker.errors import BrokerError
 from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
 from stream.hooks import SIGNATURE_HEADER, Answer, Hooks, HookSettings, PayloadKind, verify
 from stream.hooks.figures import hook_metrics
@@ -183,6 +184,44 @@ def test_one_who_dies_before_the_commit_is_followed_by_one_who_sends_again_with_
     world.clock.advance(6.0)
     world.run(world.hooks("2"), until=lambda: len(world.got) == 4)
     assert world.keys == ["a1-opened", "a2-opened"] * 2
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_commit_that_is_refused_for_a_moment_ends_nobody_and_nothing_is_sent_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """A broker forgets a producer that had nothing to commit for a week: the next commit is refused, once."""
+    hooks = world.hooks()
+    commit, refusals = hooks._producer.commit, [BrokerError("InvalidProducerIdMapping", hint="again")] * 2
+
+    def refuse(offsets: Mapping[TopicPartition, int], group: object) -> None:
+        if refusals:
+            hooks._producer.abort()
+            raise refusals.pop()
+        commit(offsets, group)
+
+    monkeypatch.setattr(hooks._producer, "commit", refuse)
+    world.send(alert(1))
+    world.run(hooks, until=lambda: leaves and bool(hooks.counts["delivered"]))
+    end(hooks)
+    assert (world.committed(), refusals) == (1, [])
+    end(world.run(world.hooks("2")))
+    assert world.keys == ["a1-opened"]
+
+
+def test_a_commit_that_is_refused_for_good_ends_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = world.hooks()
+
+    def refuse(*_: object) -> None:
+        hooks._producer.abort()
+        raise BrokerError("no", hint="none")
+
+    monkeypatch.setattr(hooks._producer, "commit", refuse)
+    world.send(alert(1))
+    with pytest.raises(BrokerError, match="no"):
+        world.run(hooks, steps=100)
+    end(hooks)
+    assert world.committed() is None
 
 
 def test_what_waits_when_it_is_told_to_stop_is_left_to_the_next_one(world: World) -> None:
