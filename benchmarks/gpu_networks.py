@@ -80,7 +80,7 @@ class EfficientNetB4(nn.Module):
 
 
 def export_b4(path: Path) -> None:
-    """Write it as fp32 ONNX, as `difffake export` writes an extractor."""
+    """Write it as fp32 ONNX, as `difffake fit` writes an extractor."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -53,7 +53,7 @@ class OnnxEngine:
         ):
             raise EngineError(
                 f"{path.name} embeds no faces: it needs the input faces (B,3,S,S) uint8 and the outputs {OUTPUTS}",
-                hint="export the checkpoint again with `difffake export`",
+                hint="make the bundle again: `difffake fit STORE RUN --out BUNDLE`",
             )
         self._session: ort.InferenceSession | None = session
         self._spec = EngineSpec(
