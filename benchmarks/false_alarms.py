@@ -56,6 +56,8 @@ CONDITIONS: dict[str, Recompression | None] = {
 }
 LEVELS = (Level.WINDOW_1S, Level.WINDOW_2S, Level.WINDOW_5S)
 SAME_STREAM, OTHER_FOOTAGE = "same stream", "other footage"
+_BEGIN, _END = "<!-- figures: benchmarks/false_alarms.py -->\n", "\n<!-- end of figures -->"
+_PAGE_WINDOW_S = 2.0
 # The calibration of this evidence is for anchors from other footage than the stream that is judged.
 ENROLLED = "identity_enrolled"
 YAW_EDGES_DEG = (0.0, 10.0, 20.0, 30.0, 90.0)
@@ -267,6 +269,25 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def page_table(report: dict[str, Any]) -> str:
+    """The table of docs/identity.md: windows of 2 s below each level, and alarms an hour, by encode."""
+    found = {
+        (row["evidence"], row["level"], row["condition"]): row
+        for row in report["rows"]
+        if row["setting"] == SAME_STREAM and row["window_s"] == _PAGE_WINDOW_S
+    }
+    names = list(dict.fromkeys(condition for _, _, condition in found))
+    lines = ["| evidence | level | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for evidence in ("identity", "anchor"):
+        for level in ("strong", "suspicious"):
+            rows = [found[evidence, level, name] for name in names]
+            cells = [
+                f"{100 * row['share']:.1f} %, {row['per_hour']:.0f}/h" if row["below"] else "0, 0/h" for row in rows
+            ]
+            lines.append(f"| {evidence} | {level} (p < {rows[0]['p_below']}) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.2f} %"
 
@@ -291,6 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-frames", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "false_alarms")
+    parser.add_argument("--page", type=Path, help="page whose table is rewritten")
     options = parser.parse_args(arguments)
     cv2.setNumThreads(max(1, options.threads))
 
@@ -331,6 +353,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     options.out.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+    if options.page is not None:
+        page = options.page.read_text(encoding="utf-8")
+        before, after = page.partition(_BEGIN)[0], page.partition(_END)[2]
+        options.page.write_text(before + _BEGIN + page_table(report) + _END + after, encoding="utf-8")
     print(markdown(report))
 
 
