@@ -51,10 +51,12 @@ class Mixture:
         self._mixture: GaussianMixture | None = None
 
     def fit(self, x: ArrayLike) -> Self:
+        """Learn what is normal from rows ``(N, D)``; raises `DataError` as `difffake.density.fit_density` does."""
         self._mixture = fit_density(x, **self._settings)
         return self
 
     def score(self, x: ArrayLike) -> Floats:
+        """``(N, D) -> (N,)``, in nats; higher is more anomalous. Raises `DataError` before `fit`."""
         if self._mixture is None:
             raise _not_fitted()
         return -self._mixture.log_density(x)
@@ -76,6 +78,11 @@ class Estimator:
         self._fitted: Any = None
 
     def fit(self, x: ArrayLike) -> Self:
+        """Learn what is normal from rows ``(N, D)``, or from ``max_rows`` of them drawn by ``seed``.
+
+        Raises:
+            DataError: too few rows, or NaN or infinity in them.
+        """
         rows = as_rows(x)
         require_finite(rows, "x")
         if len(rows) < _MIN_ROWS:
@@ -87,6 +94,8 @@ class Estimator:
         return self
 
     def score(self, x: ArrayLike) -> Floats:
+        """``(N, D) -> (N,)`` in the estimator's own unit; higher is more anomalous. Raises `DataError` before
+        `fit`, for NaN and for infinity."""
         if self._fitted is None:
             raise _not_fitted()
         rows = as_rows(x)

@@ -31,6 +31,12 @@ class VideoInfo:
 
 
 def check_readable(path: Path) -> None:
+    """Raise what a file is before it is opened.
+
+    Raises:
+        MediaNotFoundError: it is not there, is no regular file, or may not be read.
+        MediaEmptyError: it has no bytes.
+    """
     try:
         status = path.stat()
     except OSError as error:
@@ -44,6 +50,7 @@ def check_readable(path: Path) -> None:
 
 
 def describe(container: av.container.InputContainer, stream: av.video.stream.VideoStream, *, live: bool) -> VideoInfo:
+    """What the header says of the stream that was chosen; ``live``: the source is an address, and has no length."""
     context = stream.codec_context
     rate = stream.average_rate or stream.guessed_rate
     # Pictures that FFmpeg reads (TIFF, BMP, AVIF): one is no film, and is judged as a picture.
@@ -74,6 +81,7 @@ def _duration_s(container: av.container.InputContainer, stream: av.video.stream.
 
 
 def reason(error: Exception) -> str:
+    """An error of FFmpeg or of the system in one short line, for the inside of a sentence."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0][:120].lower()
 
 

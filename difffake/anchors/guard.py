@@ -78,6 +78,7 @@ def drift_of(pool: AnchorPool | None, home: Home | None, policy: AnchorPolicy) -
 
 
 def pool_of(faces: Candidates) -> AnchorPool:
+    """The faces, all of them, as an anchor that was taken from the stream itself."""
     return AnchorPool(
         embeddings=faces.embedding,
         logits=faces.logit,
@@ -121,8 +122,10 @@ def part(face: F32, like: NDArray[np.floating]) -> F64:
 
 
 def centre(rows: F32) -> F64:
+    """Mean of embeddings: ``(K, D) float32 -> (D,) float64``."""
     return np.asarray(rows.astype(np.float64).mean(axis=0))
 
 
 def length(vector: F64) -> float:
+    """Euclidean length of ``(D,)``."""
     return float(np.sqrt((vector**2).sum()))

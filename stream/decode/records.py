@@ -54,6 +54,7 @@ def header(payload: Payload, name: str) -> bytes | None:
 
 
 def header_ns(payload: Payload, decoded: Decoded) -> int | None:
+    """Time of a record by its header ``pts-ns``; None without one, and with a warning where it is no time."""
     text = header(payload, "pts-ns")
     if text is None:
         return None
@@ -64,10 +65,12 @@ def header_ns(payload: Payload, decoded: Decoded) -> int | None:
 
 
 def record_ns(payload: Payload) -> int | None:
+    """Time of a record by the broker's timestamp, ns; None where that is none."""
     ns = payload.timestamp_ms * MS
     return ns if 0 <= ns < MAX_NS else None
 
 
 def warn(decoded: Decoded, text: str) -> None:
+    """Add a warning, as long as there are few."""
     if len(decoded.warnings) < _MAX_WARNINGS:
         decoded.warnings.append(text)
