@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
     """Import the command line and run it: Ctrl-C while it is still being imported shows no traceback either."""
+    if os.getpid() == 1:
+        # The first process of a container has no default for SIGTERM: it would be ignored, and what listens to it only
+        # later, or never, be killed when the grace is over. Commands that drain replace this.
+        signal.signal(signal.SIGTERM, _leave)
     try:
         from stream.cli import main as run
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     run()
+
+
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signum)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from apache_kafka import free_ports
 
+import stream.entry
 import stream.stopping
 from difffake.bundle import Bundle
 from stream.broker.contract import TopicSpec
@@ -180,3 +181,22 @@ class TestHeldInterrupt:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("pid", [1, 4321])
+def test_the_first_process_of_a_container_ends_at_sigterm_whatever_it_does(
+    pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no default for the signal: it would be ignored until the supervisor kills."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    monkeypatch.setattr("stream.cli.main", lambda: signal.raise_signal(signal.SIGTERM))
+    try:
+        if pid == 1:
+            with pytest.raises(SystemExit) as left:
+                stream.entry.main()
+            assert left.value.code == 128 + signal.SIGTERM
+        else:  # others have a default, or whoever called them has set one
+            stream.entry.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
