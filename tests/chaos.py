@@ -4,8 +4,9 @@
 
 Starts a real Apache Kafka (needs Java 17 and Maven), publishes streams as segments, single pictures and access units,
 scores them once undisturbed, and once with three workers that are killed (SIGKILL), stopped (SIGTERM) and started at
-random moments, and with a restart of the broker half-way. Prints takeover times and last
-``kills=50 frames=N lost=0 doubled=0 max_score_diff=...``; ends with 1 if anything was lost, doubled, buried or differs.
+random moments, and with a restart of the broker half-way; ``--broker-kills`` also kills the
+broker. Prints takeover times and last ``kills=50 frames=N lost=0 doubled=0 max_score_diff=...``; ends with 1 if
+anything was lost, doubled, buried or differs.
 """
 
 from __future__ import annotations
@@ -197,9 +198,12 @@ def wait_until_done(broker: Broker, fleet: Fleet, timeout_s: float) -> float:
     raise SystemExit(f"{fleet.prefix}: not done after {timeout_s:.0f} s; see --keep for the workers' logs")
 
 
-def torment(kafka: ApacheKafka, fleet: Fleet, kills: int, rng: random.Random, pause_s: float) -> int:
-    """Kill workers; every fifth time one is stopped in order instead, and half-way the broker is restarted."""
-    hard = 0
+def torment(
+    kafka: ApacheKafka, fleet: Fleet, kills: int, rng: random.Random, pause_s: float, broker_kills: int = 0
+) -> int:
+    """Kill workers; every fifth time one is stopped in order instead, half-way the broker is restarted, and behind so
+    many kills it is killed, too."""
+    hard, broker_dies = 0, set(rng.sample(range(1, kills + 1), min(broker_kills, kills)))
     while hard < kills:
         time.sleep(rng.uniform(0.2, 2 * pause_s))
         fleet.reap()
@@ -211,6 +215,11 @@ def torment(kafka: ApacheKafka, fleet: Fleet, kills: int, rng: random.Random, pa
         fleet.end(rng, hard=True)
         hard += 1
         print(f"kill {hard} of {kills}", file=sys.stderr, flush=True)
+        if hard in broker_dies:
+            time.sleep(rng.uniform(0.0, pause_s))  # at any point of a commit
+            kafka.kill()
+            kafka.start()
+            print("broker killed", file=sys.stderr, flush=True)
         if hard == kills // 2:
             kafka.restart()
             print("broker restarted", file=sys.stderr, flush=True)
@@ -240,7 +249,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         storm = Fleet(kafka.bootstrap, "storm", work, folder)
         for _ in range(3):
             storm.start()
-        kills = torment(kafka, storm, options.kills, rng, options.pause)
+        kills = torment(kafka, storm, options.kills, rng, options.pause, options.broker_kills)
         wait_until_done(broker, storm, options.timeout)
         storm.close()
         found, doubled, buried = seen(broker, "storm")
@@ -255,6 +264,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         print(f"differs: {worst}\n  {reference[worst]}\n  {found[worst]}")
     return {
         "kills": kills,
+        "broker_kills": min(options.broker_kills, kills),
         "frames": len(reference),
         "lost": len(lost),
         "doubled": doubled,
@@ -268,6 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, nargs="+", help="videos, or folders of them")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--broker-kills", type=int, default=0, help="how often the broker is killed, too")
     parser.add_argument("--streams", type=int, default=12)
     parser.add_argument("--loops", type=int, default=2)
     parser.add_argument("--form", type=Form, nargs="+", default=FORMS, help="what the streams are: all kinds in turn")

@@ -41,7 +41,22 @@ def test_every_frame_appears_once_whoever_is_killed(clips: dict[str, Path], tmp_
     except KafkaMissing as missing:
         pytest.skip(str(missing))
     bundle = write_tiny_bundle(tmp_path / "tiny", identity=True).path
-    options = ["--kills", "3", "--streams", "6", "--loops", "1", "--pause", "2", "--timeout", "240", "--seed", "1"]
+    options = [
+        "--kills",
+        "3",
+        "--broker-kills",
+        "1",
+        "--streams",
+        "6",
+        "--loops",
+        "1",
+        "--pause",
+        "2",
+        "--timeout",
+        "240",
+        "--seed",
+        "1",
+    ]
     command = [sys.executable, str(CHAOS), *(str(clips[c]) for c in ("woman", "man", "face_noface")), *options]
     # A process of its own: what kafka-python leaves open when its broker dies is not this test's.
     run = subprocess.run(
