@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from difffake.people.ledger import UNKNOWN, Arrays
 from difffake.people.sightings import PeopleSettings
-from difffake.people.vectors import lengths
+from difffake.people.vectors import among, lengths
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -88,7 +88,7 @@ class ActiveTracks:
 
     def _begin_tracks(self, track: I64, box: F32, time_s: float) -> None:
         """Make a row for each of the tracks of a frame that has none."""
-        fresh = ~(track[:, None] == self.track).any(axis=1)
+        fresh = ~among(track, self.track)
         self._make_room(track, time_s)
         extra = int(fresh.sum())
         for name, (dtype, fill) in _FIELDS.items():
@@ -119,11 +119,13 @@ class ActiveTracks:
 
     def _make_room(self, coming: I64, time_s: float) -> None:
         """Let those go that were not seen for long, and the longest unseen beyond the bound."""
-        keep = (time_s - self.seen_s <= 10 * self._settings.memory_s) | np.isin(self.track, coming)
+        is_coming = among(self.track, coming)
+        keep = (time_s - self.seen_s <= 10 * self._settings.memory_s) | is_coming
         room = max(self._settings.max_active - len(coming), 0)
-        rank = np.empty(len(self), np.int64)
-        rank[np.lexsort((self.track, -self.seen_s))] = np.arange(len(self))
-        keep &= (rank < room) | np.isin(self.track, coming)
+        if len(self) > room:
+            rank = np.empty(len(self), np.int64)
+            rank[np.lexsort((self.track, -self.seen_s))] = np.arange(len(self))
+            keep &= (rank < room) | is_coming
         if not keep.all():
             for name in (*_FIELDS, "box", "mean"):
                 setattr(self, name, getattr(self, name)[keep])

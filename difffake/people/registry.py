@@ -14,6 +14,7 @@ from difffake.people.ledger import UNKNOWN, Arrays, Ledger
 from difffake.people.matching import assign, costs
 from difffake.people.saved import State, pack, unpack
 from difffake.people.sightings import F32, F64, I64, Kind, PeopleSettings, PersonEvent, Sightings
+from difffake.people.vectors import among
 
 Mask = npt.NDArray[np.bool_]
 
@@ -297,7 +298,7 @@ class People:
         r = rows[at]
         final = active.count[r] >= s.decide_after
         distance = known.distances(active.mean[r])
-        taken = np.isin(known.id[: len(known)], active.person[rows])
+        taken = among(known.id[: len(known)], active.person[rows])
         twins = known.twins[: len(known)]
         cost = costs(distance, twins, known.box[: len(known)], active.box[r], 2 * s.margin)
         pair = assign(distance, cost, final, taken, twins, s)
@@ -307,7 +308,7 @@ class People:
             # Anew for each: the face before may have become somebody just now.
             away = known.distances(active.mean[r[i]][None])[0]
             nearest = float(away.min(initial=np.inf))
-            free = ~np.isin(known.id[: len(known)], active.person[rows])
+            free = ~among(known.id[: len(known)], active.person[rows])
             # Waiting for more faces makes sense while it may be somebody who is not elsewhere in the picture.
             if final[i] or (nearest > s.near and away[free].min(initial=np.inf) > s.fresh):
                 alike = int(known.id[away.argmin()]) if nearest < s.near else UNKNOWN
@@ -367,7 +368,7 @@ class People:
         if not settled[row]:
             return
         distance = known.distances(known.centre[row][None])[0]
-        visible = np.isin(known.id[: len(known)], active.person[active.seen_s == self._clock])
+        visible = among(known.id[: len(known)], active.person[active.seen_s == self._clock])
         name = self._names.get(person)
         rival = np.array([name is not None and int(i) in self._names for i in known.id[: len(known)]], bool)
         apart = known.together[row, : len(known)] | rival | (visible & visible[row])
