@@ -202,7 +202,7 @@ class Pipeline:
         self._ready: deque[Job] = deque()
         self._jobs: set[Job] = set()
         self._decoding = 0
-        self._closed = False
+        self._broken: BaseException | None = None
         takers = self._settings.network_threads if models.may_be_shared else 1
         self._batcher: Batcher[tuple[Job, DecodedFrame]] = Batcher(
             self._settings.batch,
@@ -212,7 +212,10 @@ class Pipeline:
             told=batched,
         )
         self._decoders = ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode")
-        self._networks = [threading.Thread(target=self._look, name=f"networks-{n}", daemon=True) for n in range(takers)]
+        self._networks = [
+            threading.Thread(target=self._whole, args=(self._look,), name=f"networks-{n}", daemon=True)
+            for n in range(takers)
+        ]
         for thread in self._networks:
             thread.start()
 
@@ -225,10 +228,16 @@ class Pipeline:
 
     def ready(self, timeout_s: float) -> list[Job]:
         """Jobs that are done, or have a part to hand over; waits until there is one. Take what they have seen, then
-        call `go_on` for those that are not done."""
+        call `go_on` for those that are not done.
+
+        Raises:
+            RuntimeError: a thread of the pipeline has died; its jobs would never be done.
+        """
         with self._some_ready:
-            if not self._ready:
+            if not self._ready and self._broken is None:
                 self._some_ready.wait(timeout_s)
+            if self._broken is not None:
+                raise RuntimeError(f"a thread of the pipeline has died: {self._broken!r}") from self._broken
             found = list(self._ready)
             self._ready.clear()
             self._jobs.difference_update(job for job in found if job.done)
@@ -276,6 +285,16 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _whole(self, work: Callable[..., None], *arguments: Job) -> None:
+        """What a thread does. Whatever it raises (no memory, no more threads, a fault of ours) is the owner's to know:
+        all would go on but for the jobs that it had, and nobody would look at their streams."""
+        try:
+            work(*arguments)
+        except BaseException as error:
+            with self._lock:
+                self._broken = self._broken or error
+                self._some_ready.notify()
+
     # -- decoding ----------------------------------------------------------------------------------------------------
     def _decode_on(self, job: Job) -> None:
         """With the lock held: go on decoding where there is room for frames."""
@@ -283,7 +302,7 @@ class Pipeline:
             return
         job._decoding = True
         self._decoding += 1
-        self._decoders.submit(self._decode, job)
+        self._decoders.submit(self._whole, self._decode, job)
 
     def _decode(self, job: Job) -> None:
         goes_on = True

@@ -278,3 +278,18 @@ def test_closes_while_everything_is_under_way() -> None:
 def test_settings_are_bounded() -> None:
     with pytest.raises(ValueError, match="at least one"):
         PipelineSettings(ahead=0)
+
+
+@pytest.mark.parametrize("where", ["decode", "networks"])
+def test_a_thread_that_dies_is_told_to_the_owner(where: str) -> None:
+    """Its jobs would never be done: a worker would go on without their streams, and call itself well."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    hooks: dict[str, Any] = {"timed": fail} if where == "decode" else {"batched": fail}
+    with Pipeline(ScriptedNetworks(), **hooks) as pipeline:  # type: ignore[arg-type]
+        pipeline.start(job("a", ScriptedDecoder(2)))
+        with pytest.raises(RuntimeError, match="no room"):  # noqa: PT012  (it may take a moment)
+            for _ in range(200):
+                pipeline.ready(0.1)
