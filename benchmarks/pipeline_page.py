@@ -96,18 +96,26 @@ def page(figures: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _spread(part: dict[str, Any], run: str, key: str) -> str:
+    """The median over the rounds, and from where to where they lie."""
+    values = [row[run][key] for row in part["rounds"]]
+    return f"{part[run][key]:.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def _bound(part: dict[str, Any]) -> list[str]:
-    lines = ["| stage | CPU ms a frame | best batch |", "|---|---|---|"]
-    lines += [f"| {name} | {s['cpu_ms']:.2f} | {s['batch']} |" for name, s in part["rounds"][-1]["stages"].items()]
+    lines = ["| stage | CPU ms a frame | batch |", "|---|---|---|"]
+    lines += [f"| {name} | {s['cpu_ms']:.2f} | {s['batch']} |" for name, s in part["stages"].items()]
     lines += [
         "",
-        f"{part['streams']} streams of 720p25, {part['kbit_s']:.0f} kbit/s, medians of {len(part['rounds'])} rounds.",
+        f"{part['streams']} streams of 720p25, {part['kbit_s']:.0f} kbit/s, medians of {len(part['rounds'])} rounds",
+        "(from the least to the most); each is held against what the stages cost right before and after it.",
         "",
         "| run | frames/s | CPU ms a frame | of the bound | of the bound by CPU |",
         "|---|---|---|---|---|",
     ]
     return lines + [
-        f"| {name} | {run['fps']:.1f} | {run['cpu_ms']:.1f} | {run['ratio']:.2f} | {run['cpu_ratio']:.2f} |"
+        f"| {name} | {run['fps']:.1f} | {run['cpu_ms']:.1f} | {_spread(part, name, 'ratio')}"
+        f" | {_spread(part, name, 'cpu_ratio')} |"
         for name in RUNS
         if (run := part.get(name))
     ]
@@ -215,7 +223,7 @@ def plots(figures: dict[str, Any], folder: Path) -> list[Path]:
         made.append(path)
 
     if part := parts.get("pipeline"):
-        stages = part["rounds"][-1]["stages"]
+        stages = part["stages"]
         plt.figure(figsize=(7, 3))
         left = 0.0
         for name, one in stages.items():

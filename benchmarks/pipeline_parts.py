@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from apache_kafka import ApacheKafka
 from pipeline_live import (
+    Backlog,
     Live,
     Seen,
     Stream,
@@ -34,7 +35,7 @@ from difffake.networks import EngineChoice
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, encode, footage
 from stream.bench.clock import Moment, Spent, cores
-from stream.bench.saturated import worked_off
+from stream.bench.saturated import Saturated, worked_off
 from stream.bench.stages import BATCHES, Stage, Tools, measure_stages
 from stream.live import LiveModels, LiveSettings
 from stream.pipeline import PipelineSettings
@@ -149,60 +150,77 @@ def _shown(spent: Spent) -> dict[str, float]:
 
 def pipeline(bench: Bench) -> dict[str, Any]:
     """The bound, the pipeline in memory, the pipeline through Kafka: turn and turn about. The speed of a shared machine
-    moves within minutes: the stages of a round count as they cost before and after it."""
+    moves within a minute: for each run the stages count as they cost right before and right after it, with the batch
+    that was the cheapest at the beginning."""
     plan, source = bench.plan, bench.footage()
     tools = Tools.load(None, bench.live, bench.choice)
+    runs: dict[str, Callable[[], Saturated | Backlog]] = {
+        "memory": lambda: worked_off(source, models, bench.live, streams=plan.streams, loops=plan.loops, fps=FPS),
+        "kafka": lambda: bench.backlog(source, "one", streams=plan.streams, loops=plan.loops),
+    }
+    if cores() > 1:
+        # One process for each core.
+        runs["kafka_processes"] = lambda: bench.backlog(
+            source, "each", streams=plan.streams, loops=plan.loops, count=cores(), threads=1
+        )
+
+    def stages(batches: Sequence[int]) -> dict[str, Stage]:
+        return measure_stages(source, tools, fps=FPS, min_frames=plan.stage_frames, batches=batches)
+
     rounds = []
-
-    def stages() -> dict[str, Stage]:
-        return measure_stages(source, tools, fps=FPS, min_frames=plan.stage_frames, batches=plan.batches)
-
     with LiveModels.load(None, bench.live, bench.choice) as models:
-        before = stages()
+        first = {batch: stages((batch,)) for batch in plan.batches}
+        batch = min(first, key=lambda one: _cost_ms(first[one]))
+        before = stages((batch,))
         for number in range(plan.rounds):
-            memory = worked_off(source, models, bench.live, streams=plan.streams, loops=plan.loops, fps=FPS)
-            one = bench.backlog(source, "one", streams=plan.streams, loops=plan.loops)
-            runs = {"memory": memory, "kafka": one}
-            if cores() > 1:
-                # One process for each core.
-                runs["kafka_processes"] = bench.backlog(
-                    source, "each", streams=plan.streams, loops=plan.loops, count=cores(), threads=1
-                )
-            after = stages()
-            cost_ms = {name: (before[name].cpu_ms + after[name].cpu_ms) / 2 for name in before}
-            bound_ms = sum(cost_ms.values())
-            bound = 1e3 * cores() / bound_ms
-            row: dict[str, Any] = {
-                "bound_fps": bound,
-                "bound_cpu_ms": bound_ms,
-                "stages": {
-                    name: {"batch": s.batch, "frames": s.frames, "cpu_ms": cost_ms[name], "wall_ms": s.wall_ms}
-                    | _shown(s.spent)
-                    for name, s in after.items()
-                },
-            }
+            row: dict[str, Any] = {}
             for name, run in runs.items():
-                row[name] = {
-                    "frames": run.frames,
-                    "fps": run.fps,
-                    "cpu_ms": run.cpu_ms,
-                    "ratio": run.fps / bound,
-                    "cpu_ratio": bound_ms / run.cpu_ms,
-                } | _shown(run.spent)
-            row["kafka"]["broker_cpu_ms"] = 1e3 * one.broker_cpu_s / one.frames
+                done = run()
+                after = stages((batch,))
+                row[name] = _beside_bound(done, before, after)
+                before = after
             rounds.append(row)
-            before = after
             print(f"round {number + 1}: {json.dumps(row, default=float)}", flush=True)
     tools.networks.close()
-    found: dict[str, Any] = {"rounds": rounds, "streams": plan.streams, "kbit_s": source.kbit_s}
-    for name in ("memory", "kafka", "kafka_processes"):
-        if name in rounds[0]:
-            found[name] = {
-                key: statistics.median(row[name][key] for row in rounds)
-                for key in ("fps", "cpu_ms", "ratio", "cpu_ratio")
+    found: dict[str, Any] = {
+        "rounds": rounds, "streams": plan.streams, "kbit_s": source.kbit_s,
+        "batches": {one: _cost_ms(costs) for one, costs in first.items()},
+        "stages": {
+            name: {
+                "batch": batch, "cpu_ms": statistics.median(row[run]["stages"][name] for row in rounds for run in runs)
             }
+            for name in before
+        },
+    }  # fmt: skip
+    for name in runs:
+        found[name] = {
+            key: statistics.median(row[name][key] for row in rounds) for key in ("fps", "cpu_ms", "ratio", "cpu_ratio")
+        }
     bench.cost["analyse"] = found["kafka"]["cpu_ms"] * FPS / 1e3
     return found
+
+
+def _cost_ms(stages: dict[str, Stage]) -> float:
+    """Of all stages together, for a frame."""
+    return sum(stage.cpu_ms for stage in stages.values())
+
+
+def _beside_bound(done: Saturated | Backlog, before: dict[str, Stage], after: dict[str, Stage]) -> dict[str, Any]:
+    cost_ms = {name: (before[name].cpu_ms + after[name].cpu_ms) / 2 for name in before}
+    bound_ms = sum(cost_ms.values())
+    found: dict[str, Any] = {
+        "frames": done.frames,
+        "fps": done.fps,
+        "cpu_ms": done.cpu_ms,
+        "stages": cost_ms,
+        "bound_cpu_ms": bound_ms,
+        "bound_fps": 1e3 * cores() / bound_ms,
+        "ratio": done.fps * bound_ms / cores() / 1e3,
+        "cpu_ratio": bound_ms / done.cpu_ms,
+    }
+    if isinstance(done, Backlog):
+        found["broker_cpu_ms"] = 1e3 * done.broker_cpu_s / done.frames
+    return found | _shown(done.spent)
 
 
 def user_loop(bench: Bench) -> dict[str, Any]:
