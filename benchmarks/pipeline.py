@@ -34,7 +34,8 @@ import structlog  # noqa: E402
 from apache_kafka import ApacheKafka  # noqa: E402
 from pipeline_live import beside  # noqa: E402
 from pipeline_page import headline, page, plots  # noqa: E402
-from pipeline_parts import FULL, ONE_CORE, PARTS, QUICK, SIZES, TINY, Bench  # noqa: E402
+from pipeline_parts import ONE_CORE, PARTS  # noqa: E402
+from pipeline_plan import FULL, QUICK, SIZES, TINY, Bench  # noqa: E402
 
 from difffake.demo.clips import fetch_clips  # noqa: E402
 from difffake.faces.runtime import DetectorRuntime  # noqa: E402

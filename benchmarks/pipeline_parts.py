@@ -8,18 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from apache_kafka import ApacheKafka
 from pipeline_live import (
     Backlog,
     Live,
     Seen,
     Stream,
-    backlog,
     by_stream,
     fair_shares,
     jain,
@@ -30,19 +27,17 @@ from pipeline_live import (
     watched,
     workers,
 )
+from pipeline_plan import FPS, FULL, TINY, Bench, shown
 
-from difffake.networks import EngineChoice
 from stream.batcher import BatchSettings
-from stream.bench.clips import Footage, encode, footage
-from stream.bench.clock import Moment, Spent, cores
+from stream.bench.clips import Footage
+from stream.bench.clock import Moment, cores
 from stream.bench.saturated import Saturated, worked_off
-from stream.bench.stages import BATCHES, Stage, Tools, measure_stages
-from stream.live import LiveModels, LiveSettings
+from stream.bench.stages import Stage, Tools, measure_stages
+from stream.live import LiveModels
 from stream.pipeline import PipelineSettings
 from stream.publish import Form
 
-FPS = 2.0
-SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 #: What a stream costs, in that of 720p: where a search begins.
 _GUESS = {"360p": 0.75, "720p": 1.0, "1080p": 1.6}
 #: The goal of live mode: 95 % of the scores can be read so soon after their record was published.
@@ -50,102 +45,6 @@ P95_S = 1.0
 #: Of the scores that were due, so many must have come: a stream that is not looked at has no latency. They come in
 #: commits, so that the ends of what is measured are worth up to 2 %.
 COVERAGE = 0.97
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How long everything takes."""
-
-    seconds: float = 20.0  # of the clips
-    rounds: int = 2
-    streams: int = 12
-    loops: int = 2
-    stage_frames: int = 200
-    batches: tuple[int, ...] = BATCHES
-    user_s: float = 20.0
-    #: Size, and pictures looked at a second; 25 is every one of them.
-    user_cases: tuple[tuple[str, float], ...] = tuple(
-        (size, fps) for size in ("720p", "1080p") for fps in (FPS, 10.0, 25.0)
-    )
-    live_s: float = 20.0  # a multiple of the time between two key frames
-    probes: int = 4
-    sizes: tuple[str, ...] = ("720p",)
-    gears: tuple[str, ...] = ("analyse", "watch")
-    forms: tuple[Form, ...] = (Form.SEGMENTS, Form.UNITS)
-    start: int = 0  # where a search for streams begins; 0: where their cost says
-    scaling_streams: tuple[int, ...] = (1, 16, 32)
-    scaling_workers: tuple[int, ...] = (1, 2)
-    scaling_faces: tuple[int, ...] = (1, 4)
-    scaling_frames: int = 400
-    overload_s: float = 60.0
-    recover_s: float = 20.0
-
-
-QUICK = Plan()
-FULL = Plan(
-    rounds=5, live_s=40.0, probes=7, sizes=("360p", "720p", "1080p"), scaling_streams=(1, 2, 4, 8, 16, 32, 64),
-    scaling_workers=(1, 2, 3, 4), scaling_faces=(1, 2, 5, 10), scaling_frames=1500, overload_s=600.0, user_s=60.0,
-)  # fmt: skip
-#: To see that everything runs; its figures mean nothing.
-TINY = Plan(
-    seconds=4.0, rounds=1, streams=2, loops=1, stage_frames=1, batches=(2,), user_s=1.0, user_cases=(("720p", FPS),),
-    live_s=4.0, probes=1,
-    scaling_streams=(1, 2), scaling_workers=(1,), scaling_faces=(1,), scaling_frames=16, overload_s=6.0, recover_s=6.0,
-)  # fmt: skip
-
-
-@dataclass(slots=True)
-class Bench:
-    """What the parts share."""
-
-    plan: Plan
-    folder: Path
-    sources: list[Path]
-    node: ApacheKafka
-    choice: EngineChoice
-    live: LiveSettings = field(default_factory=lambda: LiveSettings(threads=1))
-    #: Seconds of the processor for a second of a stream, by what is looked at; the start of the searches.
-    cost: dict[str, float] = field(default_factory=dict)
-    #: For the worker, in the parts about one core.
-    core: int = 0
-    _names: int = 0
-
-    def clip(self, size: str = "720p", faces: int = 1, form: Form = Form.SEGMENTS) -> Path:
-        """Made once: a key frame a second, or for access units one in two, and no B-frames."""
-        is_live = form is Form.UNITS
-        out = self.folder / f"{size}-{faces}-{form.value}-{self.plan.seconds:g}.mp4"
-        if not out.exists():
-            width, height = SIZES[size]
-            half = out.with_suffix(".part.mp4")
-            seconds, gop_s = self.plan.seconds, 2.0 if is_live else 1.0
-            encode(self.sources, half, width=width, height=height, seconds=seconds, faces=faces, gop_s=gop_s,
-                   low_delay=is_live)  # fmt: skip
-            half.rename(out)
-        return out
-
-    def footage(self, size: str = "720p", form: Form = Form.SEGMENTS, faces: int = 1) -> Footage:
-        """Segments of one second, or access units as a live encoder sends them."""
-        return footage(self.clip(size, faces, form), form)
-
-    def name(self, what: str) -> str:
-        """Topics and groups of their own."""
-        self._names += 1
-        return f"{what}-{self._names}-{time.monotonic_ns()}"
-
-    @property
-    def runtimes(self) -> dict[str, str | None]:
-        """What runs the networks, for `pipeline_worker`."""
-        folder = None if self.choice.folder is None else str(self.choice.folder)
-        return {"engine": self.choice.kind.value, "engines": folder, "detector": self.choice.detector.value}
-
-    def backlog(self, source: Footage, what: str, **more: Any) -> Any:
-        """See `pipeline_live.backlog`."""
-        pid = self.node.pid or 0
-        return backlog(self.node.bootstrap, pid, source, self.name(what), **self.runtimes, **more)
-
-
-def _shown(spent: Spent) -> dict[str, float]:
-    return {"wall_s": spent.wall_s, "cpu_s": spent.cpu_s, "others": spent.others}
 
 
 def pipeline(bench: Bench) -> dict[str, Any]:
@@ -220,7 +119,7 @@ def _beside_bound(done: Saturated | Backlog, before: dict[str, Stage], after: di
     }
     if isinstance(done, Backlog):
         found["broker_cpu_ms"] = 1e3 * done.broker_cpu_s / done.frames
-    return found | _shown(done.spent)
+    return found | shown(done.spent)
 
 
 def user_loop(bench: Bench) -> dict[str, Any]:
@@ -286,7 +185,7 @@ def probe(bench: Bench, source: Footage, count: int, *, gear: str = "analyse", s
             "statuses": _statuses(seen),
         }
         | percentiles([one.latency_s for one in seen])
-        | _shown(spent)
+        | shown(spent)
     )
 
 
@@ -395,7 +294,7 @@ def flood(bench: Bench) -> dict[str, Any]:
         "before": percentiles([one.latency_s for one in before]),
         "during_quiet": percentiles([one for latencies in quiet_seen.values() for one in latencies]),
         "worst_quiet_p99_s": max(p99.values(), default=float("nan")),
-    } | _shown(spent)
+    } | shown(spent)
 
 
 def overload(bench: Bench) -> dict[str, Any]:
@@ -444,7 +343,7 @@ def overload(bench: Bench) -> dict[str, Any]:
         "after_mib": after_mib,
         "back_to_normal_s": max((at - end for at in slow), default=0.0),
         "timeline": _timeline(seen, began),
-    } | _shown(spent)
+    } | shown(spent)
 
 
 def _timeline(seen: list[Seen], began: float) -> list[dict[str, float]]:
@@ -474,7 +373,7 @@ def scaling(bench: Bench) -> dict[str, Any]:
                 "by": kind, "value": value, "streams": streams, "frames": done.frames, "fps": done.fps,
                 "cpu_s_per_stream_s": done.cpu_ms * FPS / 1e3, "resident_mib": done.resident_mib,
                 "statuses": {k: n for k, n in done.counts.items() if k.startswith("frames:")},
-            } | _shown(done.spent)
+            } | shown(done.spent)
         )  # fmt: skip
         print(f"  {json.dumps(rows[-1])}", flush=True)
 

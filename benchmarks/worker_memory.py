@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 import structlog  # noqa: E402
 from apache_kafka import ApacheKafka  # noqa: E402
 from pipeline_live import Live, Workers, beside, streams_of, workers  # noqa: E402
-from pipeline_parts import QUICK, Bench  # noqa: E402
+from pipeline_plan import QUICK, Bench  # noqa: E402
 
 from difffake.demo.clips import fetch_clips  # noqa: E402
 from difffake.networks import EngineChoice  # noqa: E402
