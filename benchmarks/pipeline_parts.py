@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,19 @@ def pipeline(bench: Bench) -> dict[str, Any]:
             source, "each", streams=plan.streams, loops=plan.loops, count=cores(), threads=1
         )
 
-    def stages(batches: Sequence[int]) -> dict[str, Stage]:
-        return measure_stages(source, tools, fps=FPS, min_frames=plan.stage_frames, batches=batches)
+    def stages(batch: int) -> dict[str, Stage]:
+        return measure_stages(source, tools, fps=FPS, min_frames=plan.stage_frames, batches=(batch,))
 
     rounds = []
     with LiveModels.load(None, bench.live, bench.choice) as models:
-        first = {batch: stages((batch,)) for batch in plan.batches}
+        first = {batch: stages(batch) for batch in plan.batches}
         batch = min(first, key=lambda one: _cost_ms(first[one]))
-        before = stages((batch,))
+        before = stages(batch)
         for number in range(plan.rounds):
             row: dict[str, Any] = {}
             for name, run in runs.items():
                 done = run()
-                after = stages((batch,))
+                after = stages(batch)
                 row[name] = _beside_bound(done, before, after)
                 before = after
             rounds.append(row)
