@@ -6,6 +6,7 @@ Every leaf has its own ``exit_code``: the command line returns it, scripts can t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 
@@ -17,6 +18,15 @@ class DiffFakeError(Exception):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Callable[..., DiffFakeError], tuple[type[DiffFakeError], str, str]]:
+        # An exception is made anew from its arguments alone, without the hint: that failed, and a
+        # `multiprocessing.Pool` whose worker raised it waited for ever.
+        return _made_anew, (type(self), str(self), self.hint)
+
+
+def _made_anew(kind: type[DiffFakeError], message: str, hint: str) -> DiffFakeError:
+    return kind(message, hint=hint)
 
 
 class MediaNotFoundError(DiffFakeError, FileNotFoundError):
