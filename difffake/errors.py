@@ -136,3 +136,35 @@ class ParityError(EngineError, ValueError):
     """A compiled network does not give the scores of the network that it was compiled from."""
 
     exit_code = 28
+
+
+class OutOfMemoryError(DeviceLostError, MemoryError):
+    """The host has no memory left for this process, or it may have no more: no fault of a file."""
+
+    exit_code = 29
+
+
+#: What libraries say where no memory is left, each in its own words; few of them raise `MemoryError`.
+_NO_MEMORY = (
+    "bad_alloc",  # C++
+    "failed to allocate memory",  # ONNX Runtime, in a run
+    "cannot allocate memory",  # the system
+    "insufficient memory",  # OpenCV
+    "failed to map segment",  # the loader of libraries
+    "can't start new thread",  # also where there may be no more threads
+)
+
+
+def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
+    """What ``error`` is, where it says in whatever words that no memory is left; None where it does not."""
+    if isinstance(error, OutOfMemoryError):
+        return error
+    text = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in text.lower() for words in _NO_MEMORY):
+        return None
+    what = "no thread can be started" if "new thread" in text else "out of memory"
+    return OutOfMemoryError(
+        f"{what}: {text[:200] or type(error).__name__}",
+        hint="allow this process more memory and threads (the container's limits, ulimit -v and -u), or let it need "
+        "less: --threads 1",
+    )

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import onnxruntime as ort
 
-from difffake.errors import EngineError
+from difffake.errors import EngineError, out_of_memory
 from engines.contract import INPUT, OUTPUTS, U8, Embeddings, EngineSpec, Ticket, check_faces
 from engines.in_flight import InFlight
 
@@ -25,6 +25,7 @@ class OnnxEngine:
 
     Raises:
         EngineError: the file is no such network, or the runtime cannot load it.
+        OutOfMemoryError: there is no memory for it; so do its runs.
     """
 
     def __init__(self, path: Path, *, threads: int = 0, max_batch: int = 32) -> None:
@@ -36,6 +37,8 @@ class OnnxEngine:
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises a dozen private classes; all mean "cannot load"
+            if (no_memory := out_of_memory(error)) is not None:
+                raise no_memory from error
             raise EngineError(
                 f"ONNX Runtime cannot load {path.name}: {_first_line(error)}",
                 hint="the file is damaged or needs a newer onnxruntime; install the bundle again",
@@ -106,6 +109,8 @@ class OnnxEngine:
                 if self._spec.has_logit:
                     logit[part] = found[1]
             except Exception as error:
+                if (no_memory := out_of_memory(error)) is not None:
+                    raise no_memory from error
                 raise EngineError(
                     f"ONNX Runtime failed on a batch of {len(faces[part])}: {_first_line(error)}",
                     hint="try a smaller batch; if it stays, report it with the model id",

@@ -19,7 +19,7 @@ import structlog
 import typer
 
 import difffake
-from difffake.errors import DiffFakeError
+from difffake.errors import DiffFakeError, out_of_memory
 from difffake.files import not_written
 from stream.commands import Commands
 from stream.console import print_error
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error = not_written("the output", error)
             _drop_output()
+        error = out_of_memory(error) or error
         print_error(error)
         code = error.exit_code if isinstance(error, DiffFakeError) else 1
     else:

@@ -7,6 +7,8 @@ import signal
 import sys
 from types import FrameType
 
+from difffake.errors import out_of_memory
+
 
 def main() -> None:
     """Import the command line and run it: Ctrl-C while it is still being imported shows no traceback either."""
@@ -19,6 +21,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
+        # Of several hundred MiB most are needed here: that it is too little shows here first.
+        if (no_memory := out_of_memory(error)) is None:
+            raise
+        print(f"error: {no_memory}. {no_memory.hint}", file=sys.stderr)  # noqa: T201
+        sys.exit(no_memory.exit_code)
     run()
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from difffake.errors import BundleError, DeviceLostError, EngineError
+from difffake.errors import BundleError, DeviceLostError, EngineError, out_of_memory
 from difffake.faces.contract import F32, U8, Faces
 from difffake.faces.runtime import DetectorRuntime, Network, open_network
 
@@ -161,6 +161,8 @@ class CenterFace:
         except DeviceLostError:
             raise  # the process must start again
         except Exception as error:  # the runtime raises a dozen private classes
+            if (no_memory := out_of_memory(error)) is not None:
+                raise no_memory from error
             raise EngineError(
                 f"the face detector failed on a batch of {canvases.shape}: {_first_line(error)}",
                 hint="lower the analysis size or the batch; if it stays, report it",

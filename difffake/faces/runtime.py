@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from difffake.errors import EngineError, EngineHostError
+from difffake.errors import EngineError, EngineHostError, out_of_memory
 from difffake.faces.contract import F32, U8
 from engines.contract import Precision
 from engines.openvino import check_host, compile_network, read_network
@@ -51,7 +51,7 @@ def open_network(weights: Path, runtime: DetectorRuntime, threads: int) -> Netwo
     Raises:
         EngineError: the runtime cannot load it.
         EngineHostError: the runtime is not installed, this processor has no bfloat16, or there is no GPU.
-        DeviceLostError: the GPU's memory is full.
+        DeviceLostError: the GPU's memory is full, or the host's.
     """
     if runtime is DetectorRuntime.ONNX:
         return _onnx(weights, threads)
@@ -71,6 +71,8 @@ def _onnx(weights: Path, threads: int) -> Network:
     try:
         session = ort.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime raises a dozen private classes
+        if (no_memory := out_of_memory(error)) is not None:
+            raise no_memory from error
         raise EngineError(
             f"ONNX Runtime cannot load the face detector: {_first_line(error)}",
             hint="a newer onnxruntime is needed: pip install -U onnxruntime",

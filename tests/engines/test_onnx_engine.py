@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import DIM, SIDE_PX, tiny_extractor
 
-from difffake.errors import EngineError
+from difffake.errors import EngineError, OutOfMemoryError
 from engines.onnx import OnnxEngine
 
 
@@ -55,6 +55,25 @@ def test_accepts_faces_that_are_a_transposed_view(extractor: Path) -> None:
 def test_refuses_a_batch_of_another_form(extractor: Path, batch: np.ndarray) -> None:
     with OnnxEngine(extractor, threads=1) as engine, pytest.raises(EngineError, match="engine got faces"):
         engine.infer(batch)
+
+
+def test_a_host_without_memory_is_no_damaged_file(extractor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told to install the bundle again, and a worker buried good records for it."""
+
+    class Full:
+        def __init__(self, *_: object, **__: object) -> None:
+            raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Load model from extractor.onnx failed:std::bad_alloc")
+
+        def run(self, *_: object) -> None:
+            raise RuntimeError("bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 19267584")
+
+    with OnnxEngine(extractor, threads=1) as engine:
+        engine._session = Full.__new__(Full)
+        with pytest.raises(OutOfMemoryError, match="19267584"):
+            engine.infer(faces(1))
+    monkeypatch.setattr("engines.onnx.ort.InferenceSession", Full)
+    with pytest.raises(OutOfMemoryError, match="bad_alloc"):
+        OnnxEngine(extractor)
 
 
 def test_says_what_is_wrong_with_a_damaged_file(extractor: Path) -> None:
