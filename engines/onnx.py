@@ -12,6 +12,7 @@ import onnxruntime as ort
 from difffake.errors import EngineError, out_of_memory
 from engines.contract import INPUT, OUTPUTS, U8, Embeddings, EngineSpec, Ticket, check_faces
 from engines.in_flight import InFlight
+from engines.threads import check_threads
 
 
 class OnnxEngine:
@@ -25,7 +26,7 @@ class OnnxEngine:
 
     Raises:
         EngineError: the file is no such network, or the runtime cannot load it.
-        OutOfMemoryError: there is no memory for it; so do its runs.
+        OutOfMemoryError: there is no memory for it, or for its threads; so do its runs.
     """
 
     def __init__(self, path: Path, *, threads: int = 0, max_batch: int = 32) -> None:
@@ -34,6 +35,7 @@ class OnnxEngine:
         options.log_severity_level = 3
         # A worker waits for frames most of the time: spinning threads would take the cores from the decoder.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        check_threads(threads)
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises a dozen private classes; all mean "cannot load"

@@ -16,6 +16,7 @@ from difffake.faces.contract import F32, U8
 from engines.contract import Precision
 from engines.openvino import check_host, compile_network, read_network
 from engines.tensorrt_api import host_info
+from engines.threads import check_threads
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -68,6 +69,7 @@ def _onnx(weights: Path, threads: int) -> Network:
     options.log_severity_level = 3
     # Detection waits for frames most of the time: spinning threads would take the cores from the decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    check_threads(threads)
     try:
         session = ort.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime raises a dozen private classes
