@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -22,50 +24,77 @@ log = structlog.get_logger()
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: When everything should have been over for so long, what is left undone is left undone for good, s.
 _GRACE_S = 2.0
+#: So long what was begun may take to end before there is a worker, s.
+_STARTING_S = 15.0
 
 
 class StopSignals:
     """Listens to the signals, on the main thread; use as a context manager, around everything.
 
     Until there is a worker a signal ends the program by SystemExit: the first process of a container, which has no
-    default for SIGTERM, would otherwise have to be killed.
+    default for SIGTERM, would otherwise have to be killed. Python runs its handlers between two steps of the main
+    thread: where that stands still in a library, none. So the system tells a thread of this one's, too, which waits for
+    the end, and ends the process where it does not come.
     """
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
-        self._watchdog: threading.Timer | None = None
+        self._is_told = False
         self._before: dict[int, Any] = {}
+        self._heard, self._told = socket.socketpair()
+        self._told.setblocking(False)
+        self._watchdog = threading.Thread(target=self._watch, name="stop-signals", daemon=True)
 
     def drain(self, worker: Worker) -> None:
         """From now on the first signal drains this worker."""
         self._worker = worker
 
     def __enter__(self) -> Self:
+        self._watchdog.start()
+        self._before_fd = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
         self._before = {signum: signal.signal(signum, self._stop) for signum in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog.join()
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._before_fd)
+        self._told.close()
+        self._watchdog.join()
+        self._heard.close()
 
     def _stop(self, signum: int, _frame: FrameType | None) -> None:
         if self._worker is None:
             sys.exit(0 if signum == signal.SIGTERM else 128 + signum)
-        if self._watchdog is None:
-            self._watchdog = threading.Timer(self._worker.settings.drain_timeout_s + _GRACE_S, self._give_up)
-            self._watchdog.daemon = True
-            self._watchdog.start()
+        if not self._is_told:
+            self._is_told = True
             self._worker.stop()
         else:
             os._exit(128 + signum)
 
+    def _watch(self) -> None:
+        end_s: float | None = None
+        while True:
+            self._heard.settimeout(None if end_s is None else max(0.001, end_s - time.monotonic()))
+            try:
+                signals = self._heard.recv(64)
+            except TimeoutError:
+                return self._give_up()
+            if not signals:
+                return None
+            for _ in (signum for signum in signals if signum in _SIGNALS):
+                # The second ends the process at once, by its handler; where that does not run, a moment later.
+                patience_s = self._patience_s if end_s is None else 0.0
+                end_s = min(end_s or float("inf"), time.monotonic() + patience_s + _GRACE_S)
+
+    @property
+    def _patience_s(self) -> float:
+        return _STARTING_S if self._worker is None else self._worker.settings.drain_timeout_s
+
     def _give_up(self) -> None:
-        """Decoders or brokers that do not answer hold nobody up."""
+        """Decoders, brokers or libraries that do not answer hold nobody up."""
         has_left = self._worker is not None and self._worker.has_left
         log.error("draining took too long", left_group=has_left)
         sys.stderr.flush()

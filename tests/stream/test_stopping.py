@@ -72,7 +72,8 @@ def test_a_signal_ends_a_worker_in_order(
     assert seen == [200]
     assert get(port, "/livez") == 0, "the door is closed"
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert not [t for t in threading.enumerate() if isinstance(t, threading.Timer)], "no watchdog is left behind"
+    assert not [t for t in threading.enumerate() if t.name == "stop-signals"], "no watchdog is left behind"
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_while_it_looks_for_brokers_it_is_alive_not_started_and_can_be_stopped(tmp_path: Path) -> None:
@@ -149,6 +150,27 @@ def test_before_there_is_a_worker_a_signal_ends_the_program() -> None:
         with StopSignals(), pytest.raises(SystemExit) as left:
             signal.raise_signal(signum)
         assert left.value.code == code
+
+
+def test_a_library_that_stands_still_at_the_start_holds_nobody_up() -> None:
+    """No handler of Python's runs while the main thread is in one: a worker once ignored SIGTERM so."""
+    code = (
+        "import ctypes, stream.stopping\n"
+        "stream.stopping._STARTING_S = stream.stopping._GRACE_S = 0.05\n"
+        "libc = ctypes.CDLL(None)\n"
+        "lock = ctypes.create_string_buffer(256)\n"
+        "with stream.stopping.StopSignals():\n"
+        "    print('stands', flush=True)\n"
+        "    while True: libc.pthread_mutex_lock(lock)\n"  # twice: it waits for itself
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"stands\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 1
+        finally:
+            process.kill()
 
 
 class TestHeldInterrupt:
