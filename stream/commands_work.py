@@ -155,7 +155,8 @@ def work(
         stack.callback(broker.close)
         models = stack.enter_context(LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)))
         if http:
-            stack.enter_context(EndOffsets(lambda: kafka.broker(is_told=False), metrics))
+            ends = EndOffsets(lambda: kafka.broker(is_told=False), metrics, topic=settings.inputs[0])
+            stack.enter_context(ends)
             _watch_gpu(stack, metrics, models, hwaccel)
         name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         worker = Worker(

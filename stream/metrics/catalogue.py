@@ -342,6 +342,11 @@ DECODE_FALLBACK = _counter(
 GPU = _info("difffake_gpu_info", "The GPU, where there is one; always 1.", device="its number", name="of the card")
 GPU_USED = _gauge("difffake_gpu_memory_used_bytes", "Memory in use, by whomever.", device="its number")
 GPU_TOTAL = _gauge("difffake_gpu_memory_bytes", "Memory that the GPU has.", device="its number")
+KAFKA = _gauge(
+    "difffake_kafka_connected",
+    "1 while Kafka answers; 0 while the worker looks for it, or has had no answer for 20 s. After a minute of that "
+    "it ends, to be started again: what was last told counts.",
+)
 READY = _gauge("difffake_ready", "1 while the worker has partitions, its engine is open and their state restored.")
 DRAINING = _gauge("difffake_draining", "1 from SIGTERM on.")
 LOOP = _gauge("difffake_loop_timestamp_seconds", "When the worker's loop last turned over; seconds since the epoch.")

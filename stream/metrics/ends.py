@@ -1,4 +1,5 @@
-"""Where input partitions end: asked beside the worker's loop, which must not wait for answers."""
+"""Where input partitions end, and whether Kafka answers at all: asked beside the worker's loop, which must not wait for
+answers."""
 
 from __future__ import annotations
 
@@ -23,10 +24,13 @@ class EndOffsets:
         connect: makes a connection of this thread's own.
         metrics: where ends go.
         every_s: how often to ask.
+        topic: asked for where no partition is the worker's, so that there is an answer.
     """
 
-    def __init__(self, connect: Callable[[], Broker], metrics: Metrics, every_s: float = 5.0) -> None:
-        self._connect, self._metrics, self._every_s = connect, metrics, every_s
+    def __init__(
+        self, connect: Callable[[], Broker], metrics: Metrics, every_s: float = 5.0, *, topic: str | None = None
+    ) -> None:
+        self._connect, self._metrics, self._every_s, self._topic = connect, metrics, every_s, topic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
 
@@ -47,13 +51,18 @@ class EndOffsets:
         broker = self._connect()
         try:
             reader = broker.reader()
+            self._metrics.answered()
             while not self._stop.is_set():
                 ends: dict[TopicPartition, int] = {}
                 for partition in self._metrics.snapshot.backlogs:
                     if self._stop.is_set():
                         break
                     ends[partition] = reader.end_offset(partition)
+                    self._metrics.answered()
                 self._metrics.ends = ends
+                if not ends and self._topic is not None:
+                    broker.partitions(self._topic)
+                    self._metrics.answered()
                 self._stop.wait(self._every_s)
             reader.close()
         finally:

@@ -41,6 +41,8 @@ _GEARS = {Gear.SHED: 0.0, Gear.WATCH: 1.0, Gear.ANALYSE: 2.0, Gear.SCRUTINISE: 3
 OUTCOMES = ("analysed", "shed", "lost", "dead_letter", "nothing_due", "no_picture_yet")
 _INPUT_ERRORS = (CorruptInputError, EncryptedInputError, TooLargeError, UnknownTypeError)
 _MAX_REASONS = 50
+#: Kafka is asked every few seconds; without an answer for so long it is not there, s.
+_ANSWER_S = 20.0
 _COMMIT_ERRORS = (FencedError, StaleGroupError, BrokerUnavailableError)
 
 
@@ -76,7 +78,8 @@ class _Pending:
 
 
 class Metrics(Collector):
-    """The instruments of one worker. `stage`, `batch`, `http`, `collect`: for any thread; the rest: for the worker's.
+    """The instruments of one worker. `stage`, `batch`, `http`, `answered`, `collect`: for any thread; the rest: for the
+    worker's.
 
     Args:
         settings: see there.
@@ -95,6 +98,8 @@ class Metrics(Collector):
         self._pending = _Pending()
         self.snapshot = Snapshot()
         self.ends: Mapping[TopicPartition, int] = {}
+        #: When Kafka last answered, by the monotonic clock.
+        self._answered_s = float("-inf")
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -142,6 +147,10 @@ class Metrics(Collector):
     def http(self, path: str, code: int) -> None:
         """A request was answered."""
         self._store.add(names.HTTP_REQUESTS, 1, path, str(code))
+
+    def answered(self) -> None:
+        """Kafka answered, whatever it said."""
+        self._answered_s = time.monotonic()
 
     # -- what waits for a commit -------------------------------------------------------------------------------------
     def record(self, record: Record, outcome: str, pictures: int = 0) -> None:
@@ -249,6 +258,7 @@ class Metrics(Collector):
                 tally.observe(names.LATENCY, max(0.0, now_s - timestamp_ms / 1e3))
         self._store.merge(tally)
         self._store.set(names.LAST_COMMIT, now_s)
+        self.answered()
         self.stage(Stage.COMMIT, seconds, pending.records)
         self._streams.merge(pending.streams)
 
@@ -325,6 +335,7 @@ class Metrics(Collector):
         store.set(names.IN_PROGRESS, seen.in_progress)
         store.set(names.PAUSED, seen.paused)
         store.set(names.COMMANDS_REFUSED, seen.commands_refused)
+        store.set(names.KAFKA, time.monotonic() - self._answered_s < _ANSWER_S)
         store.set(names.READY, self.health.ready().ok)
         store.set(names.DRAINING, self.health.phase is Phase.DRAINING)
         store.set(names.LOOP, now_s - self.health.silence_s)

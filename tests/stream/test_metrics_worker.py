@@ -183,6 +183,44 @@ def test_ends_are_asked_for_again_whatever_the_client_raised(world: World) -> No
     worker.run(lambda: True)
 
 
+def test_kafka_is_there_while_it_answers_also_a_worker_without_partitions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker without Kafka ends before any rule that waits for a minute has seen it, and its lag is not known."""
+    metrics, is_there = Metrics(), True
+
+    class Standby(_Undying):
+        def partitions(self, topic: str) -> int:
+            if not is_there:
+                raise BrokerError("away", hint="wait")
+            return world.broker.partitions(topic)
+
+    def connected() -> bool:
+        return told(metrics)["difffake_kafka_connected"][()] == 1
+
+    assert not connected(), "it looks for brokers"
+    with EndOffsets(lambda: Standby(world.broker), metrics, every_s=0.01, topic="video.in"):
+        until = time.monotonic() + 30
+        while not connected():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        monkeypatch.setattr("stream.metrics.instruments._ANSWER_S", 0.2)
+        time.sleep(0.3)
+        while not connected():  # however long ago it connected: it is asked
+            assert time.monotonic() < until
+        is_there = False
+        monkeypatch.setattr(world.broker, "reader", _away)
+        while connected():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    metrics.committed(0.1)
+    assert connected(), "a commit is an answer, too"
+
+
+def _away(**_: object) -> None:
+    raise BrokerError("away", hint="wait")
+
+
 def test_the_oldest_record_in_memory_is_the_lag(world: World) -> None:
     world.show("old", FACE, 10, age_s=100)
     worker, metrics = world.worker()

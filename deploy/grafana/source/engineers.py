@@ -72,6 +72,7 @@ def engineers() -> Json:
             "instance",
             {
                 "ready": (f"max by (instance) (difffake_ready{{{_W}}})", "short"),
+                "Kafka": (f"max by (instance) (difffake_kafka_connected{{{_W}}})", "short"),
                 "draining": (f"max by (instance) (difffake_draining{{{_W}}})", "short"),
                 "partitions": (f"max by (instance) (difffake_partitions_assigned{{{_W}}})", "short"),
                 "streams": (f"max by (instance) (difffake_streams{{{_W}}})", "short"),
@@ -83,6 +84,7 @@ def engineers() -> Json:
                 "up for": (f"time() - {_of_workers('process_start_time_seconds')}", "s"),
             },
             ready=coloured((None, RED), (1, GREEN), names={"0": "no", "1": "ready"}),
+            Kafka=coloured((None, RED), (1, "transparent"), names={"0": "no answer", "1": ""}),
             draining=named({"0": "", "1": "draining"}),
             behind=coloured((None, "transparent"), (10, YELLOW), (60, RED)),
             loop=coloured((None, "transparent"), (60, RED)),
