@@ -169,13 +169,13 @@ class Bundle:
         return self.manifest.model_id
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Bundle:
+    def load(cls, path: str | Path | None = None) -> Bundle:
         """Read a bundle and check all of it; None loads the one that is shipped.
 
         Raises:
             BundleError: missing, damaged, made for another version, or not consistent in itself.
         """
-        path = default_bundle_path() if path is None else path
+        path = default_bundle_path() if path is None else Path(path)
         manifest = _read_manifest(path)
         contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items()}
         try:

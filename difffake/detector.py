@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,11 +25,12 @@ from difffake.judge import Findings, Judge, bands
 from difffake.networks import EngineChoice, open_networks
 from difffake.observe import FrameStatus, Observations, Progress, observe
 from difffake.people import People
+from difffake.picture import RgbPicture
 from difffake.reference import Enrolled
 from difffake.results import Moment, ScanResult, Source
 from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
-from difffake.video import Frame, VideoSource, open_video
+from difffake.video import Frame, open_video
 from engines.contract import Engine
 
 U8 = npt.NDArray[np.uint8]
@@ -38,6 +39,9 @@ F64 = npt.NDArray[np.float64]
 
 #: Crops kept for a heat map: moments of several people compete for them.
 _CROPS_PER_MAP = 4
+
+_FACELESS_HINT = "check that faces are visible and upright; raise --analysis-side for small ones"
+_DAMAGED_HINT = "copy or download it again, or play it: what is damaged shows no face"
 
 #: Embeddings ``(N, D)`` and logits ``(N,)`` of faces -> their scores ``(N,)``.
 ScoreFaces = Callable[[F32, F32], F64]
@@ -69,9 +73,12 @@ class Detector:
 
     @classmethod
     def load(
-        cls, bundle: Path | None = None, settings: ScanSettings | None = None, engines: EngineChoice | None = None
+        cls, bundle: str | Path | None = None, settings: ScanSettings | None = None, engines: EngineChoice | None = None
     ) -> Self:
         """Load a bundle, the shipped one by default, to run on ``engines``, ONNX Runtime on the CPU by default.
+
+        One detector may be used by several threads at once. Another process loads its own: networks cannot be sent to
+        it, nor are they usable there after a fork.
 
         Raises:
             BundleError: the bundle is missing or damaged.
@@ -180,42 +187,125 @@ class Detector:
                 if on_progress is not None:
                     on_progress(reached_s, min(ends, default=None))
 
-            enrolled = {p.name: Enrolled.of(p) for p in anchors.people} if anchors is not None else {}
-            known = People()
-            for name, person in enrolled.items():
-                if person.pool.has_identity and self._identity_engine is not None:
-                    known.enrol(name, person.pool.identities)
-            is_still = video.info.kind == "image"
-            seen = self.observe(video, report, known, is_still=is_still, keep_crops=_CROPS_PER_MAP * explained)
-            if not seen.scored.any():
-                raise _no_face(video, seen)
-            judge = Judge(self._scorer, self._bundle.manifest.readings(is_still=is_still), settings, enrolled)
-            found = judge.judge(seen)
-            statuses = Counter(status.value for status in seen.frame_status)
-            last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
-            return ScanResult(
-                difffake=difffake.__version__,
-                model_id=self.model_id,
-                source=_describe(video, source),
-                settings=settings,
-                frames_analysed=len(seen.frame_status),
-                frames_by_status={s.value: statuses[s.value] for s in FrameStatus},
-                coverage=statuses[FrameStatus.SCORED.value] / len(seen.frame_status),
-                people=found.people,
-                switches=found.switches,
-                moments=self._explain(found, seen, explained, is_still=is_still),
-                bands=bands(seen, min([last_s, *ends])),
-                warnings=[
-                    *(anchors.warnings if anchors else ()),
-                    *video.warnings,
-                    *seen.warnings,
-                    *_crowd(seen, len(found.people)),
-                ],
-            )
+            seen, enrolled = self._look(video, report, anchors, explained, is_still=video.info.kind == "image")
+            warned = [*(anchors.warnings if anchors else ()), *video.warnings]
+            fields = {name: getattr(video.info, name) for name in Source.__struct_fields__ if hasattr(video.info, name)}
+            # A path that is no UTF-8 can be opened, but not written into JSON.
+            given = None if video.path is None else str(video.path).encode(errors="replace").decode()
+            sha256 = None if video.path is None else _sha256(video.path)
+            described = msgspec.convert(fields | {"name": video.name, "path": given, "sha256": sha256}, Source)
+            hint = _DAMAGED_HINT if video.decode_errors else _FACELESS_HINT
+        return self._result(described, seen, enrolled, explained, ends, warned, hint)
 
-    def with_settings(self, settings: ScanSettings) -> Detector:
-        """The same loaded networks with other settings; sizes of the face detector stay as loaded."""
-        return Detector(self._bundle, self._engine, self._finder, settings, self._identity_engine, self._model_id)
+    def scan_frames(
+        self,
+        frames: U8 | Iterable[Frame],
+        on_progress: ScanProgress | None = None,
+        *,
+        name: str = "frames",
+        anchors: AnchorFile | None = None,
+        explained: int = 0,
+    ) -> ScanResult:
+        """Scan pictures that are in memory already, each of them that is given: `scan` takes five of a second.
+
+        Args:
+            frames: one picture, RGB ``(H, W, 3) uint8``, or `difffake.Frame` s in order of time, which are dropped as
+                they are looked at. One picture alone is judged as a still picture.
+            on_progress, anchors, explained: see `scan`.
+            name: what they are called in the result.
+
+        Raises:
+            NoFaceError: no face in them that can be scored, or no frame.
+            ValueError, TypeError: what is no picture (OpenCV's BGR cannot be told from RGB: turn it round before),
+                or no `Frame`.
+            DataError: times go back.
+
+        >>> picture = cv2.cvtColor(cv2.imread("face.png"), cv2.COLOR_BGR2RGB)      # doctest: +SKIP
+        >>> print(detector.scan_frames(picture).summary())                         # doctest: +SKIP
+        """
+        given = [Frame(0, 0.0, frames)] if isinstance(frames, np.ndarray) else frames
+        sizes: list[tuple[int, int]] = []
+
+        def checked() -> Iterator[Frame]:
+            for frame in given:
+                if not isinstance(frame, Frame):
+                    raise TypeError(f"frames are difffake.Frame(index, pts_s, image), not {type(frame).__name__}")
+                if not sizes:
+                    picture = RgbPicture(frame.image)
+                    sizes.append((picture.height_px, picture.width_px))
+                yield frame
+
+        def report(reached_s: float, _frames: int) -> None:
+            if on_progress is not None:
+                on_progress(reached_s, None)
+
+        seen, enrolled = self._look(checked(), report, anchors, explained, is_still=isinstance(frames, np.ndarray))
+        ((height, width),) = sizes or [(0, 0)]
+        described = Source(
+            name=name,
+            kind="image" if len(seen.frame_status) == 1 else "video",
+            sha256=None,
+            container="memory",
+            codec="rawvideo",
+            width=width,
+            height=height,
+            rotation=0,
+            fps=None,
+            duration_s=None,
+            pixel_format="rgb24",
+            interlaced=False,
+        )
+        warned = list(anchors.warnings) if anchors else []
+        return self._result(described, seen, enrolled, explained, [], warned, _FACELESS_HINT)
+
+    def _look(
+        self,
+        frames: Iterable[Frame],
+        progress: Progress,
+        anchors: AnchorFile | None,
+        explained: int,
+        *,
+        is_still: bool,
+    ) -> tuple[Observations, dict[str, Enrolled]]:
+        enrolled = {p.name: Enrolled.of(p) for p in anchors.people} if anchors is not None else {}
+        known = People()
+        for name, person in enrolled.items():
+            if person.pool.has_identity and self._identity_engine is not None:
+                known.enrol(name, person.pool.identities)
+        seen = self.observe(frames, progress, known, is_still=is_still, keep_crops=_CROPS_PER_MAP * explained)
+        return seen, enrolled
+
+    def _result(
+        self,
+        source: Source,
+        seen: Observations,
+        enrolled: dict[str, Enrolled],
+        explained: int,
+        ends: list[float],
+        warned: list[str],
+        hint: str,
+    ) -> ScanResult:
+        if not seen.scored.any():
+            raise _no_face(source.name, seen, warned, hint)
+        is_still = source.kind == "image"
+        judge = Judge(self._scorer, self._bundle.manifest.readings(is_still=is_still), self.settings, enrolled)
+        found = judge.judge(seen)
+        statuses = Counter(status.value for status in seen.frame_status)
+        last_s = float(seen.frame_time_s[-1]) + 1 / self.settings.fps
+        return ScanResult(
+            difffake=difffake.__version__,
+            model_id=self.model_id,
+            source=source,
+            settings=self.settings,
+            frames_analysed=len(seen.frame_status),
+            frames_by_status={s.value: statuses[s.value] for s in FrameStatus},
+            coverage=statuses[FrameStatus.SCORED.value] / len(seen.frame_status),
+            people=found.people,
+            switches=found.switches,
+            moments=self._explain(found, seen, explained, is_still=is_still),
+            bands=bands(seen, min([last_s, *ends])),
+            warnings=[*warned, *seen.warnings, *_crowd(seen, len(found.people))],
+        )
 
     def close(self) -> None:
         """Release the networks."""
@@ -232,31 +322,17 @@ class Detector:
         self.close()
 
 
-def _describe(video: VideoSource, source: str | Path) -> Source:
-    path = None if video.info.kind == "live" else Path(str(source).removeprefix("file://"))
-    fields = {name: getattr(video.info, name) for name in Source.__struct_fields__ if hasattr(video.info, name)}
-    # A path that is no UTF-8 can be opened, but not written into JSON.
-    given = None if path is None else str(path).encode(errors="replace").decode()
-    fields |= {"name": video.name, "path": given, "sha256": None if path is None else _sha256(path)}
-    return msgspec.convert(fields, Source)
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _no_face(video: VideoSource, seen: Observations) -> NoFaceError:
-    name, frames = video.name, len(seen.frame_status)
+def _no_face(name: str, seen: Observations, warned: list[str], hint: str) -> NoFaceError:
+    frames = len(seen.frame_status)
     # A picture that was damaged shows no face either: who hears of one must hear of the other.
-    also = "".join(f"; {warning}" for warning in video.warnings[-2:])
+    also = "".join(f"; {warning}" for warning in warned[-2:])
     if not len(seen.track):
-        return NoFaceError(
-            f"{name}: no face in {frames} analysed frame{'s' * (frames != 1)}{also}",
-            hint="copy or download it again, or play it: what is damaged shows no face"
-            if video.decode_errors
-            else "check that faces are visible and upright; raise --analysis-side for small ones",
-        )
+        return NoFaceError(f"{name}: no face in {frames} analysed frame{'s' * (frames != 1)}{also}", hint=hint)
     reasons = Counter(r.value for r in seen.reason if r is not Reason.OK)
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
     return NoFaceError(

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import av.container
 import av.video.stream
@@ -30,6 +31,19 @@ class VideoInfo:
     rotation: int = 0
 
 
+_FILE_ADDRESS = re.compile(r"file://(localhost(?=/))?", re.IGNORECASE)
+#: What a `Path` makes of an address.
+_PATH_OF_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/[^/]")
+
+
+def local_path(source: str | Path) -> Path:
+    """The path that a source names which is no address of the network: ``file:`` addresses are taken apart, as
+    `Path.as_uri` writes them."""
+    text = str(source)
+    address = None if isinstance(source, Path) else _FILE_ADDRESS.match(text)
+    return Path(unquote(text[address.end() :], errors="surrogateescape") if address else text)
+
+
 def check_readable(path: Path) -> None:
     """Raise what a file is before it is opened.
 
@@ -40,7 +54,10 @@ def check_readable(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise MediaNotFoundError(f"{path}: {reason(error)}", hint="check the path and its spelling") from error
+        hint = "check the path and its spelling"
+        if _PATH_OF_ADDRESS.match(str(path)):
+            hint = "give an address as text: a Path takes one of its slashes away"
+        raise MediaNotFoundError(f"{path}: {reason(error)}", hint=hint) from error
     if not path.is_file():
         raise MediaNotFoundError(f"{path}: not a regular file", hint="give a video or image file")
     if status.st_size == 0:

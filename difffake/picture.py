@@ -72,9 +72,17 @@ class Picture(Protocol):
 
 
 class RgbPicture:
-    """A `Picture` of an RGB image ``(H, W, 3) uint8``."""
+    """A `Picture` of an RGB image ``(H, W, 3) uint8``.
+
+    Raises:
+        ValueError: it is another kind of array. Numbers of another kind would be scored, and wrongly.
+    """
 
     def __init__(self, image: U8) -> None:
+        is_picture = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+        if not is_picture or image.dtype != np.uint8:
+            kind = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"a picture is RGB (H, W, 3) uint8, 0 to 255, not {kind}")
         self._image = image
 
     @property

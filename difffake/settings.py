@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import msgspec
 
@@ -56,6 +57,11 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_frames: int = _BOUNDS.max_frames
 
     def __post_init__(self) -> None:
+        for field in msgspec.structs.fields(type(self)):
+            value, kinds = getattr(self, field.name), get_args(field.type) or (field.type,)
+            # A whole number will do for any. No other kinds of number: NumPy's would be refused by JSON at the end.
+            if not isinstance(value, (*kinds, int)):
+                raise TypeError(f"{field.name} must be {' or '.join(k.__name__ for k in kinds)}, not {value!r}")
         positive = {
             name: value
             for name in self.__struct_fields__

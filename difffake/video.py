@@ -36,7 +36,7 @@ from difffake.errors import (
 )
 from difffake.hardware import HardwareUse, Hwaccel
 from difffake.limits import Limits
-from difffake.media import VideoInfo, check_readable, describe, reason, without_secrets
+from difffake.media import VideoInfo, check_readable, describe, local_path, reason, without_secrets
 from difffake.picture import Deinterlacer, RgbConverter, rotation_deg
 from difffake.stills import StillHeader, decode_still, read_still_header
 
@@ -93,8 +93,9 @@ def open_video(
         MediaEncryptedError: encrypted.
         LimitExceededError: larger or longer than ``limits``.
         EngineHostError: `Hwaccel.CUDA` on a host without a GPU that decodes.
+        ValueError, TypeError: a rate that is not positive; a source that is neither path nor address.
 
-    Those before the last may also be raised while iterating.
+    Those before the last two may also be raised while iterating.
 
     >>> with open_video("clip.mp4", fps=5) as video:      # doctest: +SKIP
     ...     for frame in video:
@@ -102,6 +103,11 @@ def open_video(
     """
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be positive, not {fps}")
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"a source is a path or an address, not {type(source).__name__}: write bytes into a file, give pictures to "
+            "Detector.scan_frames"
+        )
     return VideoSource(source, fps, limits or Limits(), stop_s, hwaccel)
 
 
@@ -109,7 +115,9 @@ class VideoSource:
     """Frames of one source, read once; use as a context manager. Made by `open_video`.
 
     Attributes:
-        info: what the header says.
+        info: what the header says; a file that turned out to hold one picture is an image at the end of the iteration.
+        name: the file's name, or the address without secrets.
+        path: of a file; None for a live address.
         warnings: ``"code: what happened"``, complete when the iteration has ended.
         lost_s: times of sampled frames that could not be decoded, seconds.
         decode_errors: how many frames or packets could not be decoded.
@@ -132,16 +140,16 @@ class VideoSource:
         self._yielded = 0
         scheme = _URL.match(str(source))
         if scheme and scheme[1].lower() != "file":
-            self._path: Path | None = None
+            self.path: Path | None = None
             self.name = without_secrets(str(source))
             self._hardware = HardwareUse(hwaccel, self.name)
             self._open_live(str(source), scheme[1].lower())
         else:
-            self._path = Path(str(source).removeprefix("file://"))
+            self.path = local_path(source)
             # A name that is no UTF-8 can be opened, but not written into JSON.
-            self.name = (self._path.name or str(self._path)).encode(errors="replace").decode()
+            self.name = (self.path.name or str(self.path)).encode(errors="replace").decode()
             self._hardware = HardwareUse(hwaccel, self.name)
-            self._open_file(self._path)
+            self._open_file(self.path)
         self._clock = SampleClock(fps, 1 / (self.info.fps or 25.0), self._container_start_s())
 
     info: VideoInfo
@@ -378,6 +386,9 @@ class VideoSource:
             raise MediaEmptyError(f"{self.name}: a video without a single frame", hint="record or export it again")
         if self._clock.restarts:
             self.warnings.append(f"clock: timestamps started again {self._clock.restarts} times")
+        if decoded == 1 and not self.decode_errors and self.info.kind == "video":
+            # A GIF, or an MP4 of one picture: no swap tool for video made it, and there is no motion to read.
+            self.info = replace(self.info, kind="image")
         if self.decode_errors:
             self.warnings.append(f"damaged: {self.decode_errors} frames or packets could not be decoded")
         missing = self._missing(end_s)
@@ -390,6 +401,6 @@ class VideoSource:
         duration = self.info.duration_s
         if duration is not None and duration - end_s > max(0.5, 2 * self._clock.frame_s, 0.02 * duration):
             return f"the picture ends at {end_s:.1f} s of {duration:.1f} s"
-        if self._path is not None and self.info.container == "mpegts" and self._path.stat().st_size % _TS_PACKET:
+        if self.path is not None and self.info.container == "mpegts" and self.path.stat().st_size % _TS_PACKET:
             return f"the file ends within a packet, at {end_s:.1f} s"
         return ""

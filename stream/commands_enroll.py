@@ -188,8 +188,8 @@ def observe_footage(
             if progress is not None:
                 progress(reached_s, min(ends, default=None))
 
-        is_still = video.info.kind == "image"
-        seen = detector.observe(video, advance, is_still=is_still)
+        seen = detector.observe(video, advance, is_still=video.info.kind == "image")
+        is_still = video.info.kind == "image"  # a GIF of one picture is one only now
         last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
         duration_s = None if is_still else min([last_s, *ends])
         clip = Clip(path.name, seen, _artifact_p(detector.bundle, seen, is_still=is_still), duration_s)

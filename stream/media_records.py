@@ -16,7 +16,7 @@ import av.error
 import cv2
 
 from difffake.errors import LimitExceededError, MediaFormatError
-from difffake.media import reason
+from difffake.media import local_path, reason
 from difffake.stills import read_still_header
 from difffake.video import open_video
 from stream.decode.sniff import AV1, H264, H265, JPEG, MATROSKA, MP4, PNG, TS, WEBP
@@ -135,7 +135,7 @@ def frames(source: str | Path, report: SourceReport, *, fps: float = 5.0, qualit
         LimitExceededError: see `difffake.video.open_video`.
     """
     with open_video(source, fps=fps, limits=UNBOUNDED) as video:
-        path = Path(str(source).removeprefix("file://"))
+        path = local_path(source)
         header = read_still_header(path) if video.info.kind == "image" else None
         for frame in video:
             if header is not None:

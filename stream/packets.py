@@ -24,7 +24,7 @@ from difffake.errors import (
     NoVideoError,
 )
 from difffake.limits import Limits
-from difffake.media import reason, without_secrets
+from difffake.media import local_path, reason, without_secrets
 from difffake.video import open_video
 
 S = 1_000_000_000
@@ -175,7 +175,7 @@ def open_packets(source: str | Path) -> Iterator[PacketSource]:
         name = without_secrets(str(source))
         container = _open(lambda: _open_address(str(source)), name)
     else:
-        path = Path(str(source).removeprefix("file://"))
+        path = local_path(source)
         name = path.name
         # Says everything that can be wrong with a file in one place.
         with open_video(path, limits=UNBOUNDED) as video:

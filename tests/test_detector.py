@@ -88,17 +88,20 @@ def test_evidence_is_apart_and_against_the_persons_own_beginning(woman: ScanResu
     assert first.artifact.log_density is None
 
 
-def test_windows_within_the_anchor_are_warming_up(detector: Detector, clips: dict[str, Path]) -> None:
-    result = detector.with_settings(ScanSettings(threads=1, window_s=1, duration_s=6, anchor_gap_s=0.25)).scan(
-        clips["woman"]
-    )
+def scan_otherwise(bundle: Bundle, path: Path, **settings: float) -> ScanResult:
+    with Detector.load(bundle.path, ScanSettings(threads=1, **settings)) as detector:  # type: ignore[arg-type]
+        return detector.scan(path)
+
+
+def test_windows_within_the_anchor_are_warming_up(tiny_bundle: Bundle, clips: dict[str, Path]) -> None:
+    result = scan_otherwise(tiny_bundle, clips["woman"], window_s=1, duration_s=6, anchor_gap_s=0.25)
     (person,) = result.people
     assert [w.missing.get("anchor") for w in person.windows[:3]] == ["warming up"] * 3
     assert [w.anchor is not None for w in person.windows] == [False, False, False, True, True, True]
 
 
-def test_a_short_clip_has_no_anchor_and_says_so(detector: Detector, clips: dict[str, Path]) -> None:
-    (person,) = detector.with_settings(ScanSettings(threads=1, anchor_gap_s=0.25)).scan(clips["man"]).people
+def test_a_short_clip_has_no_anchor_and_says_so(tiny_bundle: Bundle, clips: dict[str, Path]) -> None:
+    (person,) = scan_otherwise(tiny_bundle, clips["man"], anchor_gap_s=0.25).people
     told = re.fullmatch(
         r"no anchor: (\d) of 8 good frames \(.+\); it takes (.+) s more of .+", person.missing["anchor"]
     )
@@ -128,7 +131,9 @@ def test_a_cut_starts_a_new_person(detector: Detector, clips: dict[str, Path], t
     assert first.end_s < 2 <= second.start_s
 
 
-def test_two_faces_in_one_frame(detector: Detector, clips: dict[str, Path], tmp_path: Path) -> None:
+def test_two_faces_in_one_frame(
+    detector: Detector, tiny_bundle: Bundle, clips: dict[str, Path], tmp_path: Path
+) -> None:
     with open_video(clips["woman"], stop_s=0.1) as one, open_video(clips["man"], stop_s=0.1) as other:
         pair = np.hstack([next(iter(one)).image, next(iter(other)).image])
     path = tmp_path / "pair.png"
@@ -137,7 +142,7 @@ def test_two_faces_in_one_frame(detector: Detector, clips: dict[str, Path], tmp_
     assert len(result.people) == 2
     assert result.source.kind == "image"
     assert all(set(p.verdicts) == {"artifact"} for p in result.people)
-    single = detector.with_settings(ScanSettings(threads=1, max_faces=1)).scan(path)
+    single = scan_otherwise(tiny_bundle, path, max_faces=1)
     assert len(single.people) == 1
 
 
