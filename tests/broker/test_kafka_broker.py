@@ -17,7 +17,7 @@ from kafka.record import util as kafka_checksums
 
 from difffake.errors import MissingExtraError
 from stream.broker.contract import Consumer, TopicPartition, TopicSpec
-from stream.broker.errors import AuthenticationError, BrokerError, BrokerUnavailableError
+from stream.broker.errors import AuthenticationError, BrokerError, BrokerUnavailableError, FencedError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 
 pytestmark = pytest.mark.kafka
@@ -124,7 +124,9 @@ def rewind(consumer: Consumer) -> None:
 @pytest.mark.slow
 def test_a_broker_that_is_killed_and_comes_back_is_waited_for(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
     """In mid-transaction: the commit goes through once it is back, and everything is there once."""
-    broker = harness.broker(loss_timeout_s=90.0)  # a busy machine takes a while to start one
+    # A busy machine takes a while to start one. What the coordinator knows of already is aborted when its time is over,
+    # and its producer is fenced: the test after this one.
+    broker = harness.broker(loss_timeout_s=90.0, transaction_timeout_s=90.0)
     source, target = topic(broker), topic(broker)
     part = TopicPartition(target, 0)
     publish(broker, source, [b"%d" % i for i in range(10)])
@@ -155,6 +157,37 @@ def test_a_broker_that_is_killed_and_comes_back_is_waited_for(harness: KafkaHarn
     reader = broker.reader()
     found = [record.value for record in reader.read(part, None, reader.end_offset(part))]
     assert found == [b"%d" % i for i in range(10)]
+
+
+@pytest.mark.slow
+def test_a_transaction_that_outlives_its_time_while_the_broker_is_away_fences_its_producer(
+    harness: KafkaHarness, apache_kafka: ApacheKafka
+) -> None:
+    """Nothing of it is seen, and nothing of what this producer would send: a new process goes on."""
+    broker = harness.broker(loss_timeout_s=90.0)
+    target = topic(broker)
+    producer = broker.producer(target)
+    producer.begin()
+    producer.send(target, key=b"k", value=b"lost")
+    transactions = producer._sender._kafka._transaction_manager  # type: ignore[attr-defined]
+    until = time.monotonic() + 20
+    while not transactions._partitions_in_transaction:  # the coordinator knows of it
+        producer._sender._kafka._sender.wakeup()  # type: ignore[attr-defined]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    apache_kafka.kill()
+    apache_kafka.start()
+    time.sleep(harness.settings.transaction_timeout_s + 2)  # and the coordinator looks for it once a second
+    with pytest.raises(FencedError):
+        producer.commit({}, None)
+    with pytest.raises(FencedError):
+        producer.begin()
+    again = broker.producer(target)
+    again.begin()
+    again.send(target, key=b"k", value=b"kept")
+    again.commit({}, None)
+    part, reader = TopicPartition(target, 0), broker.reader()
+    assert [record.value for record in reader.read(part, None, reader.end_offset(part))] == [b"kept"]
 
 
 def test_a_refused_connection_ends_reading_only_where_it_lasts(
