@@ -22,6 +22,10 @@ from stream.packets import SourceReport, is_address
 CONTENT_TYPE, PTS_NS = "content-type", "pts-ns"
 _S = 1_000_000_000
 _FLUSH_S = 30.0
+#: How often to look whether what was sent has arrived, s: a broker that is gone takes nothing, and says nothing.
+_LOOK_S = 5.0
+#: How long it may take to come back meanwhile, s.
+_PATIENCE_S = 60.0
 #: Headers, key and framing of a record.
 _OVERHEAD_BYTES = 4096
 #: Kept of failures and of warnings: a loop without an end meets the same ones again and again.
@@ -166,16 +170,24 @@ class Publisher:
         for stream, sources in streams.items():
             self.counts.setdefault(stream, Counts())
             self._wait_for_next(waiting, stream, self._stream_records(stream, sources), order)
-        start = time.monotonic()
+        start = looked = time.monotonic()
+        is_lost = False
         try:
             while waiting:
                 now = heapq.heappop(waiting)
                 if paced:
                     time.sleep(max(0.0, start + now.due_ns / _S - time.monotonic()))
                 yield self._send(now.stream, now.record, now.base_ns)
+                if time.monotonic() - looked > _LOOK_S:
+                    self._producer.flush(_PATIENCE_S)
+                    looked = time.monotonic()
                 self._wait_for_next(waiting, now.stream, now.rest, order)
+        except BrokerError:
+            is_lost = True
+            raise
         finally:
-            self._producer.flush(_FLUSH_S)
+            if not is_lost:  # else it would be looked for once more
+                self._producer.flush(_FLUSH_S)
 
     def _wait_for_next(
         self, waiting: list[_Due], stream: str, rest: Iterator[tuple[MediaRecord, int]], order: Iterator[int]

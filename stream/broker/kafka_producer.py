@@ -198,7 +198,8 @@ class KafkaPlainProducer:
         if self._closed:
             return
         try:
-            self.flush(timeout_s)
+            if self._sender is not None:  # else what it had is lost, and was told: nothing to look for a broker for
+                self.flush(timeout_s)
         finally:
             self._closed = True
             if self._sender is not None:

@@ -15,7 +15,7 @@ from media_files import png, write_audio, write_encrypted, write_video
 
 from difffake.errors import LimitExceededError, MediaEncryptedError, MediaFormatError, MediaNotFoundError, NoVideoError
 from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
-from stream.broker.errors import MessageTooLargeError, TopicNotFoundError
+from stream.broker.errors import BrokerUnavailableError, MessageTooLargeError, TopicNotFoundError
 from stream.broker.memory import MemoryBroker, MemorySettings
 from stream.decode import DecodeSettings, Payload, StreamDecoder
 from stream.publish import Form, Publisher, PublishSettings
@@ -255,3 +255,35 @@ def test_an_address_is_published_alone_and_its_secrets_are_not_told(broker: Brok
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="out of range"):
         PublishSettings(**wrong)  # type: ignore[arg-type]
+
+
+class Lossy:
+    """A producer whose broker goes away after a few records: it takes what is sent, and knows better when asked."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes, self.sent, self.asked = takes, 0, 0
+
+    def plain_producer(self) -> Lossy:
+        return self
+
+    def send(self, *_: object, **__: object) -> None:
+        self.sent += 1
+
+    def flush(self, timeout_s: float) -> None:  # noqa: ARG002
+        self.asked += 1
+        if self.sent > self.takes:
+            raise BrokerUnavailableError("expired", hint="is a broker there?")
+
+    def close(self, timeout_s: float) -> None: ...
+
+
+def test_what_does_not_arrive_ends_publishing_also_where_it_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop for ever went on through an outage of ten minutes, and nobody was told that all of it was lost."""
+    monkeypatch.setattr("stream.publish._LOOK_S", 0.0)
+    clip, broker = video(tmp_path, "h264.mp4"), Lossy(7)
+    settings = PublishSettings(form=Form.FRAMES, paced=False, loops=0)
+    with Publisher(broker, TOPIC, settings) as publisher, pytest.raises(BrokerUnavailableError):  # type: ignore[arg-type]
+        list(itertools.islice(publisher.publish("a", [clip]), 100))
+    assert broker.asked <= broker.sent, "it is not asked once more for what is lost already"
