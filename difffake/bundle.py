@@ -48,7 +48,16 @@ HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
 #: Of still pictures: the manifest's name for the score that is read as `artifact` there, where it is another.
 ARTIFACT_STILL = "artifact_still"
+#: What may be read, and the question that it belongs to.
+_QUESTION: dict[str, str] = {
+    "artifact": "artifact",
+    ARTIFACT_STILL: "artifact",
+    "anchor": "anchor",
+    "identity": "identity",
+    "identity_enrolled": "identity",
+}
 
+_MAX_NAME = 100
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 30
 _REINSTALL = "install the bundle again, or write it again with `difffake fit`"
@@ -209,6 +218,14 @@ class Bundle:
                 f"{'there' if IDENTITY in manifest.files else 'not there'}",
                 hint=_REINSTALL,
             )
+        # It names topics' records, file names and metrics.
+        if not (0 < len(manifest.name) <= _MAX_NAME and manifest.name.isprintable()):
+            raise BundleError(f"bundle {self.path.name}: its name is no name", hint=_REINSTALL)
+        if not 0 < manifest.eye_distance < 1:
+            raise BundleError(
+                f"bundle {self.path.name}: eye_distance is {manifest.eye_distance}, not a share of the crop's side",
+                hint=_REINSTALL,
+            )
         dims = {
             "artifact": manifest.dim if self.projection is None else self.projection.matrix.shape[1],
             "identity": manifest.identity_dim,
@@ -216,6 +233,16 @@ class Bundle:
         for name, spec in manifest.scores.items():
             if not dims[spec.embedding]:
                 raise BundleError(f"bundle {self.path.name}: score {name} needs {IDENTITY}", hint=_REINSTALL)
+            needs_anchor = spec.kind in ("differential", "distance") or spec.minus_anchor_mean
+            if needs_anchor and spec.anchor == "none":
+                raise BundleError(f"bundle {self.path.name}: score {name} needs an anchor", hint=_REINSTALL)
+            if spec.embedding == "identity" and (
+                spec.kind not in ("differential", "distance") or spec.anchor != "given"
+            ):
+                raise BundleError(
+                    f"bundle {self.path.name}: score {name}: identity is a difference to a given anchor",
+                    hint=_REINSTALL,
+                )
             if spec.is_taught:
                 self._check_head(name, spec, dims["artifact"])
             if spec.kind not in ("density", "differential"):
@@ -238,7 +265,12 @@ class Bundle:
                 hint=_REINSTALL,
             )
         for evidence, score in self.manifest.evidence.items():
-            if score not in self.manifest.scores or score not in self.calibrations:
+            read = manifest.scores.get(score)
+            if evidence not in _QUESTION or (read is not None and read.evidence != _QUESTION[evidence]):
+                raise BundleError(
+                    f"bundle {self.path.name}: {score} is no score of the evidence {evidence}", hint=_REINSTALL
+                )
+            if read is None or score not in self.calibrations:
                 raise BundleError(
                     f"bundle {self.path.name}: evidence {evidence} names {score}, which is not there or not calibrated",
                     hint=_REINSTALL,

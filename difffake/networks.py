@@ -16,8 +16,9 @@ from typing import Self
 from difffake.bundle import Bundle
 from difffake.errors import EngineFileError, EngineHostError
 from difffake.faces.runtime import DetectorRuntime
+from difffake.identity import IDENTITY_SIDE_PX
 from engines.choose import EngineKind, Opened, is_there, open_engine
-from engines.contract import Engine
+from engines.contract import Engine, EngineSpec
 
 EXTRACTOR, IDENTITY, DETECTOR = "extractor", "identity", "detector"
 _KINDS = "|".join(
@@ -136,14 +137,21 @@ def open_networks(
 
     Raises:
         EngineError: the engine that was asked for by name cannot run here; or a network cannot be loaded at all.
+        EngineFileError: a network is not the one that the bundle's manifest speaks of.
     """
     choice = choice or EngineChoice()
     folder = bundle.path / "engines" if choice.folder is None else choice.folder
     extractor = open_engine(choice.kind, bundle.engine_path, folder / EXTRACTOR, threads=threads, max_batch=max_batch)
+    identity, manifest = None, bundle.manifest
     try:
+        _check(bundle, EXTRACTOR, extractor.engine.spec, manifest.side_px, manifest.dim, has_logit=True)
         identity = _identity(bundle.identity_path, folder / IDENTITY, choice, threads, max_batch)
+        if identity is not None:
+            _check(bundle, IDENTITY, identity.engine.spec, IDENTITY_SIDE_PX, manifest.identity_dim, has_logit=False)
     except BaseException:
         extractor.engine.close()
+        if identity is not None:
+            identity.engine.close()
         raise
     label = EngineKind.ONNX.value if identity is None else identity.label
     name = ModelName(bundle.model_id, extractor.label, label, choice.detector.value)
@@ -153,6 +161,18 @@ def open_networks(
         uses.append(EngineUse(IDENTITY, identity.label, asked.value, identity.fallback))
     uses.append(EngineUse(DETECTOR, choice.detector.value, choice.detector.value))
     return Networks(extractor.engine, None if identity is None else identity.engine, str(name), tuple(uses))
+
+
+def _check(bundle: Bundle, network: str, spec: EngineSpec, side_px: int, dim: int, *, has_logit: bool) -> None:
+    """Whether it is the network that the manifest speaks of: another one's faces and scores would be wrong, or fail far
+    from the cause."""
+    found, told = (spec.side_px, spec.dim), (side_px, dim)
+    if found != told or (has_logit and not spec.has_logit):
+        raise EngineFileError(
+            f"bundle {bundle.path.name}: its {network} takes {found[0]} px and gives {found[1]} numbers"
+            f"{'' if spec.has_logit or not has_logit else ' and no logit'}, the manifest says {told[0]} and {told[1]}",
+            hint="install the bundle again, or write it again with `difffake fit`",
+        )
 
 
 def _identity(network: Path | None, folder: Path, choice: EngineChoice, threads: int, max_batch: int) -> Opened | None:

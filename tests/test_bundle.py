@@ -96,6 +96,18 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
             {"scores": SCORES | {"density": {"evidence": "artifact", "kind": "density", "density": "x"}}},
             "needs",
         ),
+        ({"eye_distance": 0.0}, "eye_distance is 0.0"),
+        ({"eye_distance": 5.0}, "eye_distance is 5.0"),
+        ({"name": "x\n../y"}, "its name"),
+        ({"name": ""}, "its name"),
+        ({"name": "x" * 10_000}, "its name"),
+        ({"evidence": {"artifact": "signed_anchor"}}, "signed_anchor is no score of the evidence artifact"),
+        ({"evidence": {"mood": "logit"}}, "logit is no score of the evidence mood"),
+        ({"scores": SCORES | {"logit": {"evidence": "artifact", "kind": "distance"}}}, "logit needs an anchor"),
+        (
+            {"scores": SCORES | {"logit": {"evidence": "artifact", "kind": "logit", "minus_anchor_mean": True}}},
+            "logit needs an anchor",
+        ),
     ],
 )
 def test_an_inconsistent_manifest_is_refused(folder: Path, changes: dict[str, object], message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from compiled import compile_tiny, needs_int8
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tiny import IDENTITY_SIDE_PX, SIDE_PX, write_tiny_bundle
+from tiny import DIM, IDENTITY_SIDE_PX, SIDE_PX, tiny_extractor, tiny_identity, write_tiny_bundle
 
 from difffake.bundle import Bundle
 from difffake.detector import Detector
@@ -95,6 +95,24 @@ def test_what_was_opened_is_closed_when_the_second_network_fails(
     with pytest.raises(EngineError):
         open_networks(bundle, threads=1)
     assert closed == [SIDE_PX]
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "message"),
+    [
+        (
+            "extractor.onnx",
+            tiny_extractor(dim=DIM + 1),
+            "its extractor takes 224 px and gives 17 numbers, the manifest",
+        ),
+        ("extractor.onnx", tiny_identity(), "its extractor takes 150 px and gives 8 numbers and no logit"),
+        ("identity.onnx", tiny_extractor(), "its identity takes 224 px"),
+    ],
+)
+def test_a_network_that_is_not_the_manifests_is_refused(bundle: Bundle, file: str, data: bytes, message: str) -> None:
+    (bundle.path / file).write_bytes(data)
+    with pytest.raises(EngineFileError, match=message):
+        open_networks(bundle, threads=1)
 
 
 @needs_int8
