@@ -57,7 +57,7 @@ class Commits:
             return True
         parts = [p for p in self._partitions.values() if p.moved or p.has_dirty]
         idle_s, began_s = time.monotonic() - self._settings.idle_s, time.perf_counter()
-        outdated_s = time.time() - self._settings.forget_s
+        outdated_s = time.monotonic() - self._settings.forget_s
         for part in parts:
             part.let_go_of_idle(idle_s, self._settling.busy_in(part))
         try:

@@ -21,6 +21,8 @@ from stream.messages.codec import MessageError
 from stream.metrics.coverage import Coverage
 
 MAX_STREAM_ID_BYTES = 1024
+#: The year 2011, in which Kafka was first released: no record's timestamp before it is believed, s since the epoch.
+_BELIEVED_S = 1_293_840_000.0
 #: States deleted in one commit: a transaction must not grow with how long a worker was away.
 MAX_GOING = 1000
 
@@ -135,8 +137,10 @@ class Partition:
         self._stored = restored.streams
         #: Digest of the anchors that the state topic holds of each stream, or will with the commit at hand.
         self._anchors = restored.anchors
-        #: When the state of each was written, s since the epoch, the longest ago first.
-        self._written_s = restored.written_s
+        #: When the state of each was written, by the monotonic clock, the longest ago first: a machine's clock that is
+        #: set right must not make all streams look forgotten, for their states would be deleted.
+        ahead_s = time.time() - time.monotonic()
+        self._written_s = {name: written_s - ahead_s for name, written_s in restored.written_s.items()}
         self._going: list[str] = []
         self._streams: dict[str, StreamState] = {}
         #: Stored streams with an open alert, and since when nothing was heard of them here.
@@ -151,7 +155,10 @@ class Partition:
         """A record was read; those in between were compacted, or belong to aborted transactions."""
         self.position = offset + 1
         self._begun.append(offset)
-        self._times_s.append(time.time() if timestamp_ms < 0 else timestamp_ms / 1e3)
+        now_s, stamp_s = time.time(), timestamp_ms / 1e3
+        # A producer's clock may be anywhere. Ahead of ours it would hide that we are late; before there was Kafka it
+        # would say that we are late by half a century, and scale the workers up to the most that there may be.
+        self._times_s.append(min(stamp_s, now_s) if stamp_s > _BELIEVED_S else now_s)
 
     def finish(self, offset: int) -> None:
         """A record that was begun is done with."""
@@ -173,7 +180,8 @@ class Partition:
 
     @property
     def oldest_s(self) -> float | None:
-        """The timestamp of that record, seconds since the epoch; when it was read where it has none."""
+        """The timestamp of that record, seconds since the epoch; when it was read where it has none, or one that cannot
+        be believed."""
         return self._times_s[0] if self._times_s else None
 
     def is_new(self, stream: StreamState, offset: int) -> bool:
@@ -275,7 +283,7 @@ class Partition:
                 if not stream.in_parts:
                     self._stored[stream.name] = self._state_of(stream)
                 self._written_s.pop(stream.name, None)
-                self._written_s[stream.name] = time.time()
+                self._written_s[stream.name] = time.monotonic()
                 state, anchors = self._stored[stream.name].apart()
                 if state.arrays_digest and self._anchors.get(stream.name) != state.arrays_digest:
                     self._anchors[stream.name] = state.arrays_digest
@@ -283,8 +291,8 @@ class Partition:
                 yield state
 
     def outdated(self, before_s: float, busy: set[str]) -> list[StateKey]:
-        """The states to be deleted with the next commit: of streams whose state was last written before then, s since
-        the epoch, that are not busy and have no alert open. There are `MAX_GOING` of them at most."""
+        """The states to be deleted with the next commit: of streams whose state was last written before then, by the
+        monotonic clock, that are not busy and have no alert open. There are `MAX_GOING` of them at most."""
         self._going = []
         for name, written_s in self._written_s.items():
             if written_s >= before_s or len(self._going) >= MAX_GOING:

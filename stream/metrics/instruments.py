@@ -100,6 +100,8 @@ class Metrics(Collector):
         self.ends: Mapping[TopicPartition, int] = {}
         #: When Kafka last answered, by the monotonic clock.
         self._answered_s = float("-inf")
+        #: When the last commit succeeded, by the same.
+        self._committed_s: float | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -257,7 +259,7 @@ class Metrics(Collector):
             if timestamp_ms >= 0:
                 tally.observe(names.LATENCY, max(0.0, now_s - timestamp_ms / 1e3))
         self._store.merge(tally)
-        self._store.set(names.LAST_COMMIT, now_s)
+        self._committed_s = time.monotonic()
         self.answered()
         self.stage(Stage.COMMIT, seconds, pending.records)
         self._streams.merge(pending.streams)
@@ -329,6 +331,8 @@ class Metrics(Collector):
             names.LAG_RECORDS,
             {(p.topic, str(p.partition)): max(0.0, ends[p] - b.next_offset) for p, b in backlogs.items() if p in ends},
         )
+        if self._committed_s is not None:  # by the machine's clock as it is now, which may have been set since
+            store.set(names.LAST_COMMIT, now_s - (time.monotonic() - self._committed_s))
         store.set(names.PARTITIONS, len(backlogs))
         store.set(names.WAITING_RECORDS, seen.waiting_records)
         store.set(names.WAITING_BYTES, seen.waiting_bytes)

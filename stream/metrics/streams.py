@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prometheus_client.metrics_core import Metric as Family
 
@@ -25,6 +26,18 @@ from stream.metrics.store import Labels, family
 #: Streams beyond the bound that are told apart, to be counted.
 _MAX_FOLDED = 10_000
 _MAX_LABEL_BYTES = 200
+_NEVER = float("-inf")
+
+
+class _Now(NamedTuple):
+    """This moment, by both clocks: what a stream's silence is must not change where somebody sets the machine's."""
+
+    monotonic_s: float
+    epoch_s: float
+
+    def stamp(self, at_s: float) -> float:
+        """A moment of the monotonic clock in seconds since the epoch, as the machine counts them now; 0 for never."""
+        return 0.0 if at_s == _NEVER else self.epoch_s - (self.monotonic_s - at_s)
 
 
 @dataclass(slots=True)
@@ -59,7 +72,7 @@ class _Series:
     """One stream as it is told.
 
     ``source``: the partition that it came through last; None for the sum of many. ``heard_s``, ``frame_s``,
-    ``covered_at_s``: of its last record, due frame and covered frame, by the machine's clock.
+    ``covered_at_s``: of its last record, due frame and covered frame, by the monotonic clock; `_NEVER` before it.
     """
 
     source: TopicPartition | None
@@ -71,9 +84,9 @@ class _Series:
     is_alert_open: bool = False
     p_values: dict[str, float] = field(default_factory=dict)
     anchor_ages_s: dict[str, float] = field(default_factory=dict)
-    heard_s: float = 0.0
-    frame_s: float = 0.0
-    covered_at_s: float = 0.0
+    heard_s: float = _NEVER
+    frame_s: float = _NEVER
+    covered_at_s: float = _NEVER
 
     def copy(self) -> _Series:
         return _Series(
@@ -100,6 +113,7 @@ class StreamSeries:
         idle_s: seconds without a record after which a stream's series go.
         evidences: each gets a count of alerts that begins at 0.
         clock: seconds since the epoch.
+        monotonic: seconds.
     """
 
     def __init__(
@@ -109,8 +123,10 @@ class StreamSeries:
         evidences: Iterable[str] = (),
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max, self._idle_s, self._evidences, self._clock = max_streams, idle_s, tuple(evidences), clock
+        self._max, self._idle_s, self._evidences = max_streams, idle_s, tuple(evidences)
+        self._clock, self._monotonic = clock, monotonic
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
         self._other: _Series | None = None
@@ -124,7 +140,7 @@ class StreamSeries:
 
     def merge(self, tallies: Mapping[tuple[TopicPartition, str], StreamTally]) -> None:
         """Take in what a commit made known."""
-        now_s = self._clock()
+        now_s = self._monotonic()
         with self._lock:
             if len(self._series) + len(tallies) > self._max and now_s - self._tidied_s >= 1.0:
                 self._tidy(now_s)
@@ -141,9 +157,9 @@ class StreamSeries:
 
     def families(self) -> Iterator[Family]:
         """All series, in the order of the catalogue."""
-        now_s = self._clock()
+        now = _Now(self._monotonic(), self._clock())
         with self._lock:
-            self._tidy(now_s)
+            self._tidy(now.monotonic_s)
             told = {label: one.copy() for label, one in self._series.items()}
             if self._other is not None:
                 told[OTHER_STREAMS] = self._other.copy()
@@ -151,7 +167,7 @@ class StreamSeries:
         yield family(names.STREAMS_SEEN, {(): float(len(told) + folded - (OTHER_STREAMS in told))})
         yield family(names.STREAMS_FOLDED, {(): float(folded)})
         for metric in CATALOGUE.values():
-            if metric.is_per_stream and (series := _READ[metric](told, now_s)):
+            if metric.is_per_stream and (series := _READ[metric](told, now)):
                 yield family(metric, series)
 
     def _of(self, source: TopicPartition, stream: str, now_s: float) -> _Series:
@@ -212,11 +228,11 @@ _Told = Mapping[str, _Series]
 _Values = dict[Labels, float]
 
 
-def _ratios(told: _Told, now_s: float) -> _Values:
+def _ratios(told: _Told, now: _Now) -> _Values:
     return {
         (label,): ratio
         for label, one in told.items()
-        if (ratio := ratio_now(one.ratio, now_s - one.frame_s)) is not None
+        if (ratio := ratio_now(one.ratio, now.monotonic_s - one.frame_s)) is not None
     }
 
 
@@ -234,13 +250,13 @@ def _own(one: _Series, value: float) -> float | None:
     return None if one.source is None else value
 
 
-_READ: dict[Metric, Callable[[_Told, float], _Values]] = {
+_READ: dict[Metric, Callable[[_Told, _Now], _Values]] = {
     names.STREAM_SECONDS: lambda told, _: _single(told, lambda one: one.covered_s + sum(one.uncovered_s.values())),
     names.STREAM_COVERED: lambda told, _: _single(told, lambda one: one.covered_s),
     names.STREAM_UNCOVERED: lambda told, _: _spread(told, lambda one: one.uncovered_s),
     names.STREAM_COVERAGE: _ratios,
-    names.STREAM_LAST_FRAME: lambda told, _: _single(told, lambda one: one.frame_s),
-    names.STREAM_LAST_COVERED: lambda told, _: _single(told, lambda one: one.covered_at_s),
+    names.STREAM_LAST_FRAME: lambda told, now: _single(told, lambda one: now.stamp(one.frame_s)),
+    names.STREAM_LAST_COVERED: lambda told, now: _single(told, lambda one: now.stamp(one.covered_at_s)),
     names.STREAM_GEAR: lambda told, _: _single(told, lambda one: one.gear),
     names.STREAM_ALERT_OPEN: lambda told, _: _single(told, lambda one: _own(one, float(one.is_alert_open))),
     names.STREAM_ALERTS: lambda told, _: _spread(told, lambda one: one.opened),

@@ -51,7 +51,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make(clock: Clock) -> Callable[[int], StreamSeries]:
-    return lambda most: StreamSeries(most, 900.0, ("artifact", "anchor", "identity"), clock=clock)
+    return lambda most: StreamSeries(most, 900.0, ("artifact", "anchor", "identity"), clock=clock, monotonic=clock)
 
 
 def test_what_is_told_of_a_stream(make: Callable[[int], StreamSeries], clock: Clock) -> None:
@@ -104,6 +104,27 @@ def test_a_hundred_thousand_streams_make_no_more_series_than_there_may_be(
     assert found["difffake_stream_seconds_total"][OTHER_STREAMS,] == pytest.approx(100_000 - 100)
     assert (OTHER_STREAMS,) not in found["difffake_stream_coverage_ratio"], "a ratio of many streams would hide one"
     assert found["difffake_streams_folded"][()] == 10_000, "counted up to a bound"
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_changes_nothing_about_who_is_silent(step_s: float) -> None:
+    """Set back by an hour, a stream that ended stayed looked at for that hour; set forth, all were forgotten."""
+    machine, monotonic = Clock(), Clock()
+    monotonic.now_s = 50.0
+    series = StreamSeries(10, 900.0, clock=machine, monotonic=monotonic)
+    series.merge({(P0, "ended"): tally(), (P0, "goes on"): tally()})
+    machine.now_s += step_s
+    assert samples(series)["difffake_stream_coverage_ratio"] == {("ended",): 1.0, ("goes on",): 1.0}
+    for clock in (machine, monotonic):
+        clock.now_s += QUIET_S + 0.1
+    series.merge({(P0, "goes on"): tally()})
+    found = samples(series)
+    assert found["difffake_stream_coverage_ratio"] == {("ended",): 0.0, ("goes on",): 1.0}
+    assert found["difffake_stream_last_frame_timestamp_seconds"] == {
+        ("ended",): pytest.approx(machine.now_s - QUIET_S - 0.1),
+        ("goes on",): machine.now_s,
+    }
+    assert found["difffake_stream_last_covered_timestamp_seconds"]["goes on",] == machine.now_s
 
 
 def test_a_place_is_free_when_its_stream_has_gone(make: Callable[[int], StreamSeries], clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,21 @@ def test_an_open_alert_keeps_its_stream(models: LiveModels, clips: dict[str, Pat
         world.publish(streams=(stream,))
     world.drain(world.worker(QUIET, AT_ONCE))
     assert ("a" in restored(world)) is is_open is True
+
+
+@pytest.mark.parametrize("days", [30, -30])
+def test_a_clock_that_is_set_right_deletes_nothing(
+    models: LiveModels, clips: dict[str, Path], days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that starts with a clock of last month, and is told the time a minute later."""
+    world = World(models, clips)
+    worker = world.worker(QUIET, NEVER)
+    world.publish(streams=("a", "b"))
+    world.work(worker, 8)
+    began = time.time()
+    monkeypatch.setattr("stream.partition.time.time", lambda: began + days * 86400)
+    for stream in ("c", "d", "e", "f"):  # something to commit in either partition
+        world.publish(streams=(stream,))
+    world.drain(worker)
+    assert worker.counts["forgotten"] == 0
+    assert restored(world) == {"a", "b", "c", "d", "e", "f"}
