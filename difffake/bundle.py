@@ -57,6 +57,8 @@ _QUESTION: dict[str, str] = {
     "identity_enrolled": "identity",
 }
 
+#: How an ONNX tensor begins to say where its numbers lie, if not in the file itself (an entry with the key "location").
+_EXTERNAL_DATA = b"\n\x08location\x12"
 _MAX_NAME = 100
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 30
@@ -374,6 +376,10 @@ def _read_checked(file: Path, entry: FileEntry) -> bytes:
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BundleError(f"bundle file {file.name} is damaged: its SHA-256 is not the manifest's", hint=_REINSTALL)
+    if file.suffix == ".onnx" and _EXTERNAL_DATA in data:
+        raise BundleError(
+            f"bundle file {file.name} keeps weights in another file, which no hash covers", hint=_REINSTALL
+        )
     return data
 
 

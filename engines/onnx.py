@@ -52,8 +52,10 @@ class OnnxEngine:
             or tuple(o.name for o in outputs) not in (OUTPUTS, OUTPUTS[:1])
             or inputs[0].type != "tensor(uint8)"
             or len(shape) != 4
+            or isinstance(shape[0], int)
             or not isinstance(shape[2], int)
             or shape[2] != shape[3]
+            or len(outputs[0].shape) != 2
             or not isinstance(outputs[0].shape[1], int)
         ):
             raise EngineError(

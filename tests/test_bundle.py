@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
+import onnx
+import onnx.external_data_helper
 import pytest
 from tiny import DIM, SCORES, write_tiny_bundle
 
@@ -113,6 +116,18 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
 def test_an_inconsistent_manifest_is_refused(folder: Path, changes: dict[str, object], message: str) -> None:
     edit_manifest(folder, **changes)
     with pytest.raises(BundleError, match=message):
+        Bundle.load(folder)
+
+
+def test_a_network_whose_weights_lie_elsewhere_is_refused(folder: Path) -> None:
+    model = onnx.load(folder / "extractor.onnx")
+    onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, folder / "extractor.onnx")
+    data = (folder / "extractor.onnx").read_bytes()
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    edit_manifest(folder, files=files | {"extractor.onnx": entry})
+    with pytest.raises(BundleError, match=r"extractor\.onnx keeps weights in another file"):
         Bundle.load(folder)
 
 

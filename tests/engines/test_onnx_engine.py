@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from tiny import DIM, SIDE_PX, tiny_extractor
 
 from difffake.errors import EngineError, OutOfMemoryError
@@ -87,6 +89,17 @@ def test_refuses_a_network_that_embeds_no_faces(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(tiny_extractor().replace(b"embedding", b"embedDING"))
     with pytest.raises(EngineError, match="embeds no faces"):
+        OnnxEngine(path)
+
+
+@pytest.mark.parametrize(("port", "shape"), [("output", ["B"]), ("output", []), ("input", [1, 3, SIDE_PX, SIDE_PX])])
+def test_refuses_ports_of_another_shape(tmp_path: Path, port: str, shape: list[str | int]) -> None:
+    model = onnx.load_from_string(tiny_extractor())
+    value = getattr(model.graph, port)[0]
+    value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
+    path = tmp_path / "other.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match=r"embeds no faces|cannot load"):
         OnnxEngine(path)
 
 
