@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
+import os
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -67,21 +69,19 @@ class Receiver:
             sock = self._connect()
         except (OSError, ValueError) as error:  # TLS errors are OSErrors; a name beyond IDNA's bounds is a ValueError
             return Answer(0, f"no connection: {error}")
-        # Timeouts of a socket are per read: one byte now and then would keep it alive for ever.
-        deadline = threading.Timer(self._settings.total_s, _shut, (sock,))
-        deadline.daemon = True
-        deadline.start()
         connection = http.client.HTTPConnection(self._host, self._port)
         connection.sock = sock
         try:
-            connection.request("POST", self._target, body, {**headers, "Connection": "close"})
-            response = connection.getresponse()
-            response.read(_MAX_ANSWER_BYTES)
+            with _ended_after(self._settings.total_s, sock):
+                connection.request("POST", self._target, body, {**headers, "Connection": "close"})
+                response = connection.getresponse()
+                # It has it by then, or has not: whatever its words turn out to be.
+                with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                    response.read(_MAX_ANSWER_BYTES)
             return Answer(response.status, response.reason[:80], _retry_after_s(response.getheader("Retry-After")))
         except (OSError, http.client.HTTPException, ValueError) as error:
             return Answer(0, f"no answer: {type(error).__name__}: {error}"[:200])
         finally:
-            deadline.cancel()
             connection.close()
             sock.close()
 
@@ -101,7 +101,8 @@ class Receiver:
             sock.settimeout(self._settings.connect_s)
             sock.connect(address)
             if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+                with _ended_after(self._settings.connect_s, sock):
+                    sock = self._tls.wrap_socket(sock, server_hostname=self._host)
             sock.settimeout(self._settings.total_s)
         except BaseException:
             sock.close()
@@ -115,6 +116,24 @@ def _is_allowed(address: str) -> bool:
     mapped = getattr(ip, "ipv4_mapped", None)
     ip = ip if mapped is None else mapped
     return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float, sock: socket.socket) -> Iterator[None]:
+    """Timeouts of a socket are per read: one byte now and then would keep it alive for ever.
+
+    Wrapping a socket for TLS leaves nothing in the one that was wrapped: a copy of its descriptor is what is shut.
+    """
+    same = socket.socket(fileno=os.dup(sock.fileno()))
+    deadline = threading.Timer(seconds, _shut, (same,))
+    deadline.daemon = True
+    deadline.start()
+    try:
+        yield
+    finally:
+        deadline.cancel()
+        deadline.join()
+        same.close()
 
 
 def _shut(sock: socket.socket) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.hooks import HookError, HookSettings, Receiver, sign, verify
+from stream.hooks import Answer, HookError, HookSettings, Receiver, sign, verify
 from stream.hooks.delivery import _is_allowed
 from stream.hooks.settings import check_secret
 
@@ -107,6 +107,52 @@ def test_a_receiver_that_never_ends_is_left_in_time(server: Server) -> None:
     assert answer.status == 0
     assert not answer.is_final
     assert ended.wait(30.0)
+
+
+def test_a_handshake_that_never_ends_is_left_in_time() -> None:
+    """Each read of it came in time: hooks stood still for hours, and all alerts with them."""
+    ended, listening = threading.Event(), socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            try:
+                connection.sendall(b"\x16\x03\x03\x40\x00")  # a handshake of 16 KiB begins
+                while not ended.wait(0.05):
+                    connection.sendall(b"\x02")
+            except OSError:
+                ended.set()  # we hung up
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    url = f"https://localhost:{listening.getsockname()[1]}/"
+    answers: list[Answer] = []
+    receiver = Receiver(HookSettings(url=url, connect_s=0.4))
+    posting = threading.Thread(target=lambda: answers.append(receiver.post(b"{}", {})), daemon=True)
+    posting.start()
+    posting.join(30.0)
+    ended.set()
+    thread.join(30.0)
+    listening.close()
+    assert [(answer.status, answer.is_final) for answer in answers] == [(0, False)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nno length at all\r\n",
+        b"Content-Length: 4000\r\n\r\nbreaks off",
+        b"Transfer-Encoding: chunked\r\n\r\n40\r\nbreaks off",
+    ],
+    ids=["nonsense", "short", "short-chunk"],
+)
+def test_who_has_said_yes_is_not_told_again_whatever_comes_behind_it(server: Server, words: bytes) -> None:
+    def speak(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + words)
+        handler.close_connection = True
+
+    server.answer = speak
+    assert Receiver(HookSettings(url=server.url())).post(b"{}", {}).is_done
 
 
 def test_an_endless_answer_is_not_read_to_its_end(server: Server) -> None:
