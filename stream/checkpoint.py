@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -35,7 +35,7 @@ from stream.messages import (
     decode_state,
     encode,
 )
-from stream.messages.codec import MessageError
+from stream.messages.codec import MessageError, bounded
 from stream.topics import Topics
 
 
@@ -52,6 +52,8 @@ class _Output:
 
 #: A dead letter is larger than its record by its headers, and must not be refused at the commit.
 MAX_LETTER_BYTES = DEFAULT_MAX_MESSAGE_BYTES - (64 << 10)
+#: Key and headers of a dead letter; what a topic takes at the least leaves room for ours beside them.
+MAX_BESIDE_BYTES = 32 << 10
 #: Header of state records: to which topic of that name the offsets belong. A header, so that older workers read it too.
 TOPIC_ID = "topic-id"
 
@@ -229,10 +231,16 @@ class Checkpoint:
         self._add(_Output(topic, key, value, headers))
 
     def bury(self, record: Record, error: Exception, stage: str) -> None:
-        """Add a dead letter; one too large to be sent again goes without its value."""
+        """Add a dead letter; one too large to be sent again goes without its value, and what beside that is too large
+        for any value to make room for goes, too: a record that cannot be buried would end one worker after another."""
         letter = DeadLetter.from_record(record, error, stage)
         if len(record.value or b"") > MAX_LETTER_BYTES:
             letter = letter.without_value()
+        beside_bytes = len(record.key or b"") + sum(len(name) + len(value) for name, value in letter.original)
+        if beside_bytes > MAX_BESIDE_BYTES:
+            note = f"key and headers of {beside_bytes} bytes are left out: {letter.error.message}"
+            told = msgspec.structs.replace(letter.error, message=bounded(note))
+            letter = replace(letter, key=None, original=(), error=told)
         self._add(_Output(self._topics.deadletters, letter.key, letter.value, letter.headers, letter=True))
 
     def commit(

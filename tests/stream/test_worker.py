@@ -209,6 +209,29 @@ def test_bad_records_are_buried_whole_and_cost_nobody_else_anything(world: World
     assert sum(n for name, n in worker.counts.items() if name.startswith("deadletters:")) == len(BAD)
 
 
+@pytest.mark.parametrize("largest", ["one header", "many headers", "key"])
+def test_a_record_whose_headers_or_key_leave_no_room_for_a_reason_is_buried_without_them(
+    world: World, largest: str
+) -> None:
+    """Its dead letter was larger than a message may be: no commit went through, and all workers ended in turn."""
+    most = world.broker.settings.max_message_bytes - 200
+    headers = {
+        "one header": [("h", bytes(most))],
+        "many headers": [(f"h{i}", bytes(most // 5_100)) for i in range(5_000)],
+    }
+    key = bytes(most) if largest == "key" else b"hostile"
+    world.send(key, b"no picture", *headers.get(largest, ()))
+    world.publish(streams=("a",))
+    worker = world.worker()
+    world.drain(worker)
+    (letter,) = world.letters()
+    assert (letter.key, letter.value, letter.original) == (None, b"no picture", ())
+    assert (letter.error.topic, letter.error.offset) == ("video.in", 0)
+    assert "left out" in letter.error.message
+    assert worker.counts["rewinds"] == 0
+    assert {score.stream for score in world.scores()} == {"a"}
+
+
 def test_a_record_that_breaks_the_analysis_is_buried_and_the_rest_is_as_if_it_had_not_been(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
