@@ -54,6 +54,9 @@ class _Output:
 MAX_LETTER_BYTES = DEFAULT_MAX_MESSAGE_BYTES - (64 << 10)
 #: Key and headers of a dead letter; what a topic takes at the least leaves room for ours beside them.
 MAX_BESIDE_BYTES = 32 << 10
+#: So much waits for a commit at the most, but for the last record: a flood of large dead letters would fill memory, and
+#: its transaction take longer than one may.
+MAX_WAITING_BYTES = 32 << 20
 #: Header of state records: to which topic of that name the offsets belong. A header, so that older workers read it too.
 TOPIC_ID = "topic-id"
 
@@ -204,7 +207,7 @@ class Checkpoint:
         self._state_partitions = state_partitions
         self._interval_s, self._max_records = interval_s, max_records
         self._outputs: list[_Output] = []
-        self._records = 0
+        self._records = self._bytes = 0
         self._opened_s: float | None = None
         #: The topic of dead letters takes no large ones: learned from a commit that was refused.
         self._letters_are_small = False
@@ -219,7 +222,8 @@ class Checkpoint:
         """Whether the batch is old or large enough."""
         if self._opened_s is None:
             return False
-        return self._records >= self._max_records or time.monotonic() - self._opened_s >= self._interval_s
+        is_full = self._records >= self._max_records or self._bytes >= MAX_WAITING_BYTES
+        return is_full or time.monotonic() - self._opened_s >= self._interval_s
 
     def finished(self) -> None:
         """An input record is done."""
@@ -290,7 +294,7 @@ class Checkpoint:
 
     def abort(self) -> None:
         """Drop all outputs since the last commit."""
-        self._outputs, self._records, self._opened_s = [], 0, None
+        self._outputs, self._records, self._bytes, self._opened_s = [], 0, 0, None
 
     def _write(self, output: _Output) -> None:
         value = None if output.letter and self._letters_are_small else output.value
@@ -309,6 +313,7 @@ class Checkpoint:
     def _add(self, output: _Output) -> None:
         self._open()
         self._outputs.append(output)
+        self._bytes += len(output.value or b"")
 
     def _open(self) -> None:
         if self._opened_s is None:

@@ -209,6 +209,18 @@ def test_bad_records_are_buried_whole_and_cost_nobody_else_anything(world: World
     assert sum(n for name, n in worker.counts.items() if name.startswith("deadletters:")) == len(BAD)
 
 
+def test_large_dead_letters_do_not_gather(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred of sixteen megabytes would be one transaction."""
+    monkeypatch.setattr("stream.checkpoint.MAX_WAITING_BYTES", 30_000)
+    for _ in range(12):
+        world.send(b"hostile", bytes(10_000))
+    patient = msgspec.structs.replace(SETTINGS, commit_interval_s=3600.0, commit_records=200)
+    worker = world.worker(settings=patient)
+    world.drain(worker)
+    assert len(world.letters()) == 12
+    assert worker.counts["commits"] >= 4
+
+
 @pytest.mark.parametrize("largest", ["one header", "many headers", "key"])
 def test_a_record_whose_headers_or_key_leave_no_room_for_a_reason_is_buried_without_them(
     world: World, largest: str
