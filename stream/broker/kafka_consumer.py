@@ -18,8 +18,9 @@ kafka-python 3.0.12 read and tested, and what is done about it here:
   `poll` lets it, for as long as the settings allow a loss.
 - After `resume` it never reads a partition again whose records it had already unpacked, as long as the place of the
   record batch in work is taken by an empty one. `unstick` clears that place.
-- A poll that finds nothing hands three tasks to its I/O thread and waits for each: beside threads that decode that was
-  half a millisecond for every frame analysed. `poll` without a wait asks only where an answer has come (`_is_idle`).
+- A poll hands up to three tasks to its I/O thread and waits for each, which takes long beside threads that decode:
+  whether the coordinator is known (`trust_known_coordinator`), the questions to the brokers, and an answer to them. A
+  `poll` without a wait waits for none (`_fetch_in_haste`), and takes a step only where an answer has come (`_is_idle`).
 - While the brokers hold back the answer for partitions without records, a partition whose records were still buffered
   when they were asked is not asked for. So brokers may wait long only where nothing was buffered (`_ask_patiently`).
 """
@@ -76,7 +77,8 @@ class KafkaConsumer:
         self._alone_since: float | None = None
         self._failing_since: float | None = None
         self._stepped_s = float("-inf")  # of the last step, by the monotonic clock
-        self._asked: set[Any] = set()  # nodes that owed an answer then
+        self._asked: set[Any] = set()  # nodes that owed an answer then; set on kafka-python's thread, too
+        self._asking: Any = None  # kafka-python's future of the questions that were handed over
         self._closed = False
         self._kafka: Any = connect(
             kafka.KafkaConsumer,
@@ -89,6 +91,8 @@ class KafkaConsumer:
             heartbeat_interval_ms=int(settings.heartbeat_s * 1000),
             max_poll_interval_ms=int(settings.max_poll_interval_s * 1000),
         )
+        trust_known_coordinator(self._kafka._coordinator)
+        self._fetch = self._kafka._fetcher.fetch_records
 
     def subscribe(self, topics: Sequence[str] | re.Pattern[str], listener: Listener) -> None:
         """See the contract. Raises `TopicNotFoundError` for a name that does not exist."""
@@ -106,13 +110,15 @@ class KafkaConsumer:
         """See the contract."""
         if not timeout_s and self._is_idle():
             return []
-        timer = Timer(timeout_s * 1000)
+        timer, fetcher = Timer(timeout_s * 1000), self._kafka._fetcher
         while True:
+            # Where asking fails, it is waited for, so that it is seen to go on failing.
+            is_hasty = not timeout_s and self._failing_since is None
+            fetcher.fetch_records = self._fetch_in_haste if is_hasty else self._fetch
             batches = self._step(timer, max_records)
-            self._stepped_s, self._asked = (
-                time.monotonic(),
-                set(self._kafka._fetcher._nodes_with_pending_fetch_requests),
-            )
+            self._stepped_s = time.monotonic()
+            if not is_hasty:
+                self._asked = set(fetcher._nodes_with_pending_fetch_requests)
             kept = self._settle()
             records = [record(found) for part, batch in batches.items() if part in kept for found in batch]
             if records or not timer.timeout_ms:
@@ -138,6 +144,26 @@ class KafkaConsumer:
             return {}
         self._failing_since = None
         return batches
+
+    def _fetch_in_haste(self, max_records: int, update_offsets: bool, **_: float) -> tuple[dict[Any, Any], bool]:
+        """The fetcher's `fetch_records` for a step without a wait: what is there. To send the questions is left to the
+        I/O thread."""
+        fetcher = self._kafka._fetcher
+        if self._asking is not None and self._asking.is_done:
+            asking, self._asking = self._asking, None
+            if asking.failed():
+                raise asking.exception
+        records, is_more = fetcher.fetched_records(max_records, update_offsets=update_offsets)
+        if not is_more and self._asking is None:
+            self._asked = set()
+            self._asking = fetcher._manager.call_soon(self._ask)
+        return records, False
+
+    async def _ask(self) -> None:
+        """On kafka-python's thread: send its questions."""
+        fetcher = self._kafka._fetcher
+        await fetcher._send_fetches_async()
+        self._asked = set(fetcher._nodes_with_pending_fetch_requests)
 
     def _ask_patiently(self) -> None:
         """Before a step: the questions of one that has nothing to hand over may be answered late."""
@@ -335,6 +361,17 @@ class _Join:
     def __init__(self, task: Any) -> None:
         self.add_callback = task.add_callback
         self.add_errback = task.add_errback
+
+
+def trust_known_coordinator(coordinator: Any) -> None:
+    """A coordinator that is known and connected need not be looked up on the I/O thread."""
+    ensure_ready, client = coordinator.ensure_coordinator_ready, coordinator._client
+
+    def is_ready(timeout_ms: float | None = None) -> bool:
+        known = coordinator.coordinator_id
+        return (known is not None and client.connected(known)) or bool(ensure_ready(timeout_ms=timeout_ms))
+
+    coordinator.ensure_coordinator_ready = is_ready
 
 
 def keep_join(consumer: Any) -> None:

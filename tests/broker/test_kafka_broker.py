@@ -247,6 +247,56 @@ def test_a_coordinator_that_cannot_be_reached_for_a_moment_is_asked_again(
     producer.close(5.0)
 
 
+def test_a_poll_without_a_wait_does_not_wait_for_its_thread(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside threads that decode, each wait for another thread takes as long as many records."""
+    broker = harness.broker()
+    name = topic(broker)
+    publish(broker, name, [b"0"])
+    consumer = broker.consumer(name)
+    consumer.subscribe([name], Told())
+    take(consumer, 1)
+
+    def wait(*_: object) -> None:
+        raise AssertionError("it waited")
+
+    monkeypatch.setattr(consumer._kafka._net, "run", wait)  # type: ignore[attr-defined]
+    got: list[bytes | None] = []
+    for value in (b"1", b"2"):
+        until = time.monotonic() + 0.8  # long enough for an answer without records
+        while time.monotonic() < until:
+            assert consumer.poll(0.0, 10) == []
+            time.sleep(0.01)
+        publish(broker, name, [value])
+        until = time.monotonic() + 20
+        while len(got) < int(value) and time.monotonic() < until:
+            got += [record.value for record in consumer.poll(0.0, 10)]
+            time.sleep(0.01)
+    assert got == [b"1", b"2"]
+
+
+def test_questions_that_cannot_be_sent_are_an_error_of_the_next_poll(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = harness.broker(loss_timeout_s=1.0)
+    name = topic(broker)
+    publish(broker, name, [b"0"])
+    consumer = broker.consumer(name)
+    consumer.subscribe([name], Told())
+    take(consumer, 1)
+
+    def refuse() -> None:
+        raise KafkaConnectionError("111 ECONNREFUSED")
+
+    monkeypatch.setattr(consumer._kafka._fetcher, "_create_fetch_requests", refuse)  # type: ignore[attr-defined]
+    until = time.monotonic() + 20
+    with pytest.raises(BrokerUnavailableError, match="ECONNREFUSED"):  # noqa: PT012  (it takes several polls)
+        while time.monotonic() < until:
+            consumer.poll(0.0, 10)
+            time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_a_long_loss_ends_reading_and_committing(harness: KafkaHarness, apache_kafka: ApacheKafka) -> None:
     broker = harness.broker(loss_timeout_s=3.0)
