@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from difffake.picture import Picture
 
 IDENTITY_SIDE_PX = 150
-IDENTITY_DIM = 128
 
 #: Where our landmarks lie in the chips that dlib cuts (150 px, padding 0.25): medians over 3,495 faces of LFW, mirror
 #: images included, by ``scripts/measure_identity_template.py``. Matched to dlib's alignment, not to a recognition rate.

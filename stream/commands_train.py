@@ -118,8 +118,9 @@ def train(
 
         result = run(settings, faces, out, split=split, progress=show)
     if result.interrupted:
-        typer.echo(f"interrupted at step {result.step}; the same command goes on from there")
-        return
+        typer.echo(f"stopped at step {result.step}; the same command goes on from there", err=True)
+        # A script's `train && fit` must not make a model of it.
+        raise typer.Exit(130)
     checkpoint = load_checkpoint(result.model)
     export_onnx(checkpoint.extractor, out / "extractor.onnx", side_px=checkpoint.side_px)
     typer.echo(f"{result.step} steps; {out / 'extractor.onnx'}; curves in {out / 'curves.png'}; next: difffake fit")

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent / "training"))
 from faces_on_disk import drawn_store
 
 from difffake.bundle import Bundle
+from difffake.training import loop
 
 NETWORK = ["--backbone", "mobilenetv3_small_050", "--no-pretrained"]
 SMALL = ["--set", "batch_pairs=2", "--set", "workers=0", "--set", "validate_crops=6", "--set", "precision=fp32"]
@@ -43,6 +44,16 @@ def test_training_and_fitting_end_in_a_bundle_that_says_how_it_was_made(bundle: 
     assert training["images"] == 8
     assert training["onnx_against_torch"]["embedding_cosine_min"] > 0.999
     assert training["fitted_on"]["clips"] > 1
+
+
+def test_an_interrupted_training_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn_store(tmp_path / "store", people=24, photos=1, clips=0, frames=0)
+    stopped = loop.TrainResult(tmp_path / "model.pt", tmp_path / "best.pt", 16, 1.0, 1.0, True, None)
+    monkeypatch.setattr(loop, "train", lambda *_, **__: stopped)
+    assert run("train", tmp_path / "store", "--out", tmp_path / "run", "--images", "8") == 130
+    assert capsys.readouterr().err == "stopped at step 16; the same command goes on from there\ninterrupted\n"
 
 
 def test_a_bundle_of_our_own_scans_and_evaluates(bundle: Path, clips: dict[str, Path], tmp_path: Path) -> None:

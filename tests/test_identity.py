@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from difffake.bundle import default_bundle_path
 from difffake.faces.align import align, template
-from difffake.identity import IDENTITY_DIM, IDENTITY_SIDE_PX, align_identity, identity_template
+from difffake.identity import IDENTITY_SIDE_PX, align_identity, identity_template
 from engines.onnx import OnnxEngine
 
 GOLDEN = Path(__file__).parent / "data" / "identity_golden.npz"
@@ -119,7 +119,7 @@ def test_the_shipped_network_says_what_dlib_says() -> None:
     with np.load(GOLDEN, allow_pickle=False) as golden:
         faces, wanted = golden["faces"], golden["embeddings"]
     with OnnxEngine(default_bundle_path() / "identity.onnx", threads=1) as engine:
-        assert (engine.spec.side_px, engine.spec.dim) == (IDENTITY_SIDE_PX, IDENTITY_DIM)
+        assert (engine.spec.side_px, engine.spec.dim) == (IDENTITY_SIDE_PX, 128)
         found = engine.infer(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).embedding
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     # The pictures tell mistakes apart: no two are alike for the network.

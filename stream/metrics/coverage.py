@@ -27,7 +27,6 @@ _REASONS = {
     Status.DECODE_ERROR: "decode_error",
     Status.SHED: "shed",
 }
-REASONS = (*_REASONS.values(), "dead_letter", "gap")
 
 
 class Coverage:

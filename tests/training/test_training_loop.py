@@ -15,7 +15,6 @@ from difffake.errors import DataError
 from difffake.extractor import load_checkpoint, read_tensors
 from difffake.pseudofake import FAMILIES
 from difffake.training.batches import Draw, PairBatches, loader
-from difffake.training.compare import Contender, compare
 from difffake.training.loop import TrainProgress, pair_loss, train
 from difffake.training.settings import TrainSettings
 from difffake.training.split import Split, bank_of
@@ -217,17 +216,3 @@ def test_the_schedule_follows_whichever_budget_runs_out_first() -> None:
     assert both.lr_at(50, 0.0) == pytest.approx(0.5)
     assert both.lr_at(100, 0.0) == pytest.approx(0.0)
     assert msgspec.structs.replace(TINY, steps=None, images=61).last_step == 11
-
-
-def test_backbones_are_compared_on_the_same_budget(tmp_path: Path, store: CropStore, parts: Split) -> None:
-    settings = msgspec.structs.replace(TINY, steps=2)
-    field = [Contender("mobilenetv3_small_050", False), Contender("resnet10t", False)]
-    rows = compare(field, settings, store, tmp_path, split=parts)
-    assert [row.contender for row in rows] == field
-    assert {row.images for row in rows} == {12}
-    table = (tmp_path / "comparison.md").read_text().splitlines()
-    assert len(table) == 4
-    assert "resnet10t | scratch | 12" in table[3]
-    assert len(json.loads((tmp_path / "comparison.json").read_text())) == 2
-    with pytest.raises(DataError, match="minutes"):
-        compare(field, msgspec.structs.replace(TINY, minutes=1.0), store, tmp_path, split=parts)
