@@ -58,6 +58,7 @@ class Commits:
         parts = [p for p in self._partitions.values() if p.moved or p.has_dirty]
         idle_s, began_s = time.monotonic() - self._settings.idle_s, time.perf_counter()
         outdated_s = time.monotonic() - self._settings.forget_s
+        most = max(1, self._settings.kept_streams // max(1, len(self._partitions)))
         for part in parts:
             part.let_go_of_idle(idle_s, self._settling.busy_in(part))
         try:
@@ -66,7 +67,7 @@ class Commits:
                     (state for part in parts for state in part.dirty_states()),
                     {part.source: part.next_offset for part in parts},
                     {part.source: part.resume_offset for part in parts},
-                    [key for part in parts for key in part.outdated(outdated_s, self._settling.busy_in(part))],
+                    [key for part in parts for key in part.outdated(outdated_s, self._settling.busy_in(part), most)],
                     {part.source.topic: part.topic_id for part in parts},
                 )
         except (FencedError, BrokerUnavailableError) as error:
@@ -91,7 +92,7 @@ class Commits:
         """What was committed is safe: streams that are gone are forgotten, and no more are kept ready than may be."""
         if gone := sum([part.committed() for part in parts]):
             self._counts["forgotten"] += gone
-            log.info("forgotten", streams=gone, silent_s=self._settings.forget_s)
+            log.info("forgotten", streams=gone, silent_s=self._settings.forget_s, most=self._settings.kept_streams)
         live = sum(part.live_count for part in self._partitions.values())
         for part in self._partitions.values():
             live -= part.put_away(live - self._settings.live_streams, self._settling.busy_in(part))

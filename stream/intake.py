@@ -6,6 +6,7 @@ save up for later. Streams under suspicion go first.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from stream.broker.contract import Record, TopicPartition
 
 #: A stream: the partition that its records come through, and its id.
 StreamKey = tuple[TopicPartition, str]
+#: Streams of which nothing waits, and of which is known how far they were served: before they are looked through, and
+#: at the most afterwards.
+_FEW_SERVED, _MOST_SERVED = 1_024, 32_768
 
 
 @dataclass(slots=True)
@@ -32,6 +36,7 @@ class Intake:
         self._queues: dict[StreamKey, _Queue] = {}
         self._served: dict[StreamKey, float] = {}
         self._now = 0.0
+        self._most_served = _FEW_SERVED
         #: Bytes that wait, by partition.
         self.waiting_bytes: Counter[TopicPartition] = Counter()
         #: Records that wait, by partition.
@@ -119,9 +124,16 @@ class Intake:
         else:
             queue.served += cost
             queue.urgent = urgent
-        if len(self._served) > 2 * len(self._queues) + 1024:
-            # Who lies behind the present may as well be a stranger.
-            self._served = {k: s for k, s in self._served.items() if s > self._now}
+        if len(self._served) > 2 * len(self._queues) + self._most_served:
+            self._forget_served()
+
+    def _forget_served(self) -> None:
+        """Who lies behind the present may as well be a stranger; of strangers that never come again, as ids that are
+        made up for each record, some are made such early. Seldom: it looks at all of them."""
+        ahead = {k: s for k, s in self._served.items() if s > self._now}
+        if len(ahead) > _MOST_SERVED:
+            ahead = dict(heapq.nlargest(_MOST_SERVED // 2, ahead.items(), key=lambda item: item[1]))
+        self._served, self._most_served = ahead, _FEW_SERVED + 2 * len(ahead)
 
     def drop(self, source: TopicPartition) -> None:
         """Forget what waits of a partition."""

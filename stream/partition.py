@@ -290,12 +290,14 @@ class Partition:
                     yield anchors
                 yield state
 
-    def outdated(self, before_s: float, busy: set[str]) -> list[StateKey]:
+    def outdated(self, before_s: float, busy: set[str], most: int) -> list[StateKey]:
         """The states to be deleted with the next commit: of streams whose state was last written before then, by the
-        monotonic clock, that are not busy and have no alert open. There are `MAX_GOING` of them at most."""
+        monotonic clock, or the longest ago where there are more than ``most``; that are not busy and have no alert
+        open. There are `MAX_GOING` of them at most."""
         self._going = []
+        excess = len(self._written_s) - most
         for name, written_s in self._written_s.items():
-            if written_s >= before_s or len(self._going) >= MAX_GOING:
+            if (written_s >= before_s and len(self._going) >= excess) or len(self._going) >= MAX_GOING:
                 break
             stream = self._streams.get(name)
             is_open = name in self._alarmed if stream is None else stream.dirty or stream.alerts.is_open

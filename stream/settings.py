@@ -39,6 +39,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             under suspicion.
         pipeline: threads and batches.
         live_streams: streams kept ready; others are kept as their state's bytes until their next record.
+        kept_streams: streams whose state is kept at all, of all partitions together; beyond that those that are silent
+            the longest are forgotten before `forget_s` is over.
         enrolments_s: how often the enrolments topic is looked at.
         idle_s: a stream of access units that sends nothing for so long no longer holds the committed offset back.
         forget_s: the state of a stream that sends nothing for so long is deleted: whoever uses its name later begins
@@ -66,6 +68,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_age_s: float = 2.0
     pipeline: PipelineSettings = PipelineSettings()
     live_streams: int = 512
+    kept_streams: int = 50_000
     enrolments_s: float = 1.0
     idle_s: float = 60.0
     forget_s: float = 7 * 86400.0

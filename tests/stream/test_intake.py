@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,3 +154,15 @@ def test_nothing_is_lost_and_order_is_kept(arrivals: list[tuple[str, float]]) ->
         intake.serve(found[0], arrivals[found[1].offset][1], urgent=False)
     assert all(offsets == sorted(offsets) for offsets in seen.values())
     assert sorted(o for offsets in seen.values() for o in offsets) == list(range(len(arrivals)))
+
+
+def test_ids_that_never_come_again_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were all looked through for every record: four thousand of them cost five milliseconds each time."""
+    monkeypatch.setattr("stream.intake._MOST_SERVED", 2_000)
+    intake = Intake()
+    for number in range(20_000):
+        intake.put(f"id-{number}", record(number, f"id-{number}"))
+        picked = intake.pick(set())
+        assert picked is not None
+        intake.serve(picked[0], 1.0, urgent=False)
+    assert len(intake._served) < 10_000

@@ -116,3 +116,20 @@ def test_a_clock_that_is_set_right_deletes_nothing(
     world.drain(worker)
     assert worker.counts["forgotten"] == 0
     assert restored(world) == {"a", "b", "c", "d", "e", "f"}
+
+
+def test_more_streams_than_may_be_kept_cost_those_that_are_silent_the_longest(world: World) -> None:
+    """Ids that somebody makes up by the thousand: seven days of them would fill memory and topic."""
+    few = msgspec.structs.replace(NEVER, kept_streams=4)
+    worker = world.worker(QUIET, few)
+    for number in range(12):
+        world.publish(streams=(f"made-up-{number}",))
+        world.work(worker, 4)
+        world.publish(streams=("a",))  # goes on all the time
+        world.work(worker, 4)
+    world.drain(worker)
+    left = restored(world)
+    assert "a" in left
+    assert "b" not in left
+    assert len(left) <= 8, "4, and those of the last commit of each partition"
+    assert worker.counts["forgotten"] >= 6
