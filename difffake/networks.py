@@ -20,6 +20,9 @@ from difffake.identity import IDENTITY_SIDE_PX
 from engines.choose import EngineKind, Opened, is_there, open_engine
 from engines.contract import Engine, EngineSpec
 
+#: Faces in one run of a network on the CPU, however many wait: the runtime keeps for good what its largest run needed,
+#: 10 MiB a face, and on one thread larger runs cost as much for each face.
+RUN_FACES = 4
 EXTRACTOR, IDENTITY, DETECTOR = "extractor", "identity", "detector"
 _KINDS = "|".join(
     sorted((re.escape(kind) for kind in EngineKind.concrete() if kind is not EngineKind.ONNX), key=len, reverse=True)
@@ -127,7 +130,7 @@ class Networks:
 
 
 def open_networks(
-    bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0, max_batch: int = 32
+    bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0, max_batch: int = RUN_FACES
 ) -> Networks:
     """Open a bundle's networks; the face detector is no part of it and is opened by whoever finds faces.
 

@@ -34,7 +34,7 @@ def model_check(path: Path | None, choice: EngineChoice, threads: int) -> tuple[
         return None, None, Check("model", str(error), State.PROBLEM, error.hint)
     try:
         CenterFace(threads=threads, runtime=choice.detector)
-        networks = open_networks(bundle, choice, threads=threads)
+        networks = open_networks(bundle, choice, threads=threads, max_batch=max(BATCHES))
     except DiffFakeError as error:
         return bundle, None, Check("model", f"{bundle.model_id}: {error}", State.PROBLEM, error.hint)
     networks.close()

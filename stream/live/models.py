@@ -34,10 +34,6 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 U8 = npt.NDArray[np.uint8]
 
-#: Faces in one run of a network on the CPU, however many wait: the runtime keeps for good what its largest run needed,
-#: 10 MiB a face, and on one thread larger runs cost as much for each face.
-RUN_FACES = 4
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LookFrame:
@@ -140,7 +136,7 @@ class LiveModels:
             threads=settings.threads,
             runtime=engines.detector,
         )
-        opened = open_networks(loaded, engines, threads=settings.threads, max_batch=RUN_FACES)
+        opened = open_networks(loaded, engines, threads=settings.threads)
         models = cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)
         models.engines = opened.uses
         return models

@@ -15,11 +15,12 @@ from live_world import STREAM, Shown, picture, source, state_record
 from difffake.bundle import Bundle
 from difffake.faces.centerface import MAX_RUN_PIXELS
 from difffake.faces.finder import FinderState
+from difffake.networks import RUN_FACES
 from difffake.picture import RgbPicture
 from difffake.video import open_video
 from stream.alerts import Alerts
 from stream.live import LiveModels, LiveSettings, LiveStream
-from stream.live.models import RUN_FACES, LookFrame
+from stream.live.models import LookFrame
 from stream.messages import encode
 
 #: A broadcast that goes round and round: two people, a visitor, nobody, a manufactured face; a cut between them.
