@@ -143,6 +143,7 @@ def fit(
     """Fit densities and calibration on people kept out of training, and write a model bundle."""
     _require_extra()
     from difffake.extractor import check_parity, load_checkpoint
+    from difffake.training.batches import centre_view
     from difffake.training.fit import FitSettings, embed_held_out, fit_bundle, held_out_differences
     from difffake.training.settings import TrainSettings
     from difffake.training.split import bank_of, split_people
@@ -171,8 +172,7 @@ def fit(
     if differences is not None:
         parts = held_out_differences(held_out, settings)
         np.savez_compressed(differences, allow_pickle=False, **parts)
-    side, margin = checkpoint.side_px, (faces.crops.shape[1] - checkpoint.side_px) // 2
-    view = faces.crops[rows[:: max(1, len(rows) // 64)], margin : margin + side, margin : margin + side]
+    view = centre_view(faces.crops[rows[:: max(1, len(rows) // 64)]], checkpoint.side_px)
     parity = check_parity(checkpoint.extractor, extractor, np.ascontiguousarray(view.transpose(0, 3, 1, 2)))
     bundle, figures = fit_bundle(
         held_out,
@@ -181,6 +181,7 @@ def fit(
         settings,
         backbone=trained.backbone,
         dim=dim,
+        side_px=checkpoint.side_px,
         training={
             "data": data,
             "settings": msgspec.to_builtins(trained),

@@ -19,14 +19,15 @@ IDENTITY_SIDE_PX = 150
 IDENTITY_DIM = 8
 
 
-def tiny_extractor(seed: int = 0, dim: int = DIM) -> bytes:
+def tiny_extractor(seed: int = 0, dim: int = DIM, side_px: int = SIDE_PX) -> bytes:
     """An ONNX extractor: mean colour of a 4 x 4 grid, times a random matrix."""
     rng = np.random.default_rng(seed)
     weights = (rng.normal(size=(48, dim)) / 100).astype(np.float32)
     head = rng.normal(size=(dim, 1)).astype(np.float32)
+    cell = side_px // 4
     nodes = [
         helper.make_node("Cast", ["faces"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("AveragePool", ["pixels"], ["grid"], kernel_shape=[56, 56], strides=[56, 56]),
+        helper.make_node("AveragePool", ["pixels"], ["grid"], kernel_shape=2 * [cell], strides=2 * [cell]),
         helper.make_node("Flatten", ["grid"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["embedding"]),
         helper.make_node("MatMul", ["embedding", "head"], ["column"]),
@@ -35,7 +36,7 @@ def tiny_extractor(seed: int = 0, dim: int = DIM) -> bytes:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("faces", TensorProto.UINT8, ["B", 3, SIDE_PX, SIDE_PX])],
+        [helper.make_tensor_value_info("faces", TensorProto.UINT8, ["B", 3, side_px, side_px])],
         [
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["B", dim]),
             helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["B"]),

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from difffake.errors import DataError
+from difffake.faces import CROP_SIDE_PX
 from difffake.pseudofake import (
     FAMILIES,
     FaceBank,
@@ -104,6 +105,16 @@ def centre_matrix(store_px: int, side_px: int) -> F32:
     scale = side_px / 224
     shift = (side_px - 1) / 2 - scale * (store_px - 1) / 2
     return np.array([[scale, 0, shift], [0, scale, shift]], np.float32)
+
+
+def centre_view(crops: U8, side_px: int) -> U8:
+    """The middles of stored crops ``(N, M, M, 3)`` as a network of ``side_px`` sees them in use: ``(N, S, S, 3)``."""
+    store_px = crops.shape[1]
+    if side_px == CROP_SIDE_PX:
+        margin = (store_px - side_px) // 2
+        return crops[:, margin : margin + side_px, margin : margin + side_px]
+    matrix = centre_matrix(store_px, side_px)
+    return np.stack([warp(crop, matrix, side_px) for crop in crops])
 
 
 def warp(crop: U8, matrix: F32, side_px: int) -> U8:

@@ -26,6 +26,7 @@ from difffake.evaluation.metrics import auc
 from difffake.faces import CROP_SIDE_PX, EYE_DISTANCE
 from difffake.pseudofake import FaceBank, degrade_pairs, make_fake, shares_of
 from difffake.scoring import ANCHOR_SIZE, Scorer
+from difffake.training.batches import centre_view
 from engines.contract import Engine
 
 U8 = npt.NDArray[np.uint8]
@@ -264,13 +265,14 @@ def fit_bundle(
     dim: int,
     training: Mapping[str, Any],
     git_revision: str,
+    side_px: int = CROP_SIDE_PX,
 ) -> tuple[Bundle, Figures]:
-    """Fit densities and calibrations and write the bundle.
+    """Fit densities and calibrations and write the bundle of an extractor for faces of ``side_px``.
 
     Which score stands for an evidence is chosen by `best_score`.
     """
     blank = Manifest(
-        format=1, name=settings.name, backbone=backbone, side_px=CROP_SIDE_PX, dim=dim, eye_distance=EYE_DISTANCE,
+        format=1, name=settings.name, backbone=backbone, side_px=side_px, dim=dim, eye_distance=EYE_DISTANCE,
         normalisation="inside the graph: uint8 RGB in", scores=SCORES, evidence={}, files={}, created="",
         git_revision=git_revision, licence=settings.licence, training={},
     )  # fmt: skip
@@ -289,7 +291,7 @@ def fit_bundle(
         calibrations=calibrations,
         name=settings.name,
         backbone=backbone,
-        side_px=CROP_SIDE_PX,
+        side_px=side_px,
         dim=dim,
         eye_distance=EYE_DISTANCE,
         normalisation=blank.normalisation,
@@ -358,8 +360,7 @@ def _clips_of(
 
 
 def _embed(crops: U8, engine: Engine) -> tuple[F32, F32]:
-    margin = (crops.shape[1] - CROP_SIDE_PX) // 2
-    view = crops[:, margin : margin + CROP_SIDE_PX, margin : margin + CROP_SIDE_PX]
+    view = centre_view(crops, engine.spec.side_px)
     embedded = engine.infer(np.ascontiguousarray(view.transpose(0, 3, 1, 2)))
     return embedded.embedding, embedded.logit
 

@@ -10,6 +10,7 @@ from tiny import DIM, tiny_extractor
 from difffake.bundle import Bundle
 from difffake.errors import DataError
 from difffake.faces import template
+from difffake.networks import open_networks
 from difffake.pseudofake import FAMILIES, FaceBank
 from difffake.scoring import Scorer
 from difffake.training.fit import (
@@ -76,6 +77,23 @@ def test_every_clip_meets_every_family_and_photos_take_turns(held_out: HeldOut) 
             np.testing.assert_array_equal(fake.time_s, clip.time_s)
             assert (fake.embedding != clip.embedding).any()
     assert {len(c.logit) for c in held_out.real} == {1, FRAMES}
+
+
+def test_a_network_of_another_side_is_fitted_on_the_same_faces(held_out: HeldOut, tmp_path: Path) -> None:
+    """`difffake train --set side_px=160` ended, after hours, in a bundle that could not be fitted."""
+    path = tmp_path / "extractor.onnx"
+    path.write_bytes(tiny_extractor(side_px=112))
+    faces, time_s, is_video = bank()
+    with OnnxEngine(path, threads=1) as engine:
+        small = embed_held_out(faces, time_s, is_video, engine, SETTINGS)
+    # The network's grid of mean colours is about the same however large its faces are.
+    for clip, other in zip(held_out.real, small.real, strict=True):
+        np.testing.assert_allclose(other.embedding, clip.embedding, atol=0.05 * np.abs(clip.embedding).max())
+    bundle, _ = fit_bundle(
+        small, path, tmp_path / "bundle", SETTINGS,
+        backbone="one matrix", dim=DIM, training={}, git_revision="abc", side_px=112,
+    )  # fmt: skip
+    open_networks(bundle, threads=1).close()
 
 
 def test_a_density_never_judges_the_people_it_was_fitted_on(held_out: HeldOut, tiny_bundle: Bundle) -> None:
