@@ -189,6 +189,12 @@ def fit_densities(clips: list[Clip], settings: FitSettings) -> dict[str, Gaussia
         max_pairs_per_group=settings.pairs_per_person,
         clips=clip,
     )
+    if not len(pairs):
+        raise DataError(
+            f"{len({c.person for c in clips})} held-out people show no natural changes: among those on whom a density is "
+            "fitted, a fifth of the people left out at a time, nobody has a clip of several seconds",
+            hint="prepare crops from more clips, or keep more of the filmed people for fitting (--clip-shares)",
+        )
     samples = {
         "single": embedding,
         "square_l2": pair_differences(embedding, pairs, Combination.SQUARE, l2=True),

@@ -159,6 +159,12 @@ def test_differences_for_the_comparison_come_from_different_people(held_out: Hel
     assert len(parts["pseudo_fake"]) == len(UNDRAWN) * len(parts["held_out_real"])
 
 
+def test_one_clip_alone_shows_none_to_those_who_must_judge_it(held_out: HeldOut) -> None:
+    with pytest.raises(DataError, match="nobody has a clip of several seconds") as caught:
+        fit_densities([clip for clip in held_out.real if len(clip.logit) == 1], SETTINGS)
+    assert "--clip-shares" in caught.value.hint
+
+
 def test_photos_alone_show_no_natural_change(extractor: Path) -> None:
     faces, time_s, is_video = bank()
     photos = np.flatnonzero(~is_video)
