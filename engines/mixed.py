@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET  # reads only what OpenVINO has just wri
 
 import numpy as np
 
-from difffake.errors import EngineFileError
+from difffake.errors import EngineFileError, EngineHostError
 from engines.contract import U8, Embeddings, Precision
 from engines.openvino import open_core
 from engines.quantize import LAYERS, embed, error_of, layers, read_simplified, save
@@ -54,7 +54,7 @@ def bfloat16_within(
 
     Raises:
         EngineFileError: OpenVINO cannot read the file.
-        EngineHostError: it is not installed.
+        EngineHostError: it is not installed, or no temporary file can be written.
     """
     network = _Ir.of(source)
 
@@ -89,7 +89,7 @@ def read_mixed(source: Path, keep: Sequence[str]) -> ov.Model:
 
     Raises:
         EngineFileError: OpenVINO cannot read the file, or there is no layer of such a name.
-        EngineHostError: it is not installed.
+        EngineHostError: it is not installed, or no temporary file can be written.
     """
     return _Ir.of(source).read(keep)
 
@@ -103,10 +103,17 @@ class _Ir:
 
     @classmethod
     def of(cls, source: Path) -> Self:
-        with tempfile.TemporaryDirectory() as scratch:
-            plain = Path(scratch) / "plain.xml"
-            save(read_simplified(source), plain)
-            return cls(plain.read_text(encoding="utf-8"), plain.with_suffix(".bin").read_bytes())
+        model = read_simplified(source)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                plain = Path(scratch) / "plain.xml"
+                save(model, plain)
+                return cls(plain.read_text(encoding="utf-8"), plain.with_suffix(".bin").read_bytes())
+        except OSError as error:  # a file system that is read-only as a whole; other engines need no such file
+            raise EngineHostError(
+                f"no temporary file can be written for {source.name}: {error.strerror or error}",
+                hint="set TMPDIR to a writable folder",
+            ) from error
 
     def read(self, keep: Sequence[str]) -> ov.Model:
         import openvino as ov

@@ -11,7 +11,7 @@ import pytest
 from compiled import compile_tiny, needs_bf16
 from fragile_network import blobs, outlier_network
 
-from difffake.errors import EngineFileError
+from difffake.errors import EngineFileError, EngineHostError
 from engines.choose import FLOAT32, EngineKind, open_engine
 from engines.contract import Embeddings, Precision
 from engines.manifest import FileDigest
@@ -83,3 +83,17 @@ def test_an_engine_that_names_its_layers_keeps_them(source: Path, tmp_path: Path
     error = float(np.sqrt(np.square(found - wanted).mean()) / wanted.std(axis=0).mean())
     assert error < errors(source, []) / 5
     assert opened.label.startswith("openvino-bf16-"), "another list of layers is another engine"
+
+
+def test_a_file_system_that_is_read_only_leaves_the_other_engines(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`difffake doctor` and `work --engine auto` ended of it, in a container with a read-only root."""
+
+    def nowhere(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("engines.mixed.tempfile.TemporaryDirectory", nowhere)
+    with pytest.raises(EngineHostError, match="temporary") as refused:
+        read_mixed(source, [])
+    assert "TMPDIR" in refused.value.hint
