@@ -52,7 +52,7 @@ deployment's rules tell of both, and of hooks and walls that are down ([runbook]
 Each due frame stands for the stream time since the due frame before it, {GAP_S:g} s at the most. That time is *covered*
 if the frame was scored with a usable face, or has no face at all. It is not covered while the anchor is still being
 taken, when no face is fit for scoring, when the frame could not be decoded or was shed, when its record became a dead
-letter, or when nothing came for it. "No alert" means "clean" only where the time is covered:
+letter, or when nothing came for it, an hour at the most. "No alert" means "clean" only where the time is covered:
 
 ```
 rate(difffake_stream_covered_seconds_total[5m]) / rate(difffake_stream_seconds_total[5m])   # of each stream

@@ -13,6 +13,9 @@ from stream.messages import Status
 
 #: The longest time that one frame stands for, s.
 GAP_S = 5.0
+#: The longest gap that is counted, s. A longer one is a night, or a producer's clock that leaps: years of it, told of
+#: one stream, would leave nothing of the coverage of all others.
+MAX_GAP_S = 3600.0
 #: The same after a record of which nothing could be used: its frames would have been due.
 _AFTER_BURIED_S = 1.0
 #: Memory of the ratio, s of stream time.
@@ -56,6 +59,7 @@ class Coverage:
         passed_s = (pts_ns - last_ns) / 1e9
         if passed_s <= 0:
             return []
+        passed_s = min(passed_s, MAX_GAP_S)
         stands_s = min(passed_s, _AFTER_BURIED_S if self._is_buried else GAP_S)
         found = []
         if passed_s > stands_s:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.messages import Status
-from stream.metrics.coverage import COVERED, GAP_S, Coverage
+from stream.metrics.coverage import COVERED, GAP_S, MAX_GAP_S, Coverage
 
 S = 1_000_000_000
 
@@ -44,6 +44,12 @@ def test_a_stale_frame_stands_for_no_time_and_does_not_hide_the_next() -> None:
 
 def test_time_for_which_nothing_came_is_a_gap() -> None:
     assert told(Coverage(), (0, Status.SCORED), (60, Status.SCORED)) == {"gap": 60 - GAP_S, "": GAP_S}
+
+
+def test_a_clock_that_leaps_by_years_counts_as_an_hour() -> None:
+    """Two producers under one id, one of them with times that begin at 0: years of a gap at every turn."""
+    leap = told(Coverage(), (0, Status.SCORED), (1.7e9, Status.SCORED), (3.4e9, Status.SCORED))
+    assert leap == {"gap": 2 * (MAX_GAP_S - GAP_S), "": 2 * GAP_S}
 
 
 def test_a_record_of_which_nothing_could_be_used_leaves_a_hole() -> None:
