@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
@@ -21,7 +20,7 @@ from difffake.evaluation import Layout, Level
 from difffake.files import check_targets
 from difffake.settings import ScanSettings
 from engines.contract import Engine
-from stream.console import print_error, printable, progress_bar
+from stream.console import print_error, print_table, printable, progress_bar, results_console
 
 _CACHE = Path(".cache/evaluation")
 
@@ -157,7 +156,7 @@ def _show(report: AdaptReport, out: Path) -> None:
             cells = [f"{levels[level].auc.value:.3f}" for level in (Level.FRAME, Level.WINDOW_5S, Level.VIDEO)]
             rate = f"{levels[Level.VIDEO].tpr_at_fpr[0.05].value:.2f}"
             table.add_row(variant, name, report.bundle.manifest.scores[name].evidence, *cells, rate)
-    Console().print(table)
+    print_table(results_console(), table)
     if report.probe.is_telling:
         print_error(
             DataError(

@@ -32,7 +32,7 @@ from stream.broker.contract import Broker, Record
 from stream.broker.memory import MemoryBroker
 from stream.commands_scan import print_result
 from stream.commands_tail import picture
-from stream.console import LEVEL_STYLES, printable, progress_bar, results_console
+from stream.console import LEVEL_STYLES, print_table, printable, progress_bar, results_console
 from stream.demo import Deployment
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
@@ -208,7 +208,7 @@ def _summarise(console: Console, seen: _Seen, made: DemoClips, seconds: float) -
             ", ".join(f"{n} {status}" for status, n in sorted(seen.statuses[row.stream].items())),
         )
     console.rule(f"{len(seen.pts_ns)} frames in {seconds:.0f} s, and the worst p-value of each evidence")
-    console.print(table)
+    print_table(console, table)
     for alert in seen.opened:
         after = ""
         if alert.stream == _SWAPPED and alert.kind is AlertKind.IDENTITY_SWITCH:

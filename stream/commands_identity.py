@@ -8,12 +8,11 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
 from difffake.errors import DataError, MissingExtraError
-from stream.console import print_error, printable, progress_bar
+from stream.console import print_error, print_table, printable, progress_bar, results_console
 
 
 def fit_identity(
@@ -78,5 +77,5 @@ def fit_identity(
         power = figures["impostors_by_statistic"][statistic]["tpr_at_fpr_0.01"]
         at = ("never" if value is None else f"{value:.3f}" for value in figures["score_at_p"].values())
         table.add_row(anchor, str(figures["people"]), *at, f"{power:.3f}")
-    Console().print(table)
+    print_table(results_console(), table)
     typer.echo(f"{made.model_id} in {printable(str(out))}; evidence: {made.manifest.evidence}")

@@ -28,7 +28,16 @@ from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
-from stream.console import LEVEL_STYLES, level_text, print_error, print_note, printable, progress_bar, results_console
+from stream.console import (
+    LEVEL_STYLES,
+    level_text,
+    print_error,
+    print_note,
+    print_table,
+    printable,
+    progress_bar,
+    results_console,
+)
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.packets import is_address
 from stream.scan_table import ScoreTable, row_of, row_of_failure
@@ -348,7 +357,7 @@ def _print_windows(console: Console, result: ScanResult) -> None:
     for person, window in shown:
         span = f"{window.start_s:.0f} to {window.end_s:.0f} s"
         table.add_row(Text(f"  {printable(person.label)}"), span, *(_cell(window, e) for e in EVIDENCES))
-    console.print(table)
+    print_table(console, table)
     if len(shown) < len(rows):
         console.print(f"  the {len(shown)} most suspicious of {len(rows)} windows; all of them: --json, --report")
 

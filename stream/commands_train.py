@@ -9,12 +9,11 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from difffake.errors import DataError, MissingExtraError
-from stream.console import progress_bar
+from stream.console import print_table, progress_bar, results_console
 
 Sources = Annotated[
     list[Path], typer.Argument(help="Folders of people, flat folders of pictures, tar files of these, video clips.")
@@ -201,7 +200,7 @@ def fit(
     for score, by_family in figures.auc.items():
         spec = bundle.manifest.scores[score]
         table.add_row(score, spec.evidence, *(f"{value:.3f}" for value in by_family.values()))
-    Console().print(table)
+    print_table(results_console(), table)
     typer.echo(f"{bundle.model_id} in {out}; evidence: {bundle.manifest.evidence}")
 
 

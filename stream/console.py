@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from difffake.errors import DiffFakeError
@@ -42,6 +44,25 @@ def results_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
     return console
+
+
+def print_table(console: Console, table: Table) -> None:
+    """A table, or, where it is wider than the terminal, a paragraph for each row: Rich would cut its figures off."""
+    if table.__rich_measure__(console, console.options.update(max_width=_PIPE_WIDTH)).maximum <= console.width:
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title)
+    heads = [str(column.header).strip() for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        parts = [Text.assemble((f"{head} ", "dim"), _one_line(cell)) for head, cell in zip(heads, row, strict=True)]
+        console.print(Padding(Text(", ").join(parts), (0, 0, 0, 4), expand=False))
+
+
+def _one_line(cell: RenderableType) -> Text:
+    text = cell.copy() if isinstance(cell, Text) else Text(str(cell))
+    text.plain = " ".join(text.plain.split())
+    return text
 
 
 def level_text(level: Level, p_value: float) -> Text:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -16,6 +18,9 @@ def main() -> None:
         # The first process of a container has no default for SIGTERM: it would be ignored, and what listens to it only
         # later, or never, be killed when the grace is over. Commands that drain replace this.
         signal.signal(signal.SIGTERM, _leave)
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        # A name or an arrow that this terminal has no letters for must not end the work of hours.
+        sys.stdout.reconfigure(errors="replace")
     try:
         from stream.cli import main as run
     except KeyboardInterrupt:

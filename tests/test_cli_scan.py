@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import http.server
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -443,6 +445,31 @@ def test_lines_are_whole_in_a_pipe_and_indented_on_a_terminal(
     assert run("scan", clips["man"], *base, "--fps", 2) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("    artifact: Does this face") and "(p = " in line]) == 1
+
+
+def test_a_narrow_terminal_loses_no_figure(
+    clips: dict[str, Path], base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    assert run("scan", clips["man"], *base, "--fps", 2) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if " s  " in line and "p=" in line]
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run("scan", clips["man"], *base, "--fps", 2) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 40
+    told = " ".join(out.split("by logit")[-1].split())
+    assert re.findall(r"p=[\d.]+", told) == re.findall(r"p=[\d.]+", row)
+    assert "who person 1, window 0 to 5 s, artifact " in told
+
+
+def test_letters_that_the_terminal_lacks_end_nothing(clips: dict[str, Path], base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "ümläut.mp4"
+    path.symlink_to(clips["man"])
+    command = [sys.executable, "-c", "from stream.entry import main; main()", "scan", str(path), *base, "--fps", "1"]
+    found = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert found.stdout.startswith(b"?ml?ut.mp4\n")
 
 
 def test_an_interrupted_scan_keeps_what_it_found_and_names_the_rest(

@@ -191,8 +191,8 @@ def fit_densities(clips: list[Clip], settings: FitSettings) -> dict[str, Gaussia
     )
     if not len(pairs):
         raise DataError(
-            f"{len({c.person for c in clips})} held-out people show no natural changes: with a fifth of the people left "
-            "out at a time, nobody has a clip of several seconds",
+            f"{len({c.person for c in clips})} held-out people show no natural changes: with a fifth of them left out "
+            "at a time, nobody has a clip of several seconds",
             hint="prepare crops from more clips, or keep more of the filmed people for fitting (--clip-shares)",
         )
     samples = {
