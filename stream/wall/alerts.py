@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ from stream.messages import AlertRecord, AlertState
 _MAX_THUMBNAIL_BYTES = 64 << 10
 _JPEG = b"\xff\xd8\xff"
 _GONE = 1024
+#: Open alerts whose streams are known; of far more than anybody lists or looks at, the first are forgotten.
+_MAX_OPEN = 50_000
 
 
 @dataclass(slots=True)
@@ -52,7 +54,10 @@ class AlertBook:
         self._max = max_alerts
         self._alerts: OrderedDict[str, AlertView] = OrderedDict()
         self._gone: deque[tuple[int, str]] = deque(maxlen=_GONE)
-        self.left_out = 0
+        #: Id -> stream of every alert that is open, kept or not, and how many each stream has: a tile must not look
+        #: clean because there are too many alerts to list them.
+        self._open: OrderedDict[str, str] = OrderedDict()
+        self._open_of: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._alerts)
@@ -63,8 +68,12 @@ class AlertBook:
 
     def take(self, record: AlertRecord, written_ms: int, revision: int) -> list[str]:
         """Take in a record; returns the streams whose alerts changed."""
+        self._note(record)
         view = self._alerts.get(record.id)
         if view is None:
+            is_full = len(self._alerts) >= self._max and all(other.is_open for other in self._alerts.values())
+            if is_full and record.state is not AlertState.OPENED:
+                return [record.stream]  # it was left out for a newer one, and is told of every few seconds
             view = self._alerts[record.id] = AlertView(record, written_ms, written_ms, revision)
         view.record, view.told_ms, view.revision = record, written_ms, revision
         jpeg = record.thumbnail_jpeg
@@ -76,7 +85,6 @@ class AlertBook:
             key = next(closed, None)
             if key is None:
                 key = next(iter(self._alerts))
-                self.left_out += 1
             changed.append(self._alerts[key].record.stream)
             self._drop(key, revision)
         return changed
@@ -92,7 +100,33 @@ class AlertBook:
 
     def open_of(self, stream: str) -> int:
         """How many open alerts a stream has."""
-        return sum(view.is_open and view.record.stream == stream for view in self._alerts.values())
+        return self._open_of[stream]
+
+    @property
+    def open_count(self) -> int:
+        """How many alerts are open."""
+        return len(self._open)
+
+    @property
+    def left_out(self) -> int:
+        """How many of them are not among `views`: there are too many."""
+        return len(self._open) - sum(view.is_open for view in self._alerts.values())
+
+    def _note(self, record: AlertRecord) -> None:
+        if record.state is AlertState.CLOSED:
+            self._forget(record.id)
+        elif record.id not in self._open:
+            self._open[record.id] = record.stream
+            self._open_of[record.stream] += 1
+            if len(self._open) > _MAX_OPEN:
+                self._forget(next(iter(self._open)))
+
+    def _forget(self, alert_id: str) -> None:
+        stream = self._open.pop(alert_id, None)
+        if stream is not None:
+            self._open_of[stream] -= 1
+            if not self._open_of[stream]:
+                del self._open_of[stream]
 
     def views(self) -> Iterable[AlertView]:
         """All, the first heard of first."""

@@ -234,7 +234,7 @@ class Wall:
                 skipped=self._skipped,
                 behind_s=self._behind_ms / 1e3,
                 streams=len(self._streams),
-                open_alerts=sum(view.is_open for view in self._alerts.views()),
+                open_alerts=self._alerts.open_count,
             )
 
     def changes(self, since: int | None) -> Changes:

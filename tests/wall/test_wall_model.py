@@ -100,6 +100,30 @@ def test_open_alerts_stay_and_closed_ones_make_room() -> None:
     assert body["wall"]["alerts_left_out"] == 1, "an open one that is not shown is told"
 
 
+def test_a_stream_whose_open_alert_is_not_listed_looks_like_one_with_an_alert() -> None:
+    """It looked clean, for ten seconds of every ten: until its alert was told of again and another was left out."""
+    told = Told(max_alerts=3)
+    for number in range(5):
+        told.score(stream=f"s{number}")
+        told.alert(number, stream=f"s{number}")
+    for _ in range(2):  # every alert is told of again and again
+        for number in range(5):
+            told.alert(number, AlertState.UPDATED, stream=f"s{number}")
+            body = told.wall.changes(None).body
+            assert {tile["state"] for tile in body["streams"]} == {"alert"}
+            assert [tile["alerts"] for tile in body["streams"]] == [1] * 5
+            assert [a["id"] for a in body["alerts"]] == ["2", "3", "4"], "the list stands still"
+            assert body["wall"]["alerts_left_out"] == 2
+            assert told.wall.figures().open_alerts == 5
+    told.alert(0, AlertState.CLOSED, stream="s0")
+    told.alert(3, AlertState.CLOSED, stream="s3")
+    body = told.wall.changes(None).body
+    assert {tile["id"]: tile["alerts"] for tile in body["streams"]} == {"s0": 0, "s1": 1, "s2": 1, "s3": 0, "s4": 1}
+    assert body["wall"]["alerts_left_out"] == 1
+    told.alert(1, AlertState.UPDATED, stream="s1")
+    assert told.wall.changes(None).body["wall"]["alerts_left_out"] == 0, "there is room for it again"
+
+
 def test_closed_alerts_go_after_a_while_and_pages_hear_of_it() -> None:
     told = Told(closed_s=100)
     told.alert(1, AlertState.CLOSED)

@@ -4,6 +4,8 @@ import { EVIDENCES, STATES, STATE_WORDS, count, duration, p, percent } from "./f
 import { level, line } from "./spark.js";
 
 const PICTURE_MS = 10000;
+// So many letters of a long id's end are always seen.
+const END_LETTERS = 12;
 const text = (node, value) => {
   if (node.textContent !== value) node.textContent = value;
 };
@@ -71,7 +73,7 @@ export class Tiles {
     });
     const tile = {
       node, rows, state: null, name: null, isVisible: false, pictured: 0, address: "",
-      article: find("article"), shape: find("use"), button: find(".name"), title: find("bdi"), word: find(".state"),
+      article: find("article"), shape: find("use"), button: find(".name"), begin: find(".begin"), end: find(".end"), word: find(".state"),
       image: find("img"), nobody: find(".nobody"), reason: find(".reason"), meter: find("meter"),
       coverage: find(".coverage span"), people: find(".people"),
     };
@@ -99,8 +101,15 @@ export class Tiles {
     tile.name = stream.name;
     tile.article.dataset.at = stream.pts;
     tile.article.dataset.trouble = this.blind !== "" || stream.trouble;
-    text(tile.title, stream.name);
-    if (tile.button.title !== stream.name) tile.button.title = stream.name;
+    if (tile.button.title !== stream.name) {
+      // Ids that are too long are cut in the middle: those of one site begin alike.
+      const letters = Array.from(stream.name);
+      const kept = letters.length > 2 * END_LETTERS ? END_LETTERS : 0;
+      text(tile.begin, letters.slice(0, letters.length - kept).join(""));
+      text(tile.end, letters.slice(letters.length - kept).join(""));
+      tile.button.title = stream.name;
+      tile.button.setAttribute("aria-label", stream.name);
+    }
     text(tile.word, stream.muted && !this.blind ? `${STATE_WORDS[state]}, muted` : STATE_WORDS[state]);
     tile.stream = stream;
     this.reason(tile);
