@@ -4,8 +4,10 @@ some of its own, but not all, and the process that it waits in hears no signal."
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import threading
+from pathlib import Path
 
 from difffake.errors import OutOfMemoryError, out_of_memory
 
@@ -19,12 +21,12 @@ def check_threads(threads: int) -> None:
     """Start as many threads as a runtime will, all at once, and let them go.
 
     Args:
-        threads: inside one run, the caller's included; 0: as many as there are cores.
+        threads: inside one run, the caller's included; 0: as many as there are cores, as runtimes count them.
 
     Raises:
         OutOfMemoryError: there is no memory for them, or there may be no more (``ulimit -u``, a container's limit).
     """
-    wanted = min(threads or os.cpu_count() or 1, _MOST) - 1
+    wanted = min(threads or _cores(), _MOST) - 1
     if wanted < 1:
         return
     may_end, ended, started = threading.Event(), threading.Semaphore(0), 0
@@ -44,3 +46,12 @@ def check_threads(threads: int) -> None:
         may_end.set()
         for _ in range(started):
             ended.acquire(timeout=1.0)
+
+
+def _cores() -> int:
+    """Physical ones: whoever may start just as many threads must not be refused for twice as many."""
+    siblings = set()
+    for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list"):
+        with contextlib.suppress(OSError):
+            siblings.add(file.read_text())
+    return len(siblings) or os.cpu_count() or 1

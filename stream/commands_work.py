@@ -153,10 +153,11 @@ def work(
             stack.enter_context(Door(http, metrics))
         broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
         stack.callback(broker.close)
-        models = stack.enter_context(LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)))
-        if http:
+        if http:  # before the engines, which may take minutes to open: Kafka is there meanwhile
             ends = EndOffsets(lambda: kafka.broker(is_told=False), metrics, topic=settings.inputs[0])
             stack.enter_context(ends)
+        models = stack.enter_context(LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)))
+        if http:
             _watch_gpu(stack, metrics, models, hwaccel)
         name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         worker = Worker(
