@@ -221,3 +221,35 @@ def test_everybody_can_use_it(chromium: Browser, how: dict[str, Any]) -> None:
             page.keyboard.press("Escape")
             page.get_by_role("button", name="Help").click()
             check("help")
+
+
+def test_long_ids_that_begin_alike_are_told_apart(chromium: Browser) -> None:
+    ids = [f"broadcast-centre-north/building-12/floor-3/studio-camera-{n:04}" for n in (17, 18)]
+    with served(settings=PATIENT) as (server, broker):
+        publish(broker, *map(score, ids), score("short"))
+        with opened(chromium, server, viewport={"width": 1600, "height": 1000}) as page:
+            expect(page.locator(".tile")).to_have_count(3)
+            assert sorted(names(page)) == [*ids, "short"]
+            for name in ids:
+                tile = page.get_by_role("button", name=name, exact=True)
+                begin, end = tile.locator(".begin"), tile.locator(".end")
+                assert begin.evaluate("node => node.scrollWidth > node.clientWidth"), "it is too long"
+                inner, outer = end.bounding_box(), tile.bounding_box()
+                assert inner is not None
+                assert outer is not None
+                assert inner["x"] + inner["width"] <= outer["x"] + outer["width"] + 1
+                assert end.text_content() == name[-12:]
+
+
+def test_an_alert_stands_out_where_colours_are_forced(chromium: Browser) -> None:
+    with served(settings=PATIENT) as (server, broker):
+        publish(broker, score("clean"), score("alert"), alert(stream="alert"))
+        with opened(chromium, server, forced_colors="active") as page:
+            expect(page.locator("article[data-state=alert]")).to_have_count(1)
+            looks = {
+                state: page.locator(f"article[data-state={state}] > header").evaluate(
+                    "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]"
+                )
+                for state in ("clean", "alert")
+            }
+            assert looks["alert"][0] not in (looks["clean"][0], looks["alert"][1])
