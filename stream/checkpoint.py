@@ -57,6 +57,8 @@ MAX_BESIDE_BYTES = 32 << 10
 #: So much waits for a commit at the most, but for the last record: a flood of large dead letters would fill memory, and
 #: its transaction take longer than one may.
 MAX_WAITING_BYTES = 32 << 20
+#: Where records wait, a commit may add so much to that time.
+_LATER = 0.1
 #: Header of state records: to which topic of that name the offsets belong. A header, so that older workers read it too.
 TOPIC_ID = "topic-id"
 
@@ -191,6 +193,7 @@ class Checkpoint:
         topics: where things go.
         state_partitions: of the state topic.
         interval_s, max_records: when a commit is due.
+        late_s: the longest time between two where records wait for long, see `pace`.
     """
 
     def __init__(
@@ -202,10 +205,12 @@ class Checkpoint:
         *,
         interval_s: float,
         max_records: int,
+        late_s: float = 0.0,
     ) -> None:
         self._producer, self._consumer, self._topics = producer, consumer, topics
         self._state_partitions = state_partitions
         self._interval_s, self._max_records = interval_s, max_records
+        self._least_s, self._most_s = interval_s, max(interval_s, late_s)
         self._outputs: list[_Output] = []
         self._records = self._bytes = 0
         self._opened_s: float | None = None
@@ -224,6 +229,15 @@ class Checkpoint:
             return False
         is_full = self._records >= self._max_records or self._bytes >= MAX_WAITING_BYTES
         return is_full or time.monotonic() - self._opened_s >= self._interval_s
+
+    def pace(self, waits_s: float) -> None:
+        """Commit less often where records wait: to who gets a score that late, a tenth later is nothing, and the worker
+        has that much more time to catch up.
+
+        Args:
+            waits_s: how long ago the oldest record that is not done was published.
+        """
+        self._interval_s = min(max(self._least_s, _LATER * waits_s), self._most_s)
 
     def finished(self) -> None:
         """An input record is done."""

@@ -31,6 +31,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         instance_id: static membership: a restart within the session timeout moves no partition.
         topics: outputs.
         commit_interval_s, commit_records: a transaction is committed after so long, or so many input records.
+        commit_late_s: where records wait, a tenth of that time, but no more than this, takes the place of a shorter
+            interval.
         poll_records: input records fetched at once: what may be waiting in memory.
         poll_timeout_s: longest wait for records.
         waiting_bytes, waiting_records: input that may wait in memory: in all, and of one partition.
@@ -58,12 +60,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     instance_id: str | None = None
     topics: Topics = Topics()
     commit_interval_s: float = 1.0
-    commit_records: int = 200
+    commit_records: int = 2_000
+    commit_late_s: float = 2.0
     poll_records: int = 16
     poll_timeout_s: float = 0.2
     waiting_bytes: int = 256 << 20
     waiting_records: int = 2_000
-    turn_s: float = 0.02
+    turn_s: float = 0.04
     overload: Overload = Overload.WAIT
     max_age_s: float = 2.0
     pipeline: PipelineSettings = PipelineSettings()

@@ -141,6 +141,7 @@ class Worker:
             state_partitions,
             interval_s=settings.commit_interval_s,
             max_records=settings.commit_records,
+            late_s=settings.commit_late_s,
         )
         self._teller = Teller(self._checkpoint, topics, models.model_id, self.counts, self._metrics)
         self._settling = Settling(self._teller, self._checkpoint, self.counts, self._metrics)
@@ -240,12 +241,14 @@ class Worker:
         self._tell_state()
 
     def _tell_state(self) -> None:
-        """Renew what metrics and probes say of this moment."""
+        """Renew what metrics and probes say of this moment, and how often is committed."""
         self._health.running(partitions=len(self._partitions))
         now_s = time.monotonic()
         if now_s - self._snapshot_s < _SNAPSHOT_S:
             return
         self._snapshot_s = now_s
+        waiting = [part.oldest_s for part in self._partitions.values() if part.oldest_s is not None]
+        self._checkpoint.pace(time.time() - min(waiting) if waiting else 0.0)
         self._metrics.snapshot = Snapshot(
             backlogs={p: Backlog(part.next_offset, part.oldest_s) for p, part in self._partitions.items()},
             waiting_records=len(self._intake),

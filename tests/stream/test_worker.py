@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -219,6 +220,23 @@ def test_large_dead_letters_do_not_gather(world: World, monkeypatch: pytest.Monk
     world.drain(worker)
     assert len(world.letters()) == 12
     assert worker.counts["commits"] >= 4
+
+
+@pytest.mark.parametrize("late_s", [1e-6, 3600.0])
+def test_where_records_wait_for_long_commits_are_fewer(
+    world: World, monkeypatch: pytest.MonkeyPatch, late_s: float
+) -> None:
+    an_hour_later = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + 3600})
+    monkeypatch.setattr("stream.worker.time", an_hour_later)
+    world.publish()
+    often = msgspec.structs.replace(SETTINGS, commit_interval_s=1e-6, commit_records=200, commit_late_s=late_s)
+    worker = world.worker(settings=often)
+    world.drain(worker)
+    assert len(world.scores()) > 10
+    if late_s > 1:
+        assert worker.counts["commits"] <= 3, "the first, before it was known, and the last"
+    else:
+        assert worker.counts["commits"] > 3
 
 
 @pytest.mark.parametrize("largest", ["one header", "many headers", "key"])
