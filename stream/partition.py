@@ -22,7 +22,7 @@ from stream.metrics.coverage import Coverage
 
 MAX_STREAM_ID_BYTES = 1024
 #: The year 2011, in which Kafka was first released: no record's timestamp before it is believed, s since the epoch.
-_BELIEVED_S = 1_293_840_000.0
+BELIEVED_S = 1_293_840_000.0
 #: States deleted in one commit: a transaction must not grow with how long a worker was away.
 MAX_GOING = 1000
 
@@ -158,7 +158,7 @@ class Partition:
         now_s, stamp_s = time.time(), timestamp_ms / 1e3
         # A producer's clock may be anywhere. Ahead of ours it would hide that we are late; before there was Kafka it
         # would say that we are late by half a century, and scale the workers up to the most that there may be.
-        self._times_s.append(min(stamp_s, now_s) if stamp_s > _BELIEVED_S else now_s)
+        self._times_s.append(min(stamp_s, now_s) if stamp_s > BELIEVED_S else now_s)
 
     def finish(self, offset: int) -> None:
         """A record that was begun is done with."""

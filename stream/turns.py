@@ -8,7 +8,7 @@ from collections.abc import Collection, Container
 from stream.broker.contract import Record, TopicPartition
 from stream.decode import Gear
 from stream.intake import Intake, StreamKey
-from stream.partition import Partition, StreamState
+from stream.partition import BELIEVED_S, Partition, StreamState
 from stream.settings import Overload, WorkerSettings
 from stream.settling import Progress, Settling
 
@@ -86,7 +86,8 @@ class Turns:
         self._intake.serve(job.stream, float(begun + frames), urgent=stream.gears.is_urgent)
 
     def _is_late(self, record: Record, is_urgent: bool) -> bool:
-        """Whether a record is too old, or would be when it is done."""
+        """Whether a record is too old, or would be when it is done. One whose timestamp cannot be believed is not."""
         most_s = self._settings.max_age_s
         patience_s = most_s * (2 if is_urgent else 1) - min(self._takes_s, most_s / 2)
-        return record.timestamp_ms >= 0 and time.time() - record.timestamp_ms / 1e3 > patience_s
+        stamp_s = record.timestamp_ms / 1e3
+        return stamp_s > BELIEVED_S and time.time() - stamp_s > patience_s

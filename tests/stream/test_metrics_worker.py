@@ -310,6 +310,17 @@ def test_what_is_shed_is_not_looked_at(world: World) -> None:
     worker.run(lambda: True)
 
 
+def test_a_producer_without_a_clock_is_not_shed(world: World) -> None:
+    """Its records say 1970: all of them would be too old, always."""
+    world.show("a", FACE, 3, age_s=time.time() - 86_400)
+    worker, _ = world.worker(msgspec.structs.replace(WORK, overload=Overload.SHED))
+    step_until(worker, lambda: worker.counts["records"] == 3)
+    worker.run(lambda: True)
+    assert len(world.records("difffake.scores")) == 3
+    assert not worker.counts["records:shed"]
+    assert not worker.counts["frames:SHED"]
+
+
 def test_what_is_too_old_is_told_while_others_still_wait_for_the_networks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
