@@ -63,10 +63,13 @@ class Certificates:
         folder.mkdir(parents=True, exist_ok=True)
         made = cls(folder)
         for ca, names in (("ca", ("broker", "client")), ("other-ca", ("stranger",))):
-            _certificate(folder, ca, ["-addext", "basicConstraints=critical,CA:TRUE"])
+            # Python 3.13 takes no CA that does not say what its key is for.
+            usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+            _certificate(folder, ca, ["-addext", "basicConstraints=critical,CA:TRUE", *usage])
             for name in names:
                 signed = ["-CA", str(folder / f"{ca}.pem"), "-CAkey", str(folder / f"{ca}.key")]
-                _certificate(folder, name, [*signed, "-addext", "subjectAltName=IP:127.0.0.1"])
+                leaf = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1"]
+                _certificate(folder, name, [*signed, *leaf])
         made.broker.write_bytes((folder / "broker.key").read_bytes() + (folder / "broker.pem").read_bytes())
         lock = ["pkey", "-in", str(made.client_key), "-aes256", "-passout", f"pass:{KEY_PASSWORD}"]
         _openssl(*lock, "-out", str(made.locked_key))
