@@ -235,9 +235,14 @@ class Workers:
 
 
 def streams_of(source: Footage, count: int, prefix: str = "s", first: int = 0, **more: Any) -> list[Stream]:
-    """So many streams, not in step: as of independent cameras."""
-    step_s = source.records[0].end_ns / 1e9 if source.records[0].pictures > 1 else 1.0
+    """So many streams, not in step, nor their key frames: as of independent cameras."""
+    step_s = key_interval_s(source)
     return [Stream(f"{prefix}{i:03d}", source, first + i, phase_s=step_s * i / count, **more) for i in range(count)]
+
+
+def key_interval_s(source: Footage) -> float:
+    """Time from one key frame of a stream to the next: segments are of a second, access units have one in two."""
+    return source.records[0].end_ns / 1e9 if source.records[0].pictures > 1 else 2.0
 
 
 def wait_for_scores(live: Live, streams: Sequence[str], running: Workers) -> None:

@@ -20,6 +20,7 @@ from pipeline_live import (
     by_stream,
     fair_shares,
     jain,
+    key_interval_s,
     percentiles,
     settle,
     streams_of,
@@ -172,7 +173,7 @@ def probe(bench: Bench, source: Footage, count: int, *, gear: str = "analyse", s
         settled = settle(live, running, within_s=max(10.0, seconds))
         seen, spent = watched(live, running, seconds)
         memory, late_s = running.resident_mib, live.late_s
-    rate = FPS if gear == "analyse" else _key_frames_per_s(source)
+    rate = FPS if gear == "analyse" else 1 / key_interval_s(source)
     return (
         {
             "streams": count,
@@ -194,11 +195,6 @@ def _given(bench: Bench, name: str, **more: Any) -> dict[str, Any]:
         "bootstrap": bench.node.bootstrap, "topic": f"{name}.in", "group": name, "commit_s": 0.4, "fps": FPS,
         "gear": "analyse", "cpus": [bench.core],
     } | bench.runtimes | more  # fmt: skip
-
-
-def _key_frames_per_s(source: Footage) -> float:
-    """One in each segment of a second; in access units, one in two seconds."""
-    return 1.0 if source.records[0].pictures > 1 else 0.5
 
 
 def _statuses(seen: list[Seen]) -> dict[str, int]:

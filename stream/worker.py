@@ -216,11 +216,6 @@ class Worker:
         self._stopping = True
 
     @property
-    def is_stopping(self) -> bool:
-        """Whether it was told to stop."""
-        return self._stopping
-
-    @property
     def has_left(self) -> bool:
         """Whether its last work is committed and the group is left: nothing that is left can be lost."""
         return self._health.phase is Phase.STOPPED
