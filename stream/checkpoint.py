@@ -8,6 +8,7 @@ reads it up to its end, waiting for transactions that are still open, before it 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,7 @@ MAX_BESIDE_BYTES = 32 << 10
 #: So much waits for a commit at the most, but for the last record: a flood of large dead letters would fill memory, and
 #: its transaction take longer than one may.
 MAX_WAITING_BYTES = 32 << 20
-#: Where records wait, a commit may add so much to that time.
+#: Where records come late, a commit may add so much to that time.
 _LATER = 0.1
 #: Header of state records: to which topic of that name the offsets belong. A header, so that older workers read it too.
 TOPIC_ID = "topic-id"
@@ -193,7 +194,7 @@ class Checkpoint:
         topics: where things go.
         state_partitions: of the state topic.
         interval_s, max_records: when a commit is due.
-        late_s: the longest time between two where records wait for long, see `pace`.
+        late_s: the longest time between two, where all records come to it late.
     """
 
     def __init__(
@@ -210,7 +211,9 @@ class Checkpoint:
         self._producer, self._consumer, self._topics = producer, consumer, topics
         self._state_partitions = state_partitions
         self._interval_s, self._max_records = interval_s, max_records
-        self._least_s, self._most_s = interval_s, max(interval_s, late_s)
+        self._late_s = max(interval_s, late_s)
+        #: When the newest of the records that are done was published.
+        self._newest_s = -math.inf
         self._outputs: list[_Output] = []
         self._records = self._bytes = 0
         self._opened_s: float | None = None
@@ -228,21 +231,20 @@ class Checkpoint:
         if self._opened_s is None:
             return False
         is_full = self._records >= self._max_records or self._bytes >= MAX_WAITING_BYTES
-        return is_full or time.monotonic() - self._opened_s >= self._interval_s
+        return is_full or time.monotonic() - self._opened_s >= self._pace_s
 
-    def pace(self, waits_s: float) -> None:
-        """Commit less often where records wait: to who gets a score that late, a tenth later is nothing, and the worker
-        has that much more time to catch up.
+    @property
+    def _pace_s(self) -> float:
+        """Time between two commits. To who gets a score late, a tenth later is nothing, and the worker has that much
+        more time to catch up; but one stream that is not late is enough to hurry for."""
+        late_s = time.time() - self._newest_s if self._records else 0.0
+        return min(max(self._interval_s, _LATER * late_s), self._late_s)
 
-        Args:
-            waits_s: how long ago the oldest record that is not done was published.
-        """
-        self._interval_s = min(max(self._least_s, _LATER * waits_s), self._most_s)
-
-    def finished(self) -> None:
-        """An input record is done."""
+    def finished(self, published_s: float = math.inf) -> None:
+        """An input record is done; ``published_s``: when it was, since the epoch, as far as is known."""
         self._open()
         self._records += 1
+        self._newest_s = max(self._newest_s, published_s)
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Add an output; visible with the commit."""
@@ -309,6 +311,7 @@ class Checkpoint:
     def abort(self) -> None:
         """Drop all outputs since the last commit."""
         self._outputs, self._records, self._bytes, self._opened_s = [], 0, 0, None
+        self._newest_s = -math.inf
 
     def _write(self, output: _Output) -> None:
         value = None if output.letter and self._letters_are_small else output.value

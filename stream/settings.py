@@ -31,8 +31,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         instance_id: static membership: a restart within the session timeout moves no partition.
         topics: outputs.
         commit_interval_s, commit_records: a transaction is committed after so long, or so many input records.
-        commit_late_s: where records wait, a tenth of that time, but no more than this, takes the place of a shorter
-            interval.
+        commit_late_s: where all records are done late, a tenth of that time, but no more than this, takes the place of
+            a shorter interval.
         poll_records: input records fetched at once: what may be waiting in memory.
         poll_timeout_s: longest wait for records.
         waiting_bytes, waiting_records: input that may wait in memory: in all, and of one partition.

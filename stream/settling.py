@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from stream.decode import Gear
 from stream.intake import StreamKey
 from stream.metrics.instruments import Metrics
 from stream.outcome import Outcome, Teller
-from stream.partition import Partition, StreamState
+from stream.partition import BELIEVED_S, Partition, StreamState
 from stream.pipeline import Job
 from stream.tracing import NO_TRACE, Trace
 
@@ -117,7 +118,7 @@ class Settling:
                 if lowest >= part.first_offset:
                     self.teller.bury(last.record, last.error, "decode")
                     self._counts["records"] += 1
-                    self._checkpoint.finished()
+                    self._checkpoint.finished(_published_s(last.record))
                 part.finish(lowest)
                 if last.key is not None:
                     self.busy.discard(last.key)
@@ -136,7 +137,7 @@ class Settling:
             stream.next_offset = outcome.record.offset + 1
             stream.seen_s = monotonic()
             self._counts["records"] += 1
-            self._checkpoint.finished()
+            self._checkpoint.finished(_published_s(outcome.record))
         if outcome.is_new or outcome.frames:
             stream.dirty = True
         part.finish(outcome.record.offset)
@@ -145,3 +146,9 @@ class Settling:
         if outcome.trace is not NO_TRACE:
             outcome.trace.end(what, outcome.frames, error)
             self.traces.append(outcome.trace)
+
+
+def _published_s(record: Record) -> float:
+    """When a record was published, s since the epoch; for ever in the future where its producer has no clock."""
+    stamp_s = record.timestamp_ms / 1e3
+    return stamp_s if stamp_s > BELIEVED_S else math.inf

@@ -236,14 +236,12 @@ class Worker:
         self._tell_state()
 
     def _tell_state(self) -> None:
-        """Renew what metrics and probes say of this moment, and how often is committed."""
+        """Renew what metrics and probes say of this moment."""
         self._health.running(partitions=len(self._partitions))
         now_s = time.monotonic()
         if now_s - self._snapshot_s < _SNAPSHOT_S:
             return
         self._snapshot_s = now_s
-        waiting = [part.oldest_s for part in self._partitions.values() if part.oldest_s is not None]
-        self._checkpoint.pace(time.time() - min(waiting) if waiting else 0.0)
         self._metrics.snapshot = Snapshot(
             backlogs={p: Backlog(part.next_offset, part.oldest_s) for p, part in self._partitions.items()},
             waiting_records=len(self._intake),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,19 +223,21 @@ def test_large_dead_letters_do_not_gather(world: World, monkeypatch: pytest.Monk
     assert worker.counts["commits"] >= 4
 
 
-@pytest.mark.parametrize("late_s", [1e-6, 3600.0])
-def test_where_records_wait_for_long_commits_are_fewer(
-    world: World, monkeypatch: pytest.MonkeyPatch, late_s: float
-) -> None:
+@pytest.mark.parametrize("late", ["none", "all", "all but one"])
+def test_where_all_scores_come_late_commits_are_fewer(world: World, monkeypatch: pytest.MonkeyPatch, late: str) -> None:
+    """One stream that floods is late for itself alone: nobody waits longer for its sake."""
     an_hour_later = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + 3600})
-    monkeypatch.setattr("stream.worker.time", an_hour_later)
-    world.publish()
-    often = msgspec.structs.replace(SETTINGS, commit_interval_s=1e-6, commit_records=200, commit_late_s=late_s)
+    monkeypatch.setattr("stream.checkpoint.time", time if late == "none" else an_hour_later)
+    world.publish(streams=("a", "b"))
+    often = msgspec.structs.replace(SETTINGS, commit_interval_s=1e-6, commit_records=200, commit_late_s=3600.0)
     worker = world.worker(settings=often)
+    if late == "all but one":
+        finished, younger_s = worker._checkpoint.finished, itertools.cycle([0, 3600])
+        monkeypatch.setattr(worker._checkpoint, "finished", lambda stamp_s: finished(stamp_s + next(younger_s)))
     world.drain(worker)
     assert len(world.scores()) > 10
-    if late_s > 1:
-        assert worker.counts["commits"] <= 3, "the first, before it was known, and the last"
+    if late == "all":
+        assert worker.counts["commits"] == 1
     else:
         assert worker.counts["commits"] > 3
 
