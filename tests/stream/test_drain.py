@@ -113,9 +113,11 @@ def test_a_worker_that_is_told_to_stop_at_full_load_leaves_in_order(
 ) -> None:
     group, bundle = f"g{uuid.uuid4().hex[:8]}", write_tiny_bundle(tmp_path / "tiny", identity=True).path
     broker = KafkaBroker(KafkaSettings(bootstrap_servers=kafka_bootstrap))
-    publish(broker, f"{group}.in", clips)
+    broker.ensure_topics([TopicSpec(f"{group}.in", 2)])
     settings = ["--drain-timeout", "30", "--session-timeout", "120"]
     with running(kafka_bootstrap, group, bundle, tmp_path / "1.log", *settings) as worker:
+        wait_for(worker, lambda: worker.get("/readyz")[0] == 200)
+        publish(broker, f"{group}.in", clips)  # now: of what waits for long it would commit all at once
         wait_for(worker, lambda: sum(worker.figures("difffake_frames_total")) > 20)
         wait_for(worker, lambda: worker.get("/readyz")[0] == 200)
         assert worker.get("/livez")[0] == worker.get("/startupz")[0] == 200
