@@ -16,7 +16,7 @@ from kafka.producer.sender import Sender
 from kafka.record import util as kafka_checksums
 
 from difffake.errors import MissingExtraError
-from stream.broker.contract import Consumer, TopicPartition, TopicSpec
+from stream.broker.contract import Broker, Consumer, TopicPartition, TopicSpec
 from stream.broker.errors import AuthenticationError, BrokerError, BrokerUnavailableError, FencedError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 
@@ -190,14 +190,19 @@ def test_a_transaction_that_outlives_its_time_while_the_broker_is_away_fences_it
     assert [record.value for record in reader.read(part, None, reader.end_offset(part))] == [b"kept"]
 
 
-def test_a_refused_connection_ends_reading_only_where_it_lasts(
-    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker = harness.broker(loss_timeout_s=1.0)
+def member(broker: Broker) -> tuple[Consumer, str]:
+    """The only member of a group that reads a topic of one record, and the topic's name."""
     name = topic(broker)
     publish(broker, name, [b"0"])
     consumer = broker.consumer(name)
     consumer.subscribe([name], Told())
+    return consumer, name
+
+
+def test_a_refused_connection_ends_reading_only_where_it_lasts(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, _ = member(harness.broker(loss_timeout_s=1.0))
     step, refused = consumer._kafka._poll_once, 0  # type: ignore[attr-defined]
 
     def refuse(*_: object) -> None:
@@ -252,10 +257,7 @@ def test_a_poll_without_a_wait_does_not_wait_for_its_thread(
 ) -> None:
     """Beside threads that decode, each wait for another thread takes as long as many records."""
     broker = harness.broker()
-    name = topic(broker)
-    publish(broker, name, [b"0"])
-    consumer = broker.consumer(name)
-    consumer.subscribe([name], Told())
+    consumer, name = member(broker)
     take(consumer, 1)
 
     def wait(*_: object) -> None:
@@ -279,11 +281,7 @@ def test_a_poll_without_a_wait_does_not_wait_for_its_thread(
 def test_questions_that_cannot_be_sent_are_an_error_of_the_next_poll(
     harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = harness.broker(loss_timeout_s=1.0)
-    name = topic(broker)
-    publish(broker, name, [b"0"])
-    consumer = broker.consumer(name)
-    consumer.subscribe([name], Told())
+    consumer, _ = member(harness.broker(loss_timeout_s=1.0))
     take(consumer, 1)
 
     def refuse() -> None:
