@@ -40,6 +40,7 @@ class StopSignals:
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._is_told = False
+        self._is_first = threading.Lock()
         self._before: dict[int, Any] = {}
         self._heard, self._told = socket.socketpair()
         self._told.setblocking(False)
@@ -70,9 +71,14 @@ class StopSignals:
             sys.exit(0 if signum == signal.SIGTERM else 128 + signum)
         if not self._is_told:
             self._is_told = True
-            self._worker.stop()
+            self._stop_once(self._worker)
         else:
             os._exit(128 + signum)
+
+    def _stop_once(self, worker: Worker) -> None:
+        """By whoever hears of it first: the handler, or the thread."""
+        if self._is_first.acquire(blocking=False):
+            worker.stop()
 
     def _watch(self) -> None:
         end_s: float | None = None
@@ -87,6 +93,9 @@ class StopSignals:
             for _ in (signum for signum in signals if signum in _SIGNALS):
                 # The second ends the process at once, by its handler; where that does not run, a moment later.
                 patience_s = self._patience_s if end_s is None else 0.0
+                if self._worker is not None:
+                    # The handler comes with the worker's next step; probes are to know at once.
+                    self._stop_once(self._worker)
                 end_s = min(end_s or float("inf"), time.monotonic() + patience_s + _GRACE_S)
 
     @property

@@ -155,12 +155,12 @@ def test_before_there_is_a_worker_a_signal_ends_the_program() -> None:
 def test_a_library_that_stands_still_at_the_start_holds_nobody_up() -> None:
     """No handler of Python's runs while the main thread is in one: a worker once ignored SIGTERM so."""
     code = (
-        "import ctypes, stream.stopping\n"
+        "import ctypes, threading, stream.stopping\n"
         "stream.stopping._STARTING_S = stream.stopping._GRACE_S = 0.05\n"
         "libc = ctypes.CDLL(None)\n"
         "lock = ctypes.create_string_buffer(256)\n"
         "with stream.stopping.StopSignals():\n"
-        "    print('stands', flush=True)\n"
+        "    threading.Timer(0.5, print, ['stands'], {'flush': True}).start()\n"  # when it does
         "    while True: libc.pthread_mutex_lock(lock)\n"  # twice: it waits for itself
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
