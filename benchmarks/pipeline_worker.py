@@ -48,7 +48,7 @@ def main() -> None:
             given.get("threads", 0), BatchSettings(size=given.get("batch", 8), deadline_s=given.get("deadline_s", 0.02))
         ),
     )
-    bound_heaps(settings.pipeline.decode_threads)
+    bound_heaps(settings.pipeline.threads)
     hwaccel = Hwaccel(given.get("hwaccel", "off"))
     decode = DecodeSettings(fps=given["fps"], scrutinise_fps=given["fps"], hwaccel=hwaccel)
     gears = GearSettings(base=Gear(given["gear"]))

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: A batch is full of streams under suspicion only where nobody else has waited for so many deadlines.
 _PATIENCE = 10
+#: So many deadlines a frame waits for company where the thread that would take it has other work meanwhile.
+_MEANWHILE = 5
 
 
 class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,7 +28,8 @@ class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Args:
         size: the most frames in one.
-        deadline_s: longest wait of a frame for company. Nobody waits while no other frame can come.
+        deadline_s: longest wait of a frame for company. Nobody waits while no other frame can come; five times as long
+            where the thread that would take it decodes other streams meanwhile, but for streams under suspicion.
     """
 
     size: int = 8
@@ -112,6 +115,18 @@ class Batcher(Generic[T]):
                 self._changed.wait(wait_s)
             return []
 
+    def poll(self, *, is_busy: bool) -> list[T]:
+        """A batch for a thread that looks for work, without waiting; empty where there is none.
+
+        Args:
+            is_busy: there is other work for it. That comes first, until the batch is full or a frame has waited long.
+        """
+        with self._changed:
+            if self._closed or not self._waiting:
+                return []
+            wait_s = self._wait_s(_MEANWHILE) if is_busy else None
+            return self._pick() if wait_s is None or wait_s <= 0 else []
+
     def nudge(self) -> None:
         """Look again at whether frames are still coming."""
         with self._changed:
@@ -144,14 +159,16 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _wait_s(self) -> float | None:
-        """Until when the oldest may wait: None without any, 0 or less when a batch is due."""
+    def _wait_s(self, deadlines: int = 1) -> float | None:
+        """How much longer what waits may wait: None without any, 0 or less when a batch is due. Urgent frames wait for
+        one deadline, others for ``deadlines``."""
         if not self._waiting:
             return None
         if len(self._waiting) >= self._room() or not self._coming():
             return 0.0
-        oldest = min(w.since_s for w in self._waiting.values())
-        return oldest + self._settings.deadline_s - self._clock()
+        deadline_s = self._settings.deadline_s
+        until_s = min(w.since_s + deadline_s * (1 if w.urgent else deadlines) for w in self._waiting.values())
+        return until_s - self._clock()
 
     def _room(self) -> int:
         """The most frames of the next batch."""

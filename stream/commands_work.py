@@ -144,7 +144,7 @@ def work(
         gears = GearSettings(base=Gear(gear.value))
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
-    bound_heaps(settings.pipeline.decode_threads)
+    bound_heaps(settings.pipeline.threads)
     hardware.check(hwaccel)
     metrics = Metrics(settings.metrics, Health(live_timeout))
     with contextlib.ExitStack() as stack:

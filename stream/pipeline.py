@@ -5,8 +5,10 @@ where the owner of the pipeline takes what was seen, on its own thread. How a re
 in those before it. So a job is a run of records that ends behind the first that gives a frame: many access units, of
 which few are looked at, make one job; a segment makes one of its own.
 
-Decoding runs on a pool of threads, the networks on threads of their own; both mostly run without the interpreter's
-lock. A decoder runs a few frames ahead of the networks and then gives its thread to another stream.
+There is a thread for each core, and each decodes or looks, whatever is due: both mostly run without the interpreter's
+lock, and with no more threads than cores none of them waits while a core has nothing to do. A decoder runs a few frames
+ahead of the networks and then gives its thread to another stream. Networks that belong to one thread, as on a GPU, have
+a thread of their own, and the others decode.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -34,8 +35,8 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Bounds of a pipeline.
 
     Args:
-        decode_threads: records decoded at once.
-        network_threads: batches in the networks at once, where the networks may be shared by threads.
+        threads: records decoded, and batches in the networks, at once. Networks that threads may not share have one
+            more to themselves.
         in_progress: records worked on at once, each of another stream: each has a decoder and pictures in memory.
         ahead: frames of a record that may be decoded and wait for the networks.
         part: frames of a record that are handed over together; a record with more is handed over in parts.
@@ -45,8 +46,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         batch: of the networks.
     """
 
-    decode_threads: int = 2
-    network_threads: int = 1
+    threads: int = 2
     in_progress: int = 8
     ahead: int = 3
     part: int = 64
@@ -60,10 +60,10 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """For networks of one thread each on the CPU; 0 takes every core that this process may use."""
         ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = cores or ours or 1
-        return cls(decode_threads=threads, network_threads=threads, in_progress=4 * threads, batch=batch)
+        return cls(threads=threads, in_progress=6 * threads, batch=batch)
 
     def __post_init__(self) -> None:
-        counts = (self.decode_threads, self.network_threads, self.in_progress, self.ahead, self.part, self.run)
+        counts = (self.threads, self.in_progress, self.ahead, self.part, self.run)
         if min(counts) < 1 or self.run_bytes < 0 or not self.run_s >= 0:
             raise ValueError("a pipeline needs at least one thread, one record, one frame ahead and one in a part")
 
@@ -201,22 +201,26 @@ class Pipeline:
         self._some_ready = threading.Condition(self._lock)
         self._ready: deque[Job] = deque()
         self._jobs: set[Job] = set()
+        #: Jobs whose next frame is to be decoded, and how many are being decoded.
+        self._to_decode: deque[Job] = deque()
         self._decoding = 0
+        self._some_work = threading.Condition(self._lock)
+        self._closed = False
         self._broken: BaseException | None = None
-        takers = self._settings.network_threads if models.may_be_shared else 1
+        lookers = self._settings.threads if models.may_be_shared else 1
         self._batcher: Batcher[tuple[Job, DecodedFrame]] = Batcher(
             self._settings.batch,
-            coming=lambda: self._decoding,
+            coming=lambda: self._decoding + len(self._to_decode),
             # Of few streams one batch would take every frame, and the other threads would have nothing to do.
-            share=lambda: -(-len(self._jobs) // takers),
+            share=lambda: -(-len(self._jobs) // lookers),
             told=batched,
         )
-        self._decoders = ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode")
-        self._networks = [
-            threading.Thread(target=self._whole, args=(self._look,), name=f"networks-{n}", daemon=True)
-            for n in range(takers)
-        ]
-        for thread in self._networks:
+        self._all_look = models.may_be_shared
+        work = self._decode_and_look if self._all_look else self._decode_only
+        self._threads = [self._thread(f"pipeline-{n}", work) for n in range(self._settings.threads)]
+        if not self._all_look:
+            self._threads.append(self._thread("networks", self._look_only))
+        for thread in self._threads:
             thread.start()
 
     # -- the owner's side --------------------------------------------------------------------------------------------
@@ -253,8 +257,9 @@ class Pipeline:
         with self._lock:
             job._cancelled = True
             self._jobs.discard(job)
-            if job in self._ready:
-                self._ready.remove(job)
+            for waiting in (self._ready, self._to_decode):
+                if job in waiting:
+                    waiting.remove(job)
         self._batcher.discard(job.stream)
 
     def __len__(self) -> int:
@@ -275,8 +280,10 @@ class Pipeline:
         for job in list(self._jobs):
             self.cancel(job)
         self._batcher.close()
-        self._decoders.shutdown(wait=True, cancel_futures=True)
-        for thread in self._networks:
+        with self._lock:
+            self._closed = True
+            self._some_work.notify_all()
+        for thread in self._threads:
             thread.join()
 
     def __enter__(self) -> Self:
@@ -285,15 +292,48 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _whole(self, work: Callable[..., None], *arguments: Job) -> None:
+    # -- the threads' side -------------------------------------------------------------------------------------------
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=self._whole, args=(work,), name=name, daemon=True)
+
+    def _whole(self, work: Callable[[], None]) -> None:
         """What a thread does. Whatever it raises (no memory, no more threads, a fault of ours) is the owner's to know:
         all would go on but for the jobs that it had, and nobody would look at their streams."""
         try:
-            work(*arguments)
+            work()
         except BaseException as error:
             with self._lock:
                 self._broken = self._broken or error
                 self._some_ready.notify()
+
+    def _decode_and_look(self) -> None:
+        """Look where a batch is due, else decode; look at what there is where there is nothing to decode."""
+        while True:
+            job = None
+            with self._some_work:
+                while not (batch := self._batcher.poll(is_busy=bool(self._to_decode))):
+                    if self._closed:
+                        return
+                    if (job := self._next_job()) is not None:
+                        break
+                    self._some_work.wait()
+            if job is not None:
+                self._decode(job)
+            else:
+                self._look(batch)
+
+    def _decode_only(self) -> None:
+        while True:
+            with self._some_work:
+                while (job := self._next_job()) is None:
+                    if self._closed:
+                        return
+                    self._some_work.wait()
+            self._decode(job)
+
+    def _look_only(self) -> None:
+        while batch := self._batcher.take():
+            self._look(batch)
 
     # -- decoding ----------------------------------------------------------------------------------------------------
     def _decode_on(self, job: Job) -> None:
@@ -301,8 +341,15 @@ class Pipeline:
         if job._decoding or job._ended or job._cancelled or len(job._waiting) >= self._settings.ahead:
             return
         job._decoding = True
+        self._to_decode.append(job)
+        self._some_work.notify()
+
+    def _next_job(self) -> Job | None:
+        """With the lock held: a job to decode."""
+        if not self._to_decode:
+            return None
         self._decoding += 1
-        self._decoders.submit(self._whole, self._decode, job)
+        return self._to_decode.popleft()
 
     def _decode(self, job: Job) -> None:
         goes_on = True
@@ -328,19 +375,18 @@ class Pipeline:
         self._batcher.nudge()
 
     # -- looking -----------------------------------------------------------------------------------------------------
-    def _look(self) -> None:
-        while batch := self._batcher.take():
-            looks = self._looks(batch)
-            with self._lock:
-                for (job, frame), look in zip(batch, looks, strict=True):
-                    job._looking = False
-                    if isinstance(look, Exception):
-                        job.error, job._ended = job.error or look, True
-                        job._waiting.clear()
-                    else:
-                        job.finder = look.finder
-                        job._sights.append(Sight(frame.pts_ns, frame.index, frame.offset, look))
-                    self._advance(job)
+    def _look(self, batch: list[tuple[Job, DecodedFrame]]) -> None:
+        looks = self._looks(batch)
+        with self._lock:
+            for (job, frame), look in zip(batch, looks, strict=True):
+                job._looking = False
+                if isinstance(look, Exception):
+                    job.error, job._ended = job.error or look, True
+                    job._waiting.clear()
+                else:
+                    job.finder = look.finder
+                    job._sights.append(Sight(frame.pts_ns, frame.index, frame.offset, look))
+                self._advance(job)
 
     def _looks(self, batch: list[tuple[Job, DecodedFrame]]) -> Sequence[Look | Exception]:
         frames = [LookFrame(frame.picture, frame.pts_ns, job.finder) for job, frame in batch]
@@ -365,6 +411,8 @@ class Pipeline:
         if not job._looking and job._waiting and len(job._sights) < self._settings.part:
             job._looking = True
             self._batcher.put(job.stream, (job, job._waiting.popleft()), urgent=job.urgent)
+            if self._all_look:
+                self._some_work.notify()
         self._decode_on(job)
         is_over = job._ended and not (job._decoding or job._looking or job._waiting)
         if (is_over or len(job._sights) >= self._settings.part) and not job._told:

@@ -104,6 +104,44 @@ def test_a_share_is_at_least_one_frame_and_no_more_than_the_size(share: int, tak
     assert len(batches.take()) == taken
 
 
+def test_who_has_other_work_takes_a_full_batch_or_one_that_has_waited_long() -> None:
+    batches, clock = batcher(size=2, deadline_s=0.02)
+    assert batches.poll(is_busy=True) == []
+    batches.put("a", "a1")
+    clock.now = 0.09
+    assert batches.poll(is_busy=True) == [], "company may come while other work is done"
+    clock.now = 0.101
+    assert batches.poll(is_busy=True) == ["a1"]
+    batches.put("a", "a2")
+    batches.put("b", "b1")
+    assert batches.poll(is_busy=True) == ["a2", "b1"]
+
+
+def test_who_has_no_other_work_takes_what_there_is() -> None:
+    batches, _ = batcher(deadline_s=1e6)
+    batches.put("a", "a1")
+    assert batches.poll(is_busy=False) == ["a1"]
+    assert batches.poll(is_busy=False) == []
+
+
+def test_a_stream_under_suspicion_waits_for_one_deadline_beside_other_work() -> None:
+    batches, clock = batcher(deadline_s=0.02)
+    batches.put("calm", "calm")
+    batches.put("suspect", "suspect", urgent=True)
+    clock.now = 0.019
+    assert batches.poll(is_busy=True) == []
+    clock.now = 0.021
+    assert batches.poll(is_busy=True) == ["suspect", "calm"]
+
+
+def test_a_closed_batcher_gives_out_nothing() -> None:
+    batches, _ = batcher()
+    batches.put("a", "a1")
+    batches.close()
+    batches.put("b", "b1")
+    assert batches.poll(is_busy=False) == []
+
+
 def test_settings_are_bounded() -> None:
     with pytest.raises(ValueError, match="size"):
         BatchSettings(size=0)

@@ -63,13 +63,25 @@ class ScriptedDecoder:
             yield Frame(f"{payload}#{n}", n, n, 0)
 
 
+class Held(ScriptedDecoder):
+    """Says when it has begun, and waits until it may go on."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__(frames)
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def decode(self, payload: str, gear: object) -> Record:
+        self.begun.set()
+        assert self.go.wait(20)
+        return super().decode(payload, gear)
+
+
 class ScriptedNetworks:
     """What is seen of a frame names it and all frames of the stream before it."""
 
-    may_be_shared = True
-
-    def __init__(self, *, breaks: str = "", slow_s: float = 0.0) -> None:
-        self.breaks, self.slow_s = breaks, slow_s
+    def __init__(self, *, breaks: str = "", slow_s: float = 0.0, may_be_shared: bool = True) -> None:
+        self.breaks, self.slow_s, self.may_be_shared = breaks, slow_s, may_be_shared
+        self.threads: set[str] = set()
         self.batches: list[int] = []
         self.open = threading.Event()
         self.open.set()
@@ -78,6 +90,7 @@ class ScriptedNetworks:
         self.open.wait(10)
         time.sleep(self.slow_s)
         self.batches.append(len(frames))
+        self.threads.add(threading.current_thread().name)
         if self.breaks and any(self.breaks in frame.picture for frame in frames):
             raise RuntimeError(f"cannot look at {self.breaks}")
         return [Seen(frame.picture, (*frame.finder, frame.picture)) for frame in frames]
@@ -133,11 +146,13 @@ def finish(pipeline: Pipeline, seconds: float = 20.0) -> dict[str, tuple[Job, li
     return seen
 
 
+@pytest.mark.parametrize("may_be_shared", [True, False])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_frame_is_seen_once_in_its_streams_order(threads: int) -> None:
+def test_every_frame_is_seen_once_in_its_streams_order(threads: int, may_be_shared: bool) -> None:
     lengths = {f"s{n}": n * 7 % 12 for n in range(20)}
-    settings = PipelineSettings(decode_threads=threads, network_threads=threads, ahead=2, part=4)
-    with Pipeline(ScriptedNetworks(slow_s=0.001), settings) as pipeline:  # type: ignore[arg-type]
+    settings = PipelineSettings(threads=threads, ahead=2, part=4)
+    networks = ScriptedNetworks(slow_s=0.001, may_be_shared=may_be_shared)
+    with Pipeline(networks, settings) as pipeline:  # type: ignore[arg-type]
         for stream, length in lengths.items():
             pipeline.start(job(stream, ScriptedDecoder(length, slow_s=0.001)))
         seen = finish(pipeline)
@@ -163,13 +178,48 @@ def test_frames_of_different_streams_share_batches() -> None:
 
 
 def test_few_streams_are_shared_out_among_the_networks_threads() -> None:
-    settings = PipelineSettings(decode_threads=4, network_threads=2, batch=BatchSettings(size=8, deadline_s=5.0))
+    settings = PipelineSettings(threads=2, batch=BatchSettings(size=8, deadline_s=5.0))
     networks = ScriptedNetworks(slow_s=0.002)
     with Pipeline(networks, settings) as pipeline:  # type: ignore[arg-type]
         for n in range(4):
             pipeline.start(job(f"s{n}", ScriptedDecoder(10)))
         finish(pipeline)
     assert max(networks.batches) <= 2
+
+
+def test_networks_that_belong_to_a_thread_are_used_by_one() -> None:
+    networks = ScriptedNetworks(may_be_shared=False)
+    with Pipeline(networks, PipelineSettings(threads=3)) as pipeline:  # type: ignore[arg-type]
+        for n in range(6):
+            pipeline.start(job(f"s{n}", ScriptedDecoder(5)))
+        finish(pipeline)
+    assert networks.threads == {"networks"}
+
+
+def test_a_frame_is_looked_at_while_another_stream_is_still_being_decoded() -> None:
+    """With as many threads as there are decoders at work nobody would look; one that has nothing to decode does."""
+    networks, slow = ScriptedNetworks(), Held(1)
+    with Pipeline(networks, PipelineSettings(threads=2, batch=BatchSettings(deadline_s=60.0))) as pipeline:  # type: ignore[arg-type]
+        pipeline.start(job("slow", slow))
+        assert slow.begun.wait(10)
+        pipeline.start(job("quick", ScriptedDecoder(1)))
+        (first,) = pipeline.ready(10)
+        assert first.stream[1] == "quick"
+        slow.go.set()
+        assert set(finish(pipeline)) == {"slow"}
+
+
+def test_one_thread_decodes_for_a_batch_before_it_looks() -> None:
+    networks, first = ScriptedNetworks(), Held(1)
+    settings = PipelineSettings(threads=1, batch=BatchSettings(size=4, deadline_s=60.0))
+    with Pipeline(networks, settings) as pipeline:  # type: ignore[arg-type]
+        pipeline.start(job("s0", first))
+        assert first.begun.wait(10)
+        for n in range(1, 4):
+            pipeline.start(job(f"s{n}", ScriptedDecoder(1)))
+        first.go.set()
+        finish(pipeline)
+    assert networks.batches == [4]
 
 
 def test_a_decoder_runs_no_further_ahead_than_it_may() -> None:
@@ -217,7 +267,7 @@ def test_a_run_ends_behind_the_first_record_that_gives_a_frame_or_is_refused(pay
 
 def test_a_run_gives_its_thread_to_other_streams_when_its_time_is_over() -> None:
     decoders = [Runs(), Runs()]
-    with Pipeline(ScriptedNetworks(), PipelineSettings(decode_threads=1, run_s=0.0)) as pipeline:  # type: ignore[arg-type]
+    with Pipeline(ScriptedNetworks(), PipelineSettings(threads=1, run_s=0.0)) as pipeline:  # type: ignore[arg-type]
         for stream, decoder in zip("ab", decoders, strict=True):
             pipeline.start(run(stream, decoder, *"12345678"))
         seen = finish(pipeline)
@@ -266,13 +316,13 @@ def test_a_forgotten_job_is_not_given_out_and_its_stream_can_begin_again() -> No
 
 
 def test_closes_while_everything_is_under_way() -> None:
-    pipeline = Pipeline(ScriptedNetworks(slow_s=0.01), PipelineSettings(decode_threads=2))  # type: ignore[arg-type]
+    pipeline = Pipeline(ScriptedNetworks(slow_s=0.01), PipelineSettings(threads=2))  # type: ignore[arg-type]
     for n in range(12):
         pipeline.start(job(f"s{n}", ScriptedDecoder(100, slow_s=0.001)))
     time.sleep(0.05)
     pipeline.close()
     assert not len(pipeline)
-    assert not [t for t in threading.enumerate() if t.name.startswith(("networks", "decode"))]
+    assert not [t for t in threading.enumerate() if t.name.startswith(("pipeline", "networks"))]
 
 
 def test_settings_are_bounded() -> None:
