@@ -70,7 +70,7 @@ def bench(
     fps: Annotated[float, typer.Option(min=0.1, help="Frames analysed per second of stream time.")] = 2.0,
     streams: Annotated[int, typer.Option(min=1, help="Streams side by side.")] = 12,
     loops: Annotated[int, typer.Option(min=1, help="How often each stream plays the video.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of decoders and of networks; 0: one per core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads that decode and run the networks; 0: one per core.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
 ) -> None:

@@ -85,9 +85,9 @@ def work(
         Overload, typer.Option(help="More work than time: wait, or shed the oldest of the least suspicious streams.")
     ] = Overload.WAIT,
     max_age: Annotated[float, typer.Option(help="With --overload shed: seconds after which a record is shed.")] = 2.0,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of decoders and of networks; 0: one per core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads that decode and run the networks; 0: one per core.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
-    batch_deadline: Annotated[float, typer.Option(help="Longest wait of a frame for company in it, s.")] = 0.02,
+    batch_deadline: Annotated[float, typer.Option(help="Longest wait of a frame for company in it, s; five times that while its thread decodes.")] = 0.02,
     alert_budget: Annotated[
         float,
         typer.Option(
