@@ -87,7 +87,10 @@ def work(
     max_age: Annotated[float, typer.Option(help="With --overload shed: seconds after which a record is shed.")] = 2.0,
     threads: Annotated[int, typer.Option(min=0, help="Threads that decode and run the networks; 0: one per core.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
-    batch_deadline: Annotated[float, typer.Option(help="Longest wait of a frame for company in it, s; five times that while its thread decodes.")] = 0.02,
+    batch_deadline: Annotated[
+        float,
+        typer.Option(help="Longest wait of a frame for company in it, s; five times that while its thread decodes."),
+    ] = 0.02,
     alert_budget: Annotated[
         float,
         typer.Option(
