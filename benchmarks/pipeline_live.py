@@ -333,7 +333,9 @@ class Backlog:
 
 
 #: Share of the expected scores between which a backlog is measured: what comes before is start, what follows the end.
-_FROM, _TO = 0.25, 0.95
+#: Scores come in commits, up to two seconds apart: with the end too near, the last one that counts is that of a worker
+#: that has nothing to do any more.
+_FROM, _TO = 0.25, 0.8
 #: Between two looks at how far it is: who looks takes of the cores that are measured.
 _LOOK_S = 0.03
 

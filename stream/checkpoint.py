@@ -225,18 +225,17 @@ class Checkpoint:
         """Whether anything waits for a commit."""
         return self._opened_s is not None
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the batch is old or large enough."""
+    def is_due(self, *, is_busy: bool) -> bool:
+        """Whether the batch is old or large enough; ``is_busy``: more is being worked on, or waits for that."""
         if self._opened_s is None:
             return False
         is_full = self._records >= self._max_records or self._bytes >= MAX_WAITING_BYTES
-        return is_full or time.monotonic() - self._opened_s >= self._pace_s
+        return is_full or time.monotonic() - self._opened_s >= (self._pace_s if is_busy else self._interval_s)
 
     @property
     def _pace_s(self) -> float:
-        """Time between two commits. To who gets a score late, a tenth later is nothing, and the worker has that much
-        more time to catch up; but one stream that is not late is enough to hurry for."""
+        """Time between two commits while there is more to do. To who gets a score late, a tenth later is nothing, and
+        the worker has that much more time to catch up; but one stream that is not late is enough to hurry for."""
         late_s = time.time() - self._newest_s if self._records else 0.0
         return min(max(self._interval_s, _LATER * late_s), self._late_s)
 

@@ -231,7 +231,7 @@ class Worker:
         self._begin()
         self._take(max(self.settings.turn_s, self._poll_s - time.monotonic()) if self._jobs else 0.0)
         self._close_ended()
-        if self._checkpoint.is_due:
+        if self._checkpoint.is_due(is_busy=self.is_busy):
             self._flush()
         self._tell_state()
 
@@ -261,7 +261,7 @@ class Worker:
                 log.warning("given back unfinished", streams=len(self._jobs))
                 break
             self._take(self.settings.turn_s)
-            if self._checkpoint.is_due:
+            if self._checkpoint.is_due(is_busy=self.is_busy):
                 self._flush()
             self._health.turn()
         for key in list(self._jobs):
@@ -364,8 +364,10 @@ class Worker:
             # Whatever goes wrong, its job is forgotten.
             while goes_on and (progress := self._jobs.get(job.stream)) is not None and progress.job is job:
                 goes_on = self._took(progress)
-                if self._checkpoint.is_due:
+                if self._checkpoint.is_due(is_busy=True):
                     self._flush()
+            if not self._stopping:  # many are done at once, and some thread has nothing to do until another begins
+                self._begin()
         self._settling.bury_waiting(self._partitions)
 
     def _took(self, progress: Progress) -> bool:

@@ -242,6 +242,23 @@ def test_where_all_scores_come_late_commits_are_fewer(world: World, monkeypatch:
         assert worker.counts["commits"] > 3
 
 
+def test_late_scores_wait_for_no_others_when_nothing_more_is_to_be_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    an_hour_later = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + 3600})
+    monkeypatch.setattr("stream.checkpoint.time", an_hour_later)
+    world.publish(streams=("a", "b"))
+    worker = world.worker(
+        settings=msgspec.structs.replace(SETTINGS, commit_interval_s=1e-6, commit_records=200, commit_late_s=3600.0)
+    )
+    is_idle, until_s = worker.idle_for(1.0), time.monotonic() + 60
+    while not is_idle() and time.monotonic() < until_s:
+        worker.step()
+    assert worker.counts["records"] > 10
+    assert len(world.scores()) > 10
+    worker.run(lambda: True)
+
+
 @pytest.mark.parametrize("largest", ["one header", "many headers", "key"])
 def test_a_record_whose_headers_or_key_leave_no_room_for_a_reason_is_buried_without_them(
     world: World, largest: str
