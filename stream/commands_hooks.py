@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from difffake.hangup import stop_signals
 from stream.hooks import HookError, Hooks, HookSettings, PayloadKind, Receiver
 from stream.hooks.figures import hook_metrics
 from stream.hooks.settings import check_secret
@@ -77,7 +78,7 @@ def hooks(
         broker = stack.enter_context(closing(kafka.broker()))
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         runner = Hooks(broker, topic, Receiver(settings, tls), settings, secret=secret, group=group, name=name)
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in stop_signals():
             signal.signal(signum, lambda *_: runner.stop())
         if http:
             stack.enter_context(Door(http, hook_metrics(runner)))

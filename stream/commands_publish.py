@@ -15,6 +15,7 @@ from rich.text import Text
 from difffake.anchors.file import checked_name
 from difffake.errors import DiffFakeError, MediaNotFoundError
 from difffake.folder import left_out_in_words, media_in
+from difffake.hangup import interrupted_by_signals
 from stream.broker.contract import Broker, TopicSpec
 from stream.broker.errors import TopicNotFoundError
 from stream.console import print_error, print_note, printable, progress_bar
@@ -28,6 +29,7 @@ _MAX_LINES = 50
 
 
 @with_kafka
+@interrupted_by_signals()
 def publish(
     sources: Annotated[
         list[str], typer.Argument(help="Videos, pictures, folders, or one live address (rtsp://, ...).")

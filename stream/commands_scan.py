@@ -23,6 +23,7 @@ from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundErro
 from difffake.faces.runtime import DetectorRuntime
 from difffake.files import check_target, write_whole
 from difffake.folder import left_out_in_words, media_in
+from difffake.hangup import interrupted_by_signals
 from difffake.media import without_secrets
 from difffake.report import anchor_in_words, render_report
 from difffake.results import EVIDENCES, QUESTIONS, Level, Person, ScanResult, Window
@@ -77,6 +78,7 @@ class ScanDocument(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[Failure]
 
 
+@interrupted_by_signals()
 def scan(
     context: typer.Context,
     paths: Annotated[

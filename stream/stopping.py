@@ -1,7 +1,8 @@
 """SIGTERM and SIGINT: the first drains the worker, a second one, or a drain that takes too long, ends the process.
 
-Whatever was not committed by then is done again by the next owner, and nothing is seen twice. Where a worker's thread
-runs beside the main one, as in the demonstration, Ctrl-C waits for a moment at which no lock is held.
+SIGHUP drains it, too, and is never the second (`difffake.hangup`). Whatever was not committed by then is done again by
+the next owner, and nothing is seen twice. Where a worker's thread runs beside the main one, as in the demonstration,
+Ctrl-C waits for a moment at which no lock is held.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any, Self
 
 import structlog
 
+from difffake.hangup import stop_signals
 from stream.worker import Worker
 
 log = structlog.get_logger()
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: When everything should have been over for so long, what is left undone is left undone for good, s.
 _GRACE_S = 2.0
 #: So long what was begun may take to end before there is a worker, s.
@@ -39,7 +40,9 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
-        self._is_told = False
+        self._signals = stop_signals()
+        #: Somebody asked, or hung up.
+        self._is_asked = self._is_hung_up = False
         self._is_first = threading.Lock()
         self._before: dict[int, Any] = {}
         self._heard, self._told = socket.socketpair()
@@ -53,7 +56,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         self._watchdog.start()
         self._before_fd = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
-        self._before = {signum: signal.signal(signum, self._stop) for signum in _SIGNALS}
+        self._before = {signum: signal.signal(signum, self._stop) for signum in self._signals}
         return self
 
     def __exit__(
@@ -67,13 +70,18 @@ class StopSignals:
         self._heard.close()
 
     def _stop(self, signum: int, _frame: FrameType | None) -> None:
-        if self._worker is None:
-            sys.exit(0 if signum == signal.SIGTERM else 128 + signum)
-        if not self._is_told:
-            self._is_told = True
-            self._stop_once(self._worker)
+        is_again = self._is_asked
+        if signum == signal.SIGHUP:
+            if is_again or self._is_hung_up:
+                return
+            self._is_hung_up = True
         else:
+            self._is_asked = True
+        if self._worker is None:
+            sys.exit(128 + signum if signum == signal.SIGINT else 0)
+        if is_again:
             os._exit(128 + signum)
+        self._stop_once(self._worker)
 
     def _stop_once(self, worker: Worker) -> None:
         """By whoever hears of it first: the handler, or the thread."""
@@ -82,6 +90,7 @@ class StopSignals:
 
     def _watch(self) -> None:
         end_s: float | None = None
+        is_asked = False
         while True:
             self._heard.settimeout(None if end_s is None else max(0.001, end_s - time.monotonic()))
             try:
@@ -90,9 +99,11 @@ class StopSignals:
                 return self._give_up()
             if not signals:
                 return None
-            for _ in (signum for signum in signals if signum in _SIGNALS):
+            for signum in (signum for signum in signals if signum in self._signals):
                 # The second ends the process at once, by its handler; where that does not run, a moment later.
-                patience_s = self._patience_s if end_s is None else 0.0
+                is_again = is_asked and signum != signal.SIGHUP
+                is_asked = is_asked or signum != signal.SIGHUP
+                patience_s = 0.0 if is_again else self._patience_s
                 if self._worker is not None:
                     # The handler comes with the worker's next step; probes are to know at once.
                     self._stop_once(self._worker)

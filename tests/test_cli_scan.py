@@ -6,6 +6,7 @@ import csv
 import http.server
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -472,7 +473,9 @@ def test_letters_that_the_terminal_lacks_end_nothing(clips: dict[str, Path], bas
     assert found.stdout.startswith(b"?ml?ut.mp4\n")
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_scan_keeps_what_it_found_and_names_the_rest(
+    signum: signal.Signals,
     clips: dict[str, Path],
     base: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -483,7 +486,7 @@ def test_an_interrupted_scan_keeps_what_it_found_and_names_the_rest(
 
     def scan(self: Detector, source: str, *_: object, **__: object) -> ScanResult:
         if "single_face" not in source:
-            raise KeyboardInterrupt
+            signal.raise_signal(signum)
         return real(self, source)
 
     monkeypatch.setattr(Detector, "scan", scan)

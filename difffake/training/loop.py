@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from difffake.errors import DataError
 from difffake.extractor import Extractor, save_checkpoint
+from difffake.hangup import let_go_of_terminal, stop_signals
 from difffake.training.batches import Batch, PairBatches, centre_matrix, loader, to_tensor, warp
 from difffake.training.companions import Companions, consistency_loss, number_clips
 from difffake.training.curves import draw_curves
@@ -78,8 +79,9 @@ def train(
     """Train an extractor, or go on where an earlier call with the same ``out_dir`` was stopped.
 
     Into ``out_dir`` go ``last.pt`` (to continue), ``best.pt`` and ``model.pt`` (for
-    `difffake.extractor.load_checkpoint`), ``log.jsonl``, ``curves.png`` and ``settings.json``. SIGTERM and Ctrl-C
-    write a checkpoint and return with ``interrupted``. The crops of the people who train are copied into memory.
+    `difffake.extractor.load_checkpoint`), ``log.jsonl``, ``curves.png`` and ``settings.json``. SIGTERM, Ctrl-C
+    and a closed terminal write a checkpoint and return with ``interrupted``. The crops of the people who train are
+    copied into memory.
 
     Args:
         settings: what is trained, how, and for how long.
@@ -318,16 +320,17 @@ def _surroundings(settings: TrainSettings, device: torch.device) -> Iterator[Non
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; only the main thread may listen to signals."""
+    """An event that SIGTERM, Ctrl-C and a terminal that is closed set; only the main thread may listen to signals."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        let_go_of_terminal()
         stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in stop_signals()}
     try:
         yield stop
     finally:

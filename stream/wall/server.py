@@ -9,13 +9,14 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from difffake.errors import DiffFakeError
+from difffake.hangup import stop_signals
 from stream.broker.contract import Broker
 from stream.wall.access import Operators
 from stream.wall.app import Door, make_app
@@ -121,9 +122,11 @@ class WallServer:
         return int(self._socket.getsockname()[1])
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; on the main thread."""
-        # uvicorn raises the signal again once it has shut down: SIGTERM would then be told as a death.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        """Serve until SIGTERM, SIGINT, or SIGHUP where that is not ignored; on the main thread."""
+        # uvicorn listens to the first two itself, and raises them again once it has shut down: SIGTERM would then be
+        # told as a death.
+        for signum in stop_signals(with_interrupt=False):
+            signal.signal(signum, self._leave)
         with self._feed:
             asyncio.run(self._serve())
         self._close()
@@ -145,6 +148,9 @@ class WallServer:
         self._thread.join(_START_S)
         self._feed.__exit__()
         self._close()
+
+    def _leave(self, _signum: int, _frame: FrameType | None) -> None:
+        self._server.should_exit = True
 
     async def _serve(self) -> None:
         self.hub.open()

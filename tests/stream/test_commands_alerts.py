@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from test_tail import alert
 
 from stream.broker.contract import TopicSpec
 from stream.broker.memory import MemoryBroker
+from stream.hooks import Hooks
 from stream.kafka_options import KafkaOptions
 from stream.messages import AlertState, CommandRecord, decode_enrolment, encode
 
@@ -105,3 +107,15 @@ def test_hooks_that_cannot_be_used_are_refused_at_once(
     if secret is not None:
         monkeypatch.setenv("DIFFFAKE_HOOK_SECRET", secret)
     assert run("hooks", *arguments) == code
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_hooks_leave_in_order_when_they_are_told_to(signum: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    monkeypatch.setattr(Hooks, "step", lambda _self: signal.raise_signal(signum))
+    try:
+        assert run("hooks", "--url", "https://receiver/") == 0
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

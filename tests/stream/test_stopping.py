@@ -47,13 +47,13 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
 
 
 @pytest.mark.usefixtures("broker")
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_worker_in_order(
     signum: signal.Signals, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_ports(1)[0]
     monkeypatch.setenv("DIFFFAKE_HTTP", f"127.0.0.1:{port}")
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
     seen: list[int] = []
 
     def supervise() -> None:
@@ -71,7 +71,7 @@ def test_a_signal_ends_a_worker_in_order(
     assert left.value.code == 0
     assert seen == [200]
     assert get(port, "/livez") == 0, "the door is closed"
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
     assert not [t for t in threading.enumerate() if t.name == "stop-signals"], "no watchdog is left behind"
     assert signal.set_wakeup_fd(-1) == -1
 
@@ -145,8 +145,37 @@ def test_a_second_signal_ends_it_at_once(exits: list[int], monkeypatch: pytest.M
     assert worker.stops == 1
 
 
+def test_a_terminal_that_is_closed_drains_however_often_it_is_told(
+    exits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a shell, and by the kernel when that has gone; by systemd right behind SIGTERM."""
+    monkeypatch.setattr(Draining.settings, "drain_timeout_s", 60.0)
+    worker = Draining()
+    with StopSignals() as signals:
+        signals.drain(worker)  # type: ignore[arg-type]
+        for signum in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(signum)
+            assert worker.stops == 1
+        time.sleep(0.3)  # the watchdog's patience with a second signal
+        assert not exits
+        signal.raise_signal(signal.SIGTERM)
+        assert exits == [143]
+
+
+def test_a_worker_under_nohup_does_not_hear_that_its_terminal_was_closed(exits: list[int]) -> None:
+    before, worker = signal.signal(signal.SIGHUP, signal.SIG_IGN), Draining()
+    try:
+        with StopSignals() as signals:
+            signals.drain(worker)  # type: ignore[arg-type]
+            signal.raise_signal(signal.SIGHUP)
+            assert (worker.stops, exits) == (0, [])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_before_there_is_a_worker_a_signal_ends_the_program() -> None:
-    for signum, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+    for signum, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)):
         with StopSignals(), pytest.raises(SystemExit) as left:
             signal.raise_signal(signum)
         assert left.value.code == code

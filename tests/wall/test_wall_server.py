@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import ssl
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -145,3 +149,23 @@ class TestAddresses:
     def test_an_address_that_is_taken(self, wall: tuple[WallServer, MemoryBroker]) -> None:
         with pytest.raises(AddressError, match=str(wall[0].port)):
             WallServer(MemoryBroker, ("127.0.0.1", wall[0].port))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_in_order(signum: signal.Signals) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    server = WallServer(MemoryBroker)
+
+    def end() -> None:
+        until(lambda: ask(server, "/")[0] == 200)
+        os.kill(os.getpid(), signum)
+
+    until_served = threading.Thread(target=end)
+    try:
+        until_served.start()
+        with pytest.raises(KeyboardInterrupt) if signum == signal.SIGINT else nullcontext():
+            server.run()
+    finally:
+        until_served.join()
+        for one, handler in before.items():
+            signal.signal(one, handler)
