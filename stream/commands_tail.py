@@ -18,7 +18,7 @@ from rich.text import Text
 from difffake.results import EVIDENCES
 from stream.broker.contract import Record
 from stream.broker.errors import TopicNotFoundError
-from stream.console import LEVEL_STYLES, print_error, printable
+from stream.console import LEVEL_STYLES, check_reader, print_error, printable, results_console
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.messages import AlertRecord, MessageError, ScoreRecord, Status, decode, encode
 from stream.messages.alerts import AlertState
@@ -55,7 +55,11 @@ def tail(
         str | None, typer.Option(help="Consumer group, where groups need permission; nothing is committed in it.")
     ] = None,
 ) -> None:
-    """Watch scores and alerts: a row per stream, the most suspicious first. Ctrl-C leaves."""
+    """Watch scores and alerts: a row per stream, the most suspicious first. Ctrl-C leaves.
+
+    Into a file or a pipe a stream's row is written as a line each time that it has changed, four times a second at the
+    most, and each alert as it comes.
+    """
     topics = [topic] if json else [topic, alerts_topic]
     with closing(kafka.broker()) as broker:
         try:
@@ -82,6 +86,7 @@ def _batches(follower: Follower, count: int | None, seconds: float | None) -> It
         records = follower.poll(_POLL_S)[:count]
         count = None if count is None else count - len(records)
         yield records
+        check_reader()
 
 
 def _print_lines(batches: Iterator[list[Record]], *, is_alerts: bool) -> None:
@@ -98,21 +103,77 @@ def _print_lines(batches: Iterator[list[Record]], *, is_alerts: bool) -> None:
         sys.stdout.flush()
 
 
+class _Watched:
+    """The board of what has come, and what of it could not be read."""
+
+    def __init__(self, alerts_topic: str) -> None:
+        self.board = Board()
+        self._alerts_topic = alerts_topic
+        self._unread, self._problem = 0, ""
+
+    @property
+    def notes(self) -> list[Text]:
+        """What who watches should know besides."""
+        if not self._unread:
+            return []
+        return [Text(printable(f"{self._unread} records that cannot be read: {self._problem}"), "yellow")]
+
+    def take(self, records: list[Record]) -> tuple[set[str], list[AlertRecord]]:
+        """Put them on the board; the streams that were heard of, and the alerts."""
+        streams, alerts = set[str](), list[AlertRecord]()
+        for record in records:
+            try:
+                if record.value is not None and record.topic == self._alerts_topic:
+                    alerts.append(decode(record.value, AlertRecord))
+                    self.board.feed_alert(alerts[-1])
+                elif record.value is not None:
+                    score = decode(record.value, ScoreRecord)
+                    self.board.feed(score, record.timestamp_ms)
+                    streams.add(score.stream)
+            except MessageError as error:
+                self._unread, self._problem = self._unread + 1, f"{error}. {error.hint}"
+        return streams, alerts
+
+
 def _show(batches: Iterator[list[Record]], alerts_topic: str) -> None:
-    board, unread, problem = Board(), 0, ""
-    console = Console()
+    console, watched = results_console(), _Watched(alerts_topic)
+    if not console.is_terminal:
+        return _print_rows(console, batches, watched)
     with Live(console=console, auto_refresh=False) as live:
         for records in batches:
-            for record in records:
-                try:
-                    if record.value is not None and record.topic == alerts_topic:
-                        board.feed_alert(decode(record.value, AlertRecord))
-                    elif record.value is not None:
-                        board.feed(decode(record.value, ScoreRecord), record.timestamp_ms)
-                except MessageError as error:
-                    unread, problem = unread + 1, f"{error}. {error.hint}"
-            notes = [Text(printable(f"{unread} records that cannot be read: {problem}"), "yellow")] if unread else []
-            live.update(Group(picture(board, console.height), *notes), refresh=True)
+            watched.take(records)
+            live.update(Group(picture(watched.board, console.height), *watched.notes), refresh=True)
+    return None
+
+
+def _print_rows(console: Console, batches: Iterator[list[Record]], watched: _Watched) -> None:
+    """Where nobody can be shown a table that changes: its rows, each time that they have."""
+    told, notes = False, list[Text]()
+    for records in batches:
+        streams, alerts = watched.take(records)
+        rows = watched.board.rows(time.time_ns() // 1_000_000)
+        lines = [_row_line(row) for row in rows if row.stream in streams] + [_alert_line(alert) for alert in alerts]
+        if watched.notes != notes:
+            notes = watched.notes
+            lines += notes
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        told = told or bool(lines)
+    if not told:
+        console.print(picture(watched.board, console.height))
+
+
+def _row_line(row: Row) -> Text:
+    parts = [Text(printable(row.stream)), Text(_pts(row.pts_ns))]
+    parts.append(Text(row.status.value, style=_STATUS_STYLES.get(row.status, "")))
+    if row.people:
+        parts.append(Text(printable(", ".join(row.people))))
+    parts += [Text.assemble(f"{name} ", _worst_text(row.worst[name])) for name in EVIDENCES if name in row.worst]
+    if row.coverage is not None:
+        parts.append(Text(f"coverage {row.coverage:.0%}"))
+    if row.lag_s is not None:
+        parts.append(Text(f"lag {row.lag_s:.1f} s"))
+    return Text("  ").join(parts)
 
 
 def picture(board: Board, height: int) -> RenderableType:

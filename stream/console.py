@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
 
 from rich.console import Console, RenderableType
@@ -68,6 +70,22 @@ def _one_line(cell: RenderableType) -> Text:
 def level_text(level: Level, p_value: float) -> Text:
     """A level with its p-value, coloured."""
     return Text(f"{level.value}  p={p_value:.2g}", style=LEVEL_STYLES[level])
+
+
+def check_reader() -> None:
+    """For who prints seldom: it would wait for its next line to find out that nobody reads it (`| head -1`).
+
+    Raises:
+        BrokenPipeError: the reader of the standard output has gone.
+    """
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # none, or one in memory
+        return
+    asked = select.poll()
+    asked.register(output, 0)
+    if any(events & select.POLLERR for _, events in asked.poll(0)):
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output")
 
 
 def progress_bar(*columns: ProgressColumn, quiet: bool = False) -> Progress:

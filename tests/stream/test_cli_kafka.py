@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from command_line import run
 from media_files import write_audio, write_video
 from records_made_up import evidence, face, score
+from rich.console import Console
 from test_tail import alert
 
 from difffake.bundle import Bundle
@@ -22,6 +26,7 @@ from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.memory import MemoryBroker
 from stream.kafka_options import KafkaOptions
 from stream.messages import CommandRecord, EnrolmentRecord, ScoreRecord, decode, decode_enrolment, encode
+from stream.tail import Follower
 
 S = 1_000_000_000
 PICTURE = np.kron(np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
@@ -237,14 +242,50 @@ class TestTail:
         assert json.loads(capsys.readouterr().out)["kind"] == "threshold"
 
     def test_ctrl_c_leaves_quietly(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        from stream.tail import Follower
-
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(Follower, "poll", interrupt)
         assert run("tail") == 0
         assert capsys.readouterr().err == ""
+
+    def test_nobody_who_reads_is_noticed_without_a_line_to_write(self) -> None:
+        reads, writes = os.pipe()
+        os.close(reads)
+        kept = os.dup(1)
+        os.dup2(writes, 1)
+        try:
+            with open(1, "w", closefd=False) as output, contextlib.redirect_stdout(output):
+                assert run("tail", "--seconds", 60) == 141
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+            os.close(writes)
+
+    def test_into_a_pipe_rows_are_written_as_they_come(
+        self, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not a table that is drawn when it leaves."""
+        console = Console(file=io.StringIO(), width=400)
+        monkeypatch.setattr("stream.commands_tail.results_console", lambda: console)
+        seen, polled = list[str](), Follower.poll
+
+        def poll(self: Follower, timeout_s: float, max_records: int = 500) -> list[Record]:
+            seen.append(console.file.getvalue())  # type: ignore[attr-defined]
+            if "opened threshold" in seen[-1] and "100%" in seen[-1]:
+                raise KeyboardInterrupt
+            if len(seen) == 2:
+                producer, later = broker.plain_producer(), score("calm", 2, face(0, "Ada", artifact=evidence(0.9)))
+                producer.send("difffake.scores", key=later.key, value=encode(later), partition=0)
+                producer.close(5)
+            return polled(self, timeout_s, max_records)
+
+        monkeypatch.setattr(Follower, "poll", poll)
+        assert run("tail", "--from-beginning", "--seconds", 60) == 0
+        lines = seen[-1].splitlines()
+        (calm, again) = [line for line in lines if line.startswith("calm")]
+        assert calm == "calm  1.00 s  SCORED  Ada  artifact p=0.9"
+        assert again.startswith("calm  2.00 s  SCORED  Ada  artifact p=0.9  coverage 100%")
 
     def test_it_leaves_after_its_time(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("tail", "--seconds", 0.3) == 0
