@@ -98,6 +98,13 @@ def scan(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Write a line of scores for each file as soon as it is done."),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Leave out what has a line in --scores already, and go on behind it, after a scan that ended.",
+        ),
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html|DIR", help="Write an HTML report; into a folder for several.")
     ] = None,
@@ -129,6 +136,8 @@ def scan(
         },
         set_ or [],
     )
+    if resume and scores is None:
+        raise typer.BadParameter("--resume goes on in the table of --scores FILE.csv")
     sources, failures = _expand(paths)
     reports = _report_paths(report, sources)
     for target in {*reports, None if json in (None, "-") else Path(json)}:
@@ -138,12 +147,17 @@ def scan(
     interrupted = False
     tables = results_console(stderr=json == "-")
     with (
-        ScoreTable(scores) as table,
+        ScoreTable(scores, resumed=resume) as table,
         Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
         anchors = None if anchor is None else load_anchors(anchor, detector.bundle)
-        _write_rows(table, [row_of_failure(f.path or f.name, f.error) for f in failures], failures)
+        lines = [row_of_failure(f.path or f.name, f.error) for f in failures]
+        _write_rows(table, [line for line in lines if line[0] not in table.done], failures)
+        if table.done:
+            left = [(s, r) for s, r in zip(sources, reports, strict=True) if (_path(s) or _name(s)) not in table.done]
+            print_note(f"{table.name} has {len(sources) - len(left)} of {len(sources)} already; {len(left)} to scan")
+            sources, reports = [source for source, _ in left], [target for _, target in left]
         for number, (source, target) in enumerate(zip(sources, reports, strict=True)):
             try:
                 result = _scan_one(detector, source, progress, anchors, 0 if target is None else settings.moments)
@@ -167,6 +181,8 @@ def scan(
                     target = None
             if not quiet:
                 print_result(tables, result, target)
+    if interrupted and scores is not None:
+        print_note(f"what is done stands in {scores}; the same command with --resume goes on from there")
     if json is not None:
         document = msgspec.json.encode(ScanDocument(results=results, failures=failures))
         if json == "-":

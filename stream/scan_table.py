@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from difffake.errors import OutputError
 from difffake.files import not_written
 from difffake.results import EVIDENCES, ScanResult
 
@@ -46,33 +47,50 @@ class ScoreTable:
     """A CSV file that grows line by line, so that whoever is killed in the middle of a folder leaves what is done.
 
     Args:
-        path: the file; None: nothing is written. What stands there is replaced.
+        path: the file; None: nothing is written.
+        resumed: go on behind what stands there; else it is replaced.
+
+    Attributes:
+        done: the paths that have a line already.
 
     Raises:
-        OutputError: it cannot be written. Once `add` has raised it, it does nothing.
+        OutputError: it cannot be written, or holds something else. Once `add` has raised it, it does nothing.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, resumed: bool = False) -> None:
         self.name, self._file = str(path), None
+        self.done: frozenset[str] = frozenset()
         if path is None:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            kept = path.read_bytes() if resumed and path.is_file() else b""
+            kept = kept[: kept.rfind(b"\n") + 1]  # half a line is of a disk that was full
+            if kept:
+                self.done = _paths_in(self.name, kept)
             # Unbuffered: a line is in the file when `add` returns, whatever happens then.
-            self._file = path.open("wb", buffering=0)
+            self._file = path.open("r+b" if kept else "wb", buffering=0)
+            if kept:
+                self._file.truncate(len(kept))
+                self._file.seek(len(kept))
         except OSError as error:
+            if isinstance(error, OutputError):
+                raise
             raise not_written(self.name, error) from error
-        self.add(list(COLUMNS))
+        if not kept:
+            self.add(list(COLUMNS))
 
     def add(self, cells: list[str]) -> None:
         """Write a line."""
         if self._file is None:
             return
-        line = io.StringIO()
+        text = io.StringIO()
         # Only what ends lines is quoted, and a lone carriage return in a file's name would end one for readers.
-        csv.writer(line, lineterminator="\r\n").writerow(cells)
+        csv.writer(text, lineterminator="\r\n").writerow(cells)
+        line = text.getvalue().removesuffix("\r\n").encode() + b"\n"
         try:
-            self._file.write(line.getvalue().removesuffix("\r\n").encode() + b"\n")
+            while line:  # a disk that is nearly full takes a part of it
+                line = line[self._file.write(line) :]
         except OSError as error:
             self.close()
             raise not_written(self.name, error) from error
@@ -90,3 +108,16 @@ class ScoreTable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _paths_in(name: str, kept: bytes) -> frozenset[str]:
+    try:
+        rows = list(csv.reader(io.StringIO(kept.decode(), newline=""), strict=True))
+        if tuple(rows[0]) == COLUMNS and all(len(row) == len(COLUMNS) for row in rows):
+            return frozenset(row[0] for row in rows[1:])
+    except (ValueError, csv.Error):
+        pass
+    raise OutputError(
+        f"{name} is no table of this version's `scan --scores`",
+        hint="give --scores another file, or leave --resume out to replace it",
+    )

@@ -327,6 +327,38 @@ def test_names_of_files_do_not_break_lines_of_the_table(tmp_path: Path) -> None:
         assert [row["path"] for row in csv.DictReader(file)] == names
 
 
+def test_a_scan_that_was_killed_goes_on_behind_what_its_table_has(
+    clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, options = tmp_path / "scores.csv", [*base, "--fps", 1, "-q", "--duration", 1]
+    sources, killed = [clips["man"], clips["no_face"], clips["woman"]], "a\nb.mp4"
+    with ScoreTable(table) as begun:
+        begun.add(row_of_failure(str(clips["man"]), "NoFaceError"))
+        begun.add(row_of_failure(killed, "NoFaceError"))
+    first = table.read_bytes()
+    table.write_bytes(first + str(clips["woman"]).encode() + b",,99,1.0")  # half a line, of a disk that was full
+    assert run("scan", *sources, *options, "--scores", table, "--resume") == 17
+    assert "has 1 of 3 already; 2 to scan" in capsys.readouterr().err
+    assert table.read_bytes().startswith(first)
+    with table.open(newline="") as file:
+        paths = [row["path"] for row in csv.DictReader(file, strict=True)]
+    assert paths == [str(clips["man"]), killed, str(clips["no_face"]), str(clips["woman"])]
+    assert run("scan", *sources, *options, "--scores", table) == 17
+    assert len(table.read_text().splitlines()) == 4, "without --resume it is begun anew"
+
+
+@pytest.mark.parametrize("stands", ["a,b\n1,2\n", "\x00\n", f"{','.join(COLUMNS)}\na.mp4,\n"])
+def test_a_file_of_others_is_not_gone_on_with(
+    stands: str, clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text(stands)
+    assert run("scan", clips["man"], *base, "--resume", "--scores", other) == 18
+    assert "leave --resume out to replace it" in capsys.readouterr().err.lower()
+    assert other.read_text() == stands
+    assert run("scan", clips["man"], *base, "--resume") == 2
+
+
 def test_a_table_that_cannot_be_written_from_the_beginning(
     clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
