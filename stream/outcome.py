@@ -11,6 +11,7 @@ from stream.alerts import portraits
 from stream.broker.contract import Headers, Record, TopicPartition
 from stream.checkpoint import Checkpoint
 from stream.decode import Decoded, Gear, LossReason, Lost
+from stream.late_frames import LateFrames
 from stream.live import Look
 from stream.messages import FIRST_LOST_INDEX, AlertRecord, Face, ScoreRecord, Source, Status, bounded, encode
 from stream.metrics.instruments import Metrics
@@ -49,6 +50,7 @@ class Teller:
     ) -> None:
         self._checkpoint, self._topics, self._model_id, self._counts = checkpoint, topics, model_id, counts
         self._metrics = metrics
+        self._late = LateFrames()
 
     def take(self, stream: StreamState, outcome: Outcome, sights: Sequence[Sight]) -> None:
         """Let a stream take what was seen in frames of a record: this changes its state."""
@@ -76,6 +78,8 @@ class Teller:
                     stream.coverage.bury()
                 else:
                     self._add(stream, outcome, self._lost(stream, record, lost, number))
+            if late := sum(lost.reason is LossReason.STALE for lost in decoded.lost):
+                self._late.add(stream.name, late)
             if decoded.damage is not None:
                 self.bury(record, decoded.damage, "decode", is_whole=False)
         if outcome.is_new:
