@@ -111,10 +111,13 @@ def test_the_loss_falls_when_fakes_score_higher() -> None:
     assert pair_loss(good, 0.0, 0.5).item() == pytest.approx(0.126928 + 0.5 * 0.018150, abs=1e-5)
 
 
-def test_a_continued_run_equals_an_uninterrupted_one(tmp_path: Path, store: CropStore, parts: Split) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_continued_run_equals_an_uninterrupted_one(
+    signum: signal.Signals, tmp_path: Path, store: CropStore, parts: Split
+) -> None:
     def stop_at_two(now: TrainProgress) -> None:
         if now.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
 
     whole = train(TINY, store, tmp_path / "whole", split=parts)
     halted = train(TINY, store, tmp_path / "parts", split=parts, progress=stop_at_two)
