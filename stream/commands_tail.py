@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +27,9 @@ from stream.tail import Board, Follower, Row, Worst
 _S = 1_000_000_000
 _POLL_S = 0.25
 _ALERT_LINES = 6
+#: Columns that a narrow terminal does without, the first of them first.
+_LEFT_OUT = ("lag", "people", "coverage", "last", "PTS")
+_ANY_WIDTH = 10_000
 _STATUS_STYLES = {
     Status.SCORED: "green",
     Status.WARMING_UP: "cyan",
@@ -182,28 +185,47 @@ def picture(board: Board, height: int) -> RenderableType:
     if not rows and not alerts:
         return Text("waiting for scores ...", style="dim")
     room = max(height - len(alerts) - 4, 3)
-    parts: list[RenderableType] = [_table(rows[:room])]
+    parts: list[RenderableType] = [_Rows(rows[:room])]
     if len(rows) > room:
         parts.append(Text(f"  and {len(rows) - room} more streams", style="dim"))
     return Group(*parts, *(_alert_line(alert) for alert in alerts))
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("stream", "PTS", "status", "people", *EVIDENCES, "coverage", "lag", "last"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(
-            Text(printable(row.stream)),
-            _pts(row.pts_ns),
-            Text(row.status.value, style=_STATUS_STYLES.get(row.status, "")),
-            Text(printable(", ".join(row.people))),
-            *(_worst_text(row.worst.get(evidence)) for evidence in EVIDENCES),
-            "" if row.coverage is None else f"{row.coverage:.0%}",
-            "" if row.lag_s is None else f"{row.lag_s:.1f} s",
-            f"{row.silent_s:.0f} s ago",
-        )
-    return table
+class _Rows:
+    """The table, without its less needed columns where the terminal is narrow: Rich would cut off ids and figures."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for left_out in range(len(_LEFT_OUT) + 1):
+            table = self._table(_LEFT_OUT[:left_out])
+            if table.__rich_measure__(console, options.update(max_width=_ANY_WIDTH)).maximum <= options.max_width:
+                break
+        yield table
+
+    def _table(self, left_out: tuple[str, ...]) -> Table:
+        cells = [_cells(row) for row in self._rows]
+        names = [name for name in cells[0] if name not in left_out] if cells else []
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for name in names:
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        for one in cells:
+            table.add_row(*(one[name] for name in names))
+        return table
+
+
+def _cells(row: Row) -> dict[str, str | Text]:
+    return {
+        "stream": Text(printable(row.stream)),
+        "PTS": _pts(row.pts_ns),
+        "status": Text(row.status.value, style=_STATUS_STYLES.get(row.status, "")),
+        "people": Text(printable(", ".join(row.people))),
+        **{evidence: _worst_text(row.worst.get(evidence)) for evidence in EVIDENCES},
+        "coverage": "" if row.coverage is None else f"{row.coverage:.0%}",
+        "lag": "" if row.lag_s is None else f"{row.lag_s:.1f} s",
+        "last": f"{row.silent_s:.0f} s ago",
+    }
 
 
 def _worst_text(worst: Worst | None) -> Text:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 
 import pytest
 import records_made_up as made_up
 from records_made_up import S, evidence, face, score
+from rich.console import Console
 
 from difffake.results import Level
 from stream.broker.contract import Broker, TopicSpec
 from stream.broker.errors import TopicNotFoundError
+from stream.commands_tail import picture
 from stream.messages import UNKNOWN, AlertKind, AlertRecord, AlertState, Status
 from stream.metrics.coverage import QUIET_S, Coverage
 from stream.tail import Board, Follower, Worst
@@ -20,6 +23,23 @@ NOW_S = 1_800_000_000
 
 def alert(number: int, state: AlertState = AlertState.OPENED) -> AlertRecord:
     return made_up.alert(str(number), state, kind=AlertKind.THRESHOLD, evidence="artifact", start_ns=number)
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_no_width_of_the_terminal_cuts_off_which_stream_and_what_was_found(width: int) -> None:
+    """On 80 columns the demo's two streams were both called `studio…`, and stood at `p=0.…`."""
+    board = Board()
+    for stream, p in (("studio-1", 0.0025), ("studio-2", 0.71)):
+        faces = [face(n, artifact=evidence(p), anchor=evidence(p), identity=evidence(p)) for n in range(3)]
+        for second in (0, 12.5):
+            board.feed(score(stream, second, *faces), 0)
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(picture(board, 24))
+    shown = out.getvalue()
+    assert "…" not in shown
+    assert [shown.count(word) for word in ("studio-1", "studio-2", "p=0.0025", "p=0.71")] == [1, 1, 3, 3]
+    assert ("person 2, person 1, person 0" in shown) == (width == 200)
+    assert ("12.50 s" in shown) == (width > 50)
 
 
 class TestBoard:
