@@ -17,7 +17,9 @@ older programs refuse newer ones, whose stills they would read by the wrong scor
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -34,7 +36,8 @@ from safetensors.numpy import save as save_tensors
 from difffake.calibration import Calibration
 from difffake.density import GaussianMixture
 from difffake.differential import Combination
-from difffake.errors import BundleError, DiffFakeError
+from difffake.errors import BundleError, DiffFakeError, OutputError
+from difffake.files import not_written, write_whole
 from difffake.head import LinearHead
 
 FORMAT = 5
@@ -46,6 +49,7 @@ CALIBRATION = "calibration.safetensors"
 PROJECTION = "projection.safetensors"
 HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
+_FILES = frozenset([EXTRACTOR, IDENTITY, DENSITY, CALIBRATION, PROJECTION, HEAD, MANIFEST])
 #: Of still pictures: the manifest's name for the score that is read as `artifact` there, where it is another.
 ARTIFACT_STILL = "artifact_still"
 #: What may be read, and the question that it belongs to.
@@ -310,7 +314,11 @@ def save_bundle(
 ) -> Bundle:
     """Write a bundle into the folder ``path`` and read it back through all checks.
 
-    ``fields`` are Manifest's, except ``format`` and ``files``.
+    One that is there is replaced file by file, each whole: who runs on it keeps what it has opened. The manifest comes
+    last, so that what was interrupted is refused as damaged. ``fields``: Manifest's, but ``format`` and ``files``.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     contents = {
         EXTRACTOR: extractor,
@@ -328,11 +336,37 @@ def save_bundle(
         for name, data in contents.items()
     }
     manifest = msgspec.convert({"format": FORMAT, "files": files, **fields}, Manifest)
-    path.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
-        (path / name).write_bytes(data)
-    (path / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        write_whole(path / name, data)
+    write_whole(path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    for name in _FILES - {MANIFEST, *contents}:
+        (path / name).unlink(missing_ok=True)
     return Bundle.load(path)
+
+
+def check_bundle_target(path: Path, *, overwrite: bool = False) -> None:
+    """Whether a bundle may be written to the folder ``path``, asked before the work of hours whose result it is.
+
+    Raises:
+        OutputError: something is there already, and is no bundle or is not to be replaced; or it cannot be written.
+    """
+    try:
+        there = {file.name for file in path.iterdir()} if path.exists() else set()
+        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise not_written(str(path), error) from error
+    if MANIFEST not in there and there - _FILES:
+        raise OutputError(
+            f"{path}: a folder that holds no bundle, but other files", hint="name a new folder with --out"
+        )
+    if there and not overwrite:
+        raise OutputError(
+            f"{path}: a bundle is there already", hint="name a new folder with --out, or replace it with --overwrite"
+        )
 
 
 def _read_manifest(path: Path) -> Manifest:

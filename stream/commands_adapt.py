@@ -13,7 +13,7 @@ from rich.table import Table
 from difffake.adapt import AdaptReport, AdaptSettings, Use, adapt, write
 from difffake.adapt.clips import LabelledClip
 from difffake.adapt.cross import Recipe
-from difffake.bundle import ARTIFACT_STILL
+from difffake.bundle import ARTIFACT_STILL, check_bundle_target
 from difffake.detector import Detector
 from difffake.errors import DataError, MissingExtraError
 from difffake.evaluation import Layout, Level
@@ -27,6 +27,7 @@ _CACHE = Path(".cache/evaluation")
 
 def adapt_command(
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     real: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="Real videos, or one folder a person; may be repeated.")
     ] = None,
@@ -86,6 +87,7 @@ def adapt_command(
 ) -> None:
     """Fit a small supervised head on labelled footage, judge it on people not seen, and write the bundle."""
     check_targets(json, markdown)
+    check_bundle_target(out, overwrite=overwrite)
     settings = AdaptSettings(
         cache=cache,
         real=tuple(real or ()),

@@ -23,6 +23,7 @@ def fit_identity(
     bundle: Annotated[Path, typer.Option(help="The bundle to add identity to, made by `difffake fit`.")],
     identity: Annotated[Path, typer.Option(metavar="FILE.onnx", help="The identity network.")],
     out: Annotated[Path, typer.Option(help="The bundle to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     data: Annotated[str, typer.Option(help="The data and its terms, for the manifest.")] = "not stated",
     network: Annotated[str, typer.Option(help="The network's origin and licence, for the manifest.")] = "not stated",
     statistic: Annotated[str, typer.Option(help="distance or differential.")] = "distance",
@@ -38,7 +39,7 @@ def fit_identity(
         raise MissingExtraError(
             f"fitting needs a package that is not installed: {error.name}", hint="pip install 'difffake[train]'"
         ) from error
-    from difffake.bundle import Bundle
+    from difffake.bundle import Bundle, check_bundle_target
     from difffake.faces import CenterFace
     from difffake.training.fit_identity import KINDS, LEVELS, STATISTICS, IdentitySettings, add_identity
     from difffake.training.fit_identity import fit_identity as fit
@@ -49,6 +50,7 @@ def fit_identity(
     if statistic not in STATISTICS:
         raise typer.BadParameter(f"{statistic!r}: one of {', '.join(STATISTICS)}")
     old = Bundle.load(bundle)
+    check_bundle_target(out, overwrite=overwrite)
     if faces is not None and faces.is_file():
         embedded = IdentityFaces.load(faces)
     else:

@@ -129,6 +129,7 @@ def fit(
     store: Store,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished `difffake train`.")],
     out: Annotated[Path, typer.Option(help="The bundle to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     name: Annotated[str, typer.Option(help="The model's name.")] = "difffake",
     data: Annotated[str, typer.Option(help="The training data and its terms, for the manifest.")] = "not stated",
     licence: Annotated[str, typer.Option(help="The model's licence, for the manifest.")] = "not stated",
@@ -141,6 +142,7 @@ def fit(
 ) -> None:
     """Fit densities and calibration on people kept out of training, and write a model bundle."""
     _require_extra()
+    from difffake.bundle import check_bundle_target
     from difffake.extractor import check_parity, load_checkpoint
     from difffake.training.batches import centre_view
     from difffake.training.fit import FitSettings, embed_held_out, fit_bundle, held_out_differences
@@ -152,6 +154,7 @@ def fit(
     extractor = run / "extractor.onnx"
     if not extractor.is_file():
         raise DataError(f"no finished training run in {run}", hint="difffake train STORE --out RUN comes first")
+    check_bundle_target(out, overwrite=overwrite)
     trained = msgspec.json.decode((run / "settings.json").read_bytes(), type=TrainSettings)
     settings = FitSettings(name=name, licence=licence, covariance=covariance, shrinkage=shrinkage, seed=trained.seed)
     faces = CropStore.load(store)

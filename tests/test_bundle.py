@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,8 +13,8 @@ import onnx.external_data_helper
 import pytest
 from tiny import DIM, SCORES, write_tiny_bundle
 
-from difffake.bundle import Bundle, Projection, ScoreSpec, save_bundle
-from difffake.errors import BundleError
+from difffake.bundle import Bundle, Projection, ScoreSpec, check_bundle_target, save_bundle
+from difffake.errors import BundleError, OutputError
 from difffake.head import LinearHead
 from difffake.scoring import Scorer
 
@@ -138,25 +139,57 @@ def test_a_manifest_of_rubbish_is_refused(folder: Path, content: bytes) -> None:
         Bundle.load(folder)
 
 
+def again(bundle: Bundle, out: Path, **more: Any) -> Bundle:
+    fields = {
+        name: getattr(bundle.manifest, name)
+        for name in bundle.manifest.__struct_fields__
+        if name not in ("format", "files")
+    }
+    return save_bundle(
+        out,
+        extractor=bundle.engine_path.read_bytes(),
+        densities=bundle.densities,
+        calibrations=bundle.calibrations,
+        **more,
+        **fields,
+    )
+
+
 def test_a_projection_travels_with_the_bundle(tiny_bundle: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     projection = Projection(rng.normal(size=DIM).astype("f4"), rng.normal(size=(DIM, DIM)).astype("f4"))
-    fields = {
-        name: getattr(tiny_bundle.manifest, name)
-        for name in tiny_bundle.manifest.__struct_fields__
-        if name not in ("format", "files")
-    }
-    bundle = save_bundle(
-        tmp_path / "projected",
-        extractor=tiny_bundle.engine_path.read_bytes(),
-        densities=tiny_bundle.densities,
-        calibrations=tiny_bundle.calibrations,
-        projection=projection,
-        **fields,
-    )
+    bundle = again(tiny_bundle, tmp_path / "projected", projection=projection)
     assert bundle.projection is not None
     x = rng.normal(size=(3, DIM)).astype("f4")
     np.testing.assert_array_equal(bundle.projection(x), projection(x))
+
+
+def test_a_bundle_that_is_there_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> None:
+    for free in (tmp_path / "new" / "one", tmp_path / "empty"):
+        check_bundle_target(free)
+        assert not free.exists()
+    with pytest.raises(OutputError, match="a bundle is there already") as told:
+        check_bundle_target(folder)
+    assert "--overwrite" in told.value.hint
+    check_bundle_target(folder, overwrite=True)
+    (folder / "notes.txt").write_text("mine")
+    check_bundle_target(folder, overwrite=True)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(OutputError, match="no bundle, but other files"):
+        check_bundle_target(folder, overwrite=True)
+    with pytest.raises(OutputError, match="not a directory"):
+        check_bundle_target(folder / "notes.txt" / "bundle", overwrite=True)
+
+
+def test_a_bundle_is_replaced_whole(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Who has the old one open, as a worker that runs, keeps it; nothing of it is left behind."""
+    out = tmp_path / "taught"
+    with_head(tiny_bundle, out, LinearHead(np.ones(DIM), 0.0, 1.0))
+    with (out / "extractor.onnx").open("rb") as opened:
+        again(tiny_bundle, out)
+        assert opened.read() == tiny_bundle.engine_path.read_bytes()
+        assert not os.path.samestat(os.fstat(opened.fileno()), (out / "extractor.onnx").stat())
+    assert sorted(path.name for path in out.iterdir()) == sorted(["manifest.json", *tiny_bundle.manifest.files])
 
 
 def with_head(bundle: Bundle, out: Path, taught_head: LinearHead, **spec: object) -> Bundle:

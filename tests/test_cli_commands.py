@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent / "training"))
 from faces_on_disk import drawn_store
 
 from difffake.bundle import Bundle
+from difffake.errors import OutputError
 from difffake.training import loop
 
 NETWORK = ["--backbone", "mobilenetv3_small_050", "--no-pretrained"]
@@ -44,6 +45,18 @@ def test_training_and_fitting_end_in_a_bundle_that_says_how_it_was_made(bundle: 
     assert training["images"] == 8
     assert training["onnx_against_torch"]["embedding_cosine_min"] > 0.999
     assert training["fitted_on"]["clips"] > 1
+
+
+def test_a_bundle_that_is_there_is_replaced_only_when_asked(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ["fit", bundle.parent / "store", bundle.parent / "run", "--out", bundle, "--name", "small", *SHARES]
+    before = (bundle / "manifest.json").stat().st_mtime_ns
+    assert run(*fit) == OutputError.exit_code
+    assert "a bundle is there already. Name a new folder with --out, or replace it with --overwrite" in (
+        capsys.readouterr().err
+    )
+    assert (bundle / "manifest.json").stat().st_mtime_ns == before
+    assert run(*fit, "--overwrite") == 0
+    assert Bundle.load(bundle).model_id.startswith("small-")
 
 
 def test_an_interrupted_training_is_no_success(

@@ -11,7 +11,7 @@ import pytest
 from command_line import run
 
 from difffake.bundle import Bundle
-from difffake.errors import DataError
+from difffake.errors import DataError, OutputError
 from difffake.video import open_video
 
 PEOPLE = 10
@@ -67,6 +67,16 @@ def test_too_little_leaves_no_bundle(
     assert code == DataError.exit_code
     assert "too little to learn from: 1 real videos" in capsys.readouterr().err
     assert not (tmp_path / "taught").exists()
+
+
+def test_a_bundle_that_is_there_is_not_replaced_unasked(
+    pictures: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (tiny_bundle.path / "manifest.json").read_bytes()
+    code = run("adapt", "--real", pictures / "real", "--fake", pictures / "tool0", "--out", tiny_bundle.path)
+    assert code == OutputError.exit_code
+    assert "replace it with --overwrite" in capsys.readouterr().err
+    assert (tiny_bundle.path / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
