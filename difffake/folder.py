@@ -71,7 +71,8 @@ def media_in(folder: Path, limit: int = _MAX_FILES) -> FolderMedia:
     """Look through a folder and those below it; linked folders too, each once.
 
     Hidden files and folders (``.name``) are passed over without a word, as `ls` does. Anything that is no folder and is
-    called like a video or a picture is one: what is wrong with it is told when it is opened.
+    called like a video or a picture is one: what is wrong with it is told when it is opened. So is a folder that nobody
+    may look into: there may be videos in it.
 
     Raises:
         LimitExceededError: more than ``limit`` files.
@@ -80,7 +81,7 @@ def media_in(folder: Path, limit: int = _MAX_FILES) -> FolderMedia:
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
-        found.left_out.append(Path(str(error.filename)))
+        found.files.append(Path(str(error.filename)))
 
     for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(root).stat()

@@ -55,9 +55,13 @@ def check_readable(path: Path) -> None:
         status = path.stat()
     except OSError as error:
         hint = "check the path and its spelling"
+        if isinstance(error, PermissionError):
+            hint = "check the permissions of the folders that it lies in"
         if _PATH_OF_ADDRESS.match(str(path)):
             hint = "give an address as text: a Path takes one of its slashes away"
         raise MediaNotFoundError(f"{path}: {reason(error)}", hint=hint) from error
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise MediaNotFoundError(f"{path}: no right to look into this folder", hint="check its permissions")
     if not path.is_file():
         raise MediaNotFoundError(f"{path}: not a regular file", hint="give a video or image file")
     if status.st_size == 0:

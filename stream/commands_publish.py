@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from contextlib import closing
 from pathlib import Path
@@ -167,14 +168,19 @@ def _files(source: str) -> list[str]:
     if is_address(source):
         return [source]
     # Before the broker is asked for, which may take half a minute to say that it is not there.
-    if not folder.exists():
-        raise MediaNotFoundError(f"{source}: no such file or folder", hint="check the path and its spelling")
-    if not folder.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError as error:
+        raise MediaNotFoundError(f"{source}: no such file or folder", hint="check the path and its spelling") from error
+    except OSError as error:
+        raise MediaNotFoundError(
+            f"{source}: {(error.strerror or str(error)).lower()}", hint="check its path and rights"
+        ) from error
+    if not is_folder:
         return [source]
     media = media_in(folder)
     if media.left_out:
         print_note(f"{source}: {left_out_in_words(media.left_out)}. To have one published, name it itself")
-    found = [str(path) for path in media.files if path.is_file()]
-    if not found:
+    if not media.files:
         raise MediaNotFoundError(f"{source}: no video or picture in this folder", hint="name the files themselves")
-    return found
+    return [str(path) for path in media.files]

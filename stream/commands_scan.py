@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from enum import StrEnum
@@ -216,7 +217,7 @@ def _expand(paths: list[str]) -> tuple[list[str], list[Failure]]:
             error = MediaNotFoundError("an empty name", hint="was a variable of a script never set?")
             failures.append(_failed(path, error))
             continue
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - of a path that may not be looked at, Path raises
             sources.append(path)
             continue
         found = media_in(Path(path))

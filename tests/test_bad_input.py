@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -149,6 +150,23 @@ def test_a_bundle_with_one_flipped_byte_is_refused(
         assert left.value.code == errors.BundleError.exit_code
         assert err.count("\n") == 1
         assert f"{file.name} is damaged" in err
+
+
+def test_a_path_that_may_not_be_looked_at_is_no_bug_of_ours(
+    tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real = os.stat
+
+    def refusing(path: object, *args: object, **more: object) -> os.stat_result:  # to root nothing is closed
+        if str(path).endswith("closed/a.mp4"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refusing)
+    with pytest.raises(SystemExit) as left:
+        main(["scan", str(tmp_path / "closed" / "a.mp4"), "--bundle", str(tiny_bundle.path)])
+    assert left.value.code == errors.MediaNotFoundError.exit_code
+    assert "permission denied. Check the permissions of the folders that it lies in" in capfd.readouterr().err
 
 
 def test_addresses_that_do_not_answer(capfd: pytest.CaptureFixture[str], tiny_bundle: Bundle) -> None:

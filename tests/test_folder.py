@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from difffake.errors import LimitExceededError
+from difffake.errors import LimitExceededError, MediaNotFoundError
 from difffake.folder import left_out_in_words, media_in
+from difffake.media import check_readable
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -43,6 +45,26 @@ def test_what_is_called_a_video_is_one_until_it_is_opened(tmp_path: Path) -> Non
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.mp4")
     assert [path.name for path in media_in(tmp_path).files] == ["gone.mp4", "pipe.mp4"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_an_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be videos in it: it is not one more file that is none."""
+    touch(tmp_path, "a.mp4", "closed/b.mp4")
+    real = os.scandir
+
+    def refusing(path: str) -> object:  # to root nothing is closed
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).name != "closed")
+    media = media_in(tmp_path)
+    assert ([path.name for path in media.files], media.left_out) == (["a.mp4", "closed"], [])
+    with pytest.raises(MediaNotFoundError, match="no right to look into this folder"):
+        check_readable(tmp_path / "closed")
 
 
 def test_too_many_files(tmp_path: Path) -> None:

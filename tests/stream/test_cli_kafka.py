@@ -99,6 +99,15 @@ class TestPublish:
         assert "a.m4a: no video in it" in capsys.readouterr().err
 
     @pytest.mark.usefixtures("broker")
+    def test_what_lies_in_a_folder_and_cannot_be_read_is_not_passed_over(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        clip(tmp_path / "a.mp4")
+        (tmp_path / "b.mp4").symlink_to(tmp_path / "nowhere")
+        assert run("publish", tmp_path, "--stream", "s", "--fast", "--create-topic", 1) == 10
+        assert "b.mp4: no such file" in capsys.readouterr().err
+
+    @pytest.mark.usefixtures("broker")
     def test_wrong_usage(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = clip(tmp_path / "a.mp4")
         for flags in (
