@@ -233,7 +233,8 @@ class VideoSource:
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head.startswith(b"\x1aE\xdf\xa3"):
             return MediaTruncatedError(
                 f"{self.name}: the video breaks off before its index",
-                hint="copy or download it again; a recording that was cut off can sometimes be repaired with untrunc",
+                hint="wait if it is still being written, else copy or download it again; "
+                "a recording that was cut off can sometimes be repaired with untrunc",
             )
         return MediaFormatError(
             f"{self.name}: neither a video nor an image, whatever its name says",
@@ -379,9 +380,13 @@ class VideoSource:
         """At the end of the source: was that all of it?"""
         if decoded == 0:
             if self.decode_errors:
+                hint = "copy or download it again"
+                if self.info.kind == "live":
+                    hint = (
+                        "download the file and scan that: of an MP4 whose index comes last, some servers send no parts"
+                    )
                 raise MediaTruncatedError(
-                    f"{self.name}: not one frame could be decoded, it is damaged or breaks off",
-                    hint="copy or download it again",
+                    f"{self.name}: not one frame could be decoded, it is damaged or breaks off", hint=hint
                 )
             raise MediaEmptyError(f"{self.name}: a video without a single frame", hint="record or export it again")
         if self._clock.restarts:

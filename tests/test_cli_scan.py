@@ -235,6 +235,20 @@ def test_an_address_is_scanned_and_its_secrets_are_kept(
     assert b"hidden" not in out + err
 
 
+def test_a_file_at_an_address_of_which_only_all_can_be_had_is_to_be_downloaded(
+    served: str, base: list[str], clips: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FFmpeg needs its end first; "copy or download it again" sent people to look for damage."""
+    with av.open(str(clips["man"])) as source, av.open(str(tmp_path / "late.mp4"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    assert run("scan", served.replace("live.ts", "late.mp4"), *base, "-q") == 13
+    assert "Download the file and scan that" in capsys.readouterr().err
+
+
 def test_an_address_that_does_not_answer_keeps_its_secrets_too(
     base: list[str], capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
 ) -> None:
