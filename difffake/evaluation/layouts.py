@@ -334,8 +334,11 @@ def folder_items(top: Path, label: int, name: str, skipped: Counter[str]) -> Ite
 
     Raises:
         LimitExceededError: more than ``MAX_ITEMS`` files.
+        DataError: the folder may not be looked into.
     """
     media = media_in(top, MAX_ITEMS)
+    if media.files == [top]:
+        raise DataError(f"{top}: no right to look into this folder", hint="check its permissions")
     if media.left_out:
         skipped["by its name neither video nor picture"] += len(media.left_out)
     for path in media.files:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from difffake.errors import DataError, LimitExceededError
-from difffake.evaluation import FAKE, REAL, Item, Layout, Region, list_items
+from difffake.evaluation import FAKE, REAL, Item, Layout, Region, layouts, list_items
 
 WriteVideo = Callable[..., Path]
 
@@ -295,3 +298,12 @@ def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("difffake.evaluation.layouts.MAX_ITEMS", 1)
     with pytest.raises(LimitExceededError, match="more than 1 files"):
         list_items(Layout.FOLDERS, tmp_path)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(path: object) -> object:  # to root nothing is closed
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match="no right to look into this folder"):
+        list(layouts.folder_items(tmp_path, 0, "real", Counter()))
