@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,15 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 CACHE = Path(__file__).parents[1] / ".cache" / "clips"
+
+
+@pytest.fixture
+def hangup_by_default() -> Iterator[None]:
+    """SIGHUP is not ignored, though the tests run under nohup or whatever else ignores it."""
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

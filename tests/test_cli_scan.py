@@ -440,6 +440,7 @@ def test_letters_that_the_terminal_lacks_end_nothing(clips: dict[str, Path], bas
     assert found.stdout.startswith(b"?ml?ut.mp4\n")
 
 
+@pytest.mark.usefixtures("hangup_by_default")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_scan_keeps_what_it_found_and_names_the_rest(
     signum: signal.Signals,

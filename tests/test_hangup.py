@@ -13,6 +13,8 @@ import pytest
 
 from difffake.hangup import interrupted_by_signals, stop_signals
 
+pytestmark = pytest.mark.usefixtures("hangup_by_default")
+
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_it_interrupts_and_a_terminal_that_is_closed_only_once(signum: signal.Signals) -> None:

@@ -109,7 +109,7 @@ def test_hooks_that_cannot_be_used_are_refused_at_once(
     assert run("hooks", *arguments) == code
 
 
-@pytest.mark.usefixtures("broker")
+@pytest.mark.usefixtures("broker", "hangup_by_default")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_hooks_leave_in_order_when_they_are_told_to(signum: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}

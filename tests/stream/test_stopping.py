@@ -25,6 +25,8 @@ from stream.cli import main
 from stream.kafka_options import KafkaOptions
 from stream.stopping import HeldInterrupt, StopSignals
 
+pytestmark = pytest.mark.usefixtures("hangup_by_default")
+
 
 def get(port: int, path: str) -> int:
     """Status; 0 where nobody answers."""

@@ -111,6 +111,7 @@ def test_the_loss_falls_when_fakes_score_higher() -> None:
     assert pair_loss(good, 0.0, 0.5).item() == pytest.approx(0.126928 + 0.5 * 0.018150, abs=1e-5)
 
 
+@pytest.mark.usefixtures("hangup_by_default")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_continued_run_equals_an_uninterrupted_one(
     signum: signal.Signals, tmp_path: Path, store: CropStore, parts: Split

@@ -151,6 +151,7 @@ class TestAddresses:
             WallServer(MemoryBroker, ("127.0.0.1", wall[0].port))
 
 
+@pytest.mark.usefixtures("hangup_by_default")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_order(signum: signal.Signals) -> None:
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
