@@ -35,7 +35,8 @@ def row(version: str, figures: dict[str, Any]) -> str:
     """A line of the table; a figure that was not measured stays open."""
     headline = figures["headline"]
     cells = [f"{headline[name]['value']:.3g}" if name in headline else "" for name in COLUMNS]
-    machine = next((f"{one['machine']['cpu']}, {one['machine']['cores']} cores" for one in headline.values()), "")
+    machines = dict.fromkeys(f"{one['machine']['cpu']}, {one['machine']['cores']} cores" for one in headline.values())
+    machine = "; some on ".join(machines)  # what a release was not measured for again
     busy = max((one["others"] for one in headline.values()), default=0.0)
     note = f"; shared, others kept up to {busy:.1f} cores busy" if busy > _BUSY else ""
     return f"| {version} | {' | '.join(cells)} | {machine}{note} |"
