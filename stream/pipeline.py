@@ -372,7 +372,8 @@ class Pipeline:
                     job._decoding = False
                     self._decoding -= 1
                 self._advance(job)
-        self._batcher.nudge()
+        if not self._all_look:  # else nobody waits in there
+            self._batcher.nudge()
 
     # -- looking -----------------------------------------------------------------------------------------------------
     def _look(self, batch: list[tuple[Job, DecodedFrame]]) -> None:

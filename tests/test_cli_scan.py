@@ -204,17 +204,22 @@ def test_a_bug_costs_one_line_and_not_the_other_files(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.fixture
-def served(clips: dict[str, Path], tmp_path: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    with av.open(str(clips["man"])) as source, av.open(str(tmp_path / "live.ts"), "w") as target:
+def remux(path: Path, into: Path) -> None:
+    """The same packets in another container."""
+    with av.open(str(path)) as source, av.open(str(into), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
+
+
+@pytest.fixture
+def served(clips: dict[str, Path], tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    remux(clips["man"], tmp_path / "live.ts")
     handler = partial(Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -239,12 +244,7 @@ def test_a_file_at_an_address_of_which_only_all_can_be_had_is_to_be_downloaded(
     served: str, base: list[str], clips: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """FFmpeg needs its end first; "copy or download it again" sent people to look for damage."""
-    with av.open(str(clips["man"])) as source, av.open(str(tmp_path / "late.mp4"), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
+    remux(clips["man"], tmp_path / "late.mp4")
     assert run("scan", served.replace("live.ts", "late.mp4"), *base, "-q") == 13
     assert "Download the file and scan that" in capsys.readouterr().err
 
