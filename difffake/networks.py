@@ -20,10 +20,12 @@ from difffake.identity import IDENTITY_SIDE_PX
 from engines.choose import EngineKind, Opened, is_there, open_engine
 from engines.contract import Engine, EngineSpec
 
-#: Faces in one run of a network on the CPU, however many wait: the runtime keeps for good what its largest run needed,
-#: 10 MiB a face, and on one thread larger runs cost as much for each face.
-RUN_FACES = 4
 EXTRACTOR, IDENTITY, DETECTOR = "extractor", "identity", "detector"
+#: Faces in one run of a network on the CPU, however many wait: the runtime keeps for good what its largest run needed,
+#: 10 MiB a face. On one thread the extractor is fastest face by face, whose arrays just fit a core's cache; several
+#: threads need more to share.
+RUN_FACES = 4
+RUN_FACES_ALONE = {EXTRACTOR: 1, IDENTITY: 8}
 _KINDS = "|".join(
     sorted((re.escape(kind) for kind in EngineKind.concrete() if kind is not EngineKind.ONNX), key=len, reverse=True)
 )
@@ -130,13 +132,13 @@ class Networks:
 
 
 def open_networks(
-    bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0, max_batch: int = RUN_FACES
+    bundle: Bundle, choice: EngineChoice | None = None, *, threads: int = 0, max_batch: int | None = None
 ) -> Networks:
     """Open a bundle's networks; the face detector is no part of it and is opened by whoever finds faces.
 
     Args:
         threads: of each network on the CPU; 0 takes every core.
-        max_batch: on the CPU, faces in one run; see `engines.choose.open_engine`.
+        max_batch: on the CPU, faces in one run, see `engines.choose.open_engine`; by default what costs least.
 
     Raises:
         EngineError: the engine that was asked for by name cannot run here; or a network cannot be loaded at all.
@@ -144,11 +146,15 @@ def open_networks(
     """
     choice = choice or EngineChoice()
     folder = bundle.path / "engines" if choice.folder is None else choice.folder
-    extractor = open_engine(choice.kind, bundle.engine_path, folder / EXTRACTOR, threads=threads, max_batch=max_batch)
+    run = RUN_FACES_ALONE if threads == 1 else dict.fromkeys(RUN_FACES_ALONE, RUN_FACES)
+    if max_batch is not None:
+        run = dict.fromkeys(run, max_batch)
+    network, place = bundle.engine_path, folder / EXTRACTOR
+    extractor = open_engine(choice.kind, network, place, threads=threads, max_batch=run[EXTRACTOR])
     identity, manifest = None, bundle.manifest
     try:
         _check(bundle, EXTRACTOR, extractor.engine.spec, manifest.side_px, manifest.dim, has_logit=True)
-        identity = _identity(bundle.identity_path, folder / IDENTITY, choice, threads, max_batch)
+        identity = _identity(bundle.identity_path, folder / IDENTITY, choice, threads, run[IDENTITY])
         if identity is not None:
             _check(bundle, IDENTITY, identity.engine.spec, IDENTITY_SIDE_PX, manifest.identity_dim, has_logit=False)
     except BaseException:

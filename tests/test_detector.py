@@ -20,7 +20,7 @@ from difffake.detector import Detector
 from difffake.errors import NoFaceError
 from difffake.faces import CenterFace, Faces, Reason
 from difffake.faces.finder import EveryFrame, FaceFinder
-from difffake.networks import RUN_FACES, open_networks
+from difffake.networks import EXTRACTOR, RUN_FACES, RUN_FACES_ALONE, open_networks
 from difffake.observe import FrameStatus, observe
 from difffake.report import render_report
 from difffake.results import Level, ScanResult
@@ -250,7 +250,7 @@ def test_people_are_the_same_however_few_faces_a_network_takes_at_once(tmp_path:
     bundle = write_tiny_bundle(tmp_path / "tiny", identity=True)
     path = write_cut(tmp_path / "cut.mp4", (clips["woman"], 3), (clips["man"], 1), (clips["woman"], 3))
     settings, seen = ScanSettings(threads=1, analysis_side_px=320), []
-    for most in (RUN_FACES, 32):
+    for most in (None, 32):
         networks, finder = open_networks(bundle, threads=1, max_batch=most), FaceFinder(320, 0.0, threads=1)
         detector = Detector(bundle, networks.extractor, finder, settings, networks.identity)
         with detector, open_video(path, fps=8) as video:
@@ -264,7 +264,10 @@ def test_people_are_the_same_however_few_faces_a_network_takes_at_once(tmp_path:
 
 def test_a_scan_keeps_its_runs_short(detector: Detector) -> None:
     """ONNX Runtime keeps what its largest run needed: 32 faces at once held 400 MiB more than four."""
-    assert detector._engine.spec.max_batch == RUN_FACES
+    assert detector._engine.spec.max_batch == RUN_FACES_ALONE[EXTRACTOR]
+    networks = open_networks(detector.bundle, threads=2)
+    assert networks.extractor.spec.max_batch == RUN_FACES
+    networks.close()
 
 
 def test_faces_of_low_quality_are_kept_with_their_reason(tiny_bundle: Bundle) -> None:
