@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -85,6 +87,23 @@ class ActiveTracks:
             doubtful |= (apart < limits.close * size[:, None]).any(axis=1)
         self.doubt_s[rows[doubtful]] = time_s
         return rows
+
+    def sight_only(self, shot: int, box: F32, time_s: float) -> None:
+        """`sight` of the only track there is, by its box ``(4,)``."""
+        x1, y1, x2, y2 = box.tolist()
+        u1, v1, u2, v2 = self.box[0].tolist()
+        size = math.sqrt(max(x2 - x1, 1e-6) * max(y2 - y1, 1e-6))
+        moved = math.hypot(x1 + x2 - u1 - u2, y1 + y2 - v1 - v2) / 2
+        gap_s = time_s - float(self.seen_s[0])
+        if math.isfinite(gap_s) and (moved > self._settings.jump * size or gap_s > self._settings.gap_s):
+            self.doubt_s[0] = time_s
+        self.box[0], self.seen_s[0], self.shot[0] = box, time_s, shot
+
+    def average_only(self, face: F32) -> None:
+        """`average` of the only track there is, with its face ``(I,)``."""
+        self.count[0] += 1
+        mean = self.mean[0]
+        mean += np.float32(1 / self.count[0]) * (face - mean)
 
     def _begin_tracks(self, track: I64, box: F32, time_s: float) -> None:
         """Make a row for each of the tracks of a frame that has none."""

@@ -187,6 +187,8 @@ class People:
         self._accept_size(identity.shape[1])
         self._clock, self._shot = time_s, shot
         if len(track) == 1:
+            if self._is_only_one(int(track[0]), identity[0]):
+                return self._go_on(identity[0], boxes_px[0])
             return self._frame(track, identity, boxes_px)
         order = np.argsort(track, kind="stable")
         out = np.empty(len(track), np.int64)
@@ -196,6 +198,28 @@ class People:
     def _new_id(self) -> int:
         self._next += 1
         return self._next - 1
+
+    def _is_only_one(self, track: int, face: F32) -> bool:
+        """Whether the only face is that of the only track, whose person is the only one known: there is nobody to take
+        it for. It is what most streams show."""
+        known, active = self._known, self._active
+        return (
+            known.size > 0
+            and len(known) == len(active) == 1
+            and int(active.track[0]) == track
+            and int(active.person[0]) == int(known.id[0])
+            and int(active.count[0]) + 1 != self._settings.decide_after
+            and bool(np.isfinite(face).all())
+        )
+
+    def _go_on(self, face: F32, box: F32) -> I64:
+        """`_frame` with the only one."""
+        known, active = self._known, self._active
+        active.sight_only(self._shot, box, self._clock)
+        active.average_only(face)
+        self._learn_one(0, 0, face)
+        known.seen_s[0], known.box[0] = self._clock, box
+        return active.person[:1].copy()
 
     def _frame(self, track: I64, identity: F32, box: F32) -> I64:
         known, active = self._known, self._active
@@ -341,15 +365,19 @@ class People:
         self._settle_person(row, person)
 
     def _learn(self, seen: I64, face: F32) -> None:
-        known, active, s = self._known, self._active, self._settings
-        for row, one in zip(seen, face, strict=True):
-            person = int(active.person[row])
-            mine = known.row(person)
-            born, count = bool(active.born[row]), int(active.count[row])
-            if mine < 0 or (not born and count <= s.decide_after) or (born and count == 1):
-                continue
-            if known.learn(mine, one, restart=born and count <= s.exemplars):
-                self._merge_if_same(person, mine)
+        for row, one in zip(seen.tolist(), face, strict=True):
+            mine = self._known.row(int(self._active.person[row]))
+            if mine >= 0:
+                self._learn_one(row, mine, one)
+
+    def _learn_one(self, row: int, mine: int, face: F32) -> None:
+        """Take the face of a track in a row into its person's gallery."""
+        active, s = self._active, self._settings
+        born, count = bool(active.born[row]), int(active.count[row])
+        if (not born and count <= s.decide_after) or (born and count == 1):
+            return
+        if self._known.learn(mine, face, restart=born and count <= s.exemplars):
+            self._merge_if_same(int(active.person[row]), mine)
 
     def _note_visible(self, rows: I64, box: F32) -> None:
         known, active = self._known, self._active

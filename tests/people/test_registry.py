@@ -341,6 +341,43 @@ def test_neither_batches_nor_the_order_in_a_frame_nor_saving_matter(stream: Stre
             np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["same", "same", "same", "blurred", "other", "none"]),
+            st.sampled_from([0.0, 0.0, 20.0, 49.0, 51.0, 300.0]),
+            st.sampled_from([0.1, 0.2, 0.65, 0.75, 1.2, 12.0]),
+            st.sampled_from([0, 0, 0, 0, 1]),
+            st.sampled_from([False, False, False, False, True]),
+        ),
+        max_size=40,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_the_only_face_of_the_only_person_is_followed_as_if_it_were_one_of_many(
+    frames: list[tuple[str, float, float, int, bool]],
+) -> None:
+    ours, thorough, track, shot, x = People(), People(), 0, 0, 100.0
+    stream = Stream()
+    for number, (face, step_px, step_s, cut, company) in enumerate(frames):
+        track, shot, x = track + cut, shot + cut, x + step_px * (-1) ** number
+        embedding = {
+            "same": shown(A, number),
+            "blurred": shown(A, number, 2 * SPREAD),
+            "other": shown(B, number),
+            "none": None,
+        }
+        others = [(1000 + track, shown(C, number), 900.0)] if company else []
+        stream.frame((track, embedding[face], x), *others, shot=shot, step_s=step_s)
+    found = ours.update(stream.sightings())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(People, "_is_only_one", lambda *_: False)
+        assert found.tolist() == thorough.update(stream.sightings()).tolist()
+    theirs = thorough.to_arrays()
+    for name, array in ours.to_arrays().items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
 def saved() -> dict[str, npt.NDArray[np.generic]]:
     people = People()
     people.enrol("Anna", C[None])
