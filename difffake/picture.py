@@ -154,7 +154,7 @@ class VideoPicture:
         else:
             new = _blank(frame, frame.width // scale, frame.height // scale)
             for plane, _, _, target in self._planes(new):
-                target[:] = _shrunk(plane, target.shape[1], target.shape[0])
+                _halve_into(target, plane)
             image = _plain_rgb(new)
         return np.ascontiguousarray(self._turn.upright(_shrunk(image, width, height)))
 
@@ -298,6 +298,13 @@ def _shrunk(image: U8, width: int, height: int) -> U8:
         image = _resized(image, image.shape[1] // 2, image.shape[0] // 2, cv2.INTER_AREA)
     rest = max(image.shape[0] / height, image.shape[1] / width)
     return _resized(image, width, height, cv2.INTER_AREA if rest > 2 else cv2.INTER_LINEAR)
+
+
+def _halve_into(target: U8, image: U8) -> None:
+    """Averaged by halves alone, once or more."""
+    while image.shape[0] > 2 * target.shape[0]:
+        image = _resized(image, image.shape[1] // 2, image.shape[0] // 2, cv2.INTER_AREA)
+    cv2.resize(image, target.shape[::-1], dst=target, interpolation=cv2.INTER_AREA)
 
 
 def _resized(image: U8, width: int, height: int, interpolation: int) -> U8:

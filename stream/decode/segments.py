@@ -37,7 +37,10 @@ from stream.decode.timeline import NOMINAL_NS, S
 
 _DEMUXERS = {MP4: "mp4", TS: "mpegts", MATROSKA: "matroska"}
 _CODECS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx-vp9", "mpeg2video", "mpeg4", "mjpeg")
-_OPEN_OPTIONS = {"max_streams": "64", "max_probe_packets": "500"}
+#: How long an MPEG-TS is as a whole nobody asks; to learn it FFmpeg reads its end several times.
+_OPEN_OPTIONS = {"max_streams": "64", "max_probe_packets": "500", "skip_estimate_duration_from_pts": "1"}
+#: FFmpeg reads so much at once: each read takes the interpreter's lock.
+_MAX_READ = 1 << 20
 #: FFmpeg decodes the first picture of whatever it opens, to learn its pixel format, which its frames will say. Where
 #: the rest stands in headers it is allowed no decoder: that takes a twentieth of the time.
 _NO_CODEC = "none"
@@ -112,6 +115,7 @@ class Segment:
             return av.open(
                 io.BytesIO(value),
                 mode="r",
+                buffer_size=max(1, min(len(value), _MAX_READ)),
                 format=_DEMUXERS[content_type],
                 container_options={**options, "codec_whitelist": _NO_CODEC if alone else ",".join(_CODECS)},
                 metadata_errors="replace",
