@@ -34,7 +34,7 @@ import structlog  # noqa: E402
 from apache_kafka import ApacheKafka  # noqa: E402
 from pipeline import _processor, _scratch  # noqa: E402
 from pipeline_live import Live, backlog, beside, percentiles, streams_of, wait_for_scores, watched, workers  # noqa: E402
-from pipeline_plan import QUICK, Bench  # noqa: E402
+from pipeline_plan import NODE, QUICK, Bench  # noqa: E402
 
 from difffake.demo.clips import fetch_clips  # noqa: E402
 from difffake.networks import EngineChoice  # noqa: E402
@@ -125,7 +125,7 @@ def main() -> int:
     bounds["log.retention.check.interval.ms"] = "5000"
     with (
         _scratch(kafka),
-        ApacheKafka(kafka, properties=bounds) as node,
+        ApacheKafka(kafka, properties=NODE | bounds) as node,
         beside(ours, os.getpid(), node.pid or os.getpid()),
     ):
         bench = Bench(QUICK, work, sources, node, EngineChoice(EngineKind.ONNX))

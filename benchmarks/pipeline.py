@@ -35,7 +35,7 @@ from apache_kafka import ApacheKafka  # noqa: E402
 from pipeline_live import beside  # noqa: E402
 from pipeline_page import headline, page, plots  # noqa: E402
 from pipeline_parts import ONE_CORE, PARTS  # noqa: E402
-from pipeline_plan import FULL, QUICK, SIZES, TINY, Bench  # noqa: E402
+from pipeline_plan import FULL, NODE, QUICK, SIZES, TINY, Bench  # noqa: E402
 
 from difffake.demo.clips import fetch_clips  # noqa: E402
 from difffake.faces.runtime import DetectorRuntime  # noqa: E402
@@ -100,7 +100,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     kafka = work / f"kafka-{os.getpid()}"
-    with _scratch(kafka), ApacheKafka(kafka) as node:
+    with _scratch(kafka), ApacheKafka(kafka, properties=NODE) as node:
         bench = Bench(plan, work, sources, node, choice, core=min(os.sched_getaffinity(0)))
         if earlier := parts.get("pipeline"):
             bench.cost["analyse"] = earlier["kafka"]["cpu_ms"] * 2.0 / 1e3

@@ -337,7 +337,7 @@ class Backlog:
 #: that has nothing to do any more.
 _FROM, _TO = 0.25, 0.8
 #: Between two looks at how far it is: who looks takes of the cores that are measured.
-_LOOK_S = 0.03
+_LOOK_S = 0.1
 
 
 def backlog(
