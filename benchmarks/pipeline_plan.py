@@ -20,8 +20,8 @@ from stream.publish import Form
 
 #: Frames a second in the gear "analyse".
 FPS = 2.0
-#: Kafka's defaults where the tests' node is in a hurry; and none of the records by which an idle controller says twice a
-#: second that it lives: in production a controller has other cores than the workers.
+#: Kafka's defaults where the tests' node is in a hurry; and none of the records by which an idle controller says twice
+#: a second that it lives: in production a controller has other cores than the workers.
 NODE = {
     "broker.session.timeout.ms": "9000",
     "broker.heartbeat.interval.ms": "2000",
