@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import structlog  # noqa: E402
 from apache_kafka import ApacheKafka  # noqa: E402
-from pipeline import _processor, _scratch  # noqa: E402
+from pipeline import processor, scratch  # noqa: E402
 from pipeline_live import Live, backlog, beside, percentiles, streams_of, wait_for_scores, watched, workers  # noqa: E402
 from pipeline_plan import NODE, QUICK, Bench  # noqa: E402
 
@@ -105,7 +105,7 @@ def main() -> int:
     found: dict[str, Any] = {
         "command": "python benchmarks/gpu_pipeline.py " + " ".join(sys.argv[1:]),
         "card": host.gpus[0].name if host.gpus else None,
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores_of_workers": len(theirs),
         "cores_beside": len(ours),
         "workers": count,
@@ -124,7 +124,7 @@ def main() -> int:
     bounds = {"log.retention.bytes": "100000000", "log.segment.bytes": "50000000"}
     bounds["log.retention.check.interval.ms"] = "5000"
     with (
-        _scratch(kafka),
+        scratch(kafka),
         ApacheKafka(kafka, properties=NODE | bounds) as node,
         beside(ours, os.getpid(), node.pid or os.getpid()),
     ):

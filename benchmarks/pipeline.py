@@ -100,7 +100,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     kafka = work / f"kafka-{os.getpid()}"
-    with _scratch(kafka), ApacheKafka(kafka, properties=NODE) as node:
+    with scratch(kafka), ApacheKafka(kafka, properties=NODE) as node:
         bench = Bench(plan, work, sources, node, choice, core=min(os.sched_getaffinity(0)))
         if earlier := parts.get("pipeline"):
             bench.cost["analyse"] = earlier["kafka"]["cpu_ms"] * 2.0 / 1e3
@@ -116,7 +116,7 @@ def main() -> None:
                 }
                 found[kind] = list(every.values())
             parts[name] = found | {
-                "machine": {"cpu": _processor(), "cores": cores(), "python": platform.python_version()},
+                "machine": {"cpu": processor(), "cores": cores(), "python": platform.python_version()},
                 "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
                 "took_s": Moment.now().since(began).wall_s,
                 "engine": bench.runtimes["engine"],
@@ -133,7 +133,8 @@ def main() -> None:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[None]:
+def scratch(folder: Path) -> Iterator[None]:
+    """The folder is gone afterwards, whatever happened."""
     try:
         yield
     finally:
@@ -149,7 +150,8 @@ def _measured(name: str, bench: Bench) -> dict[str, Any]:
         return PARTS[name](bench)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the processor calls itself."""
     found = (
         re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
     )
