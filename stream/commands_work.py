@@ -41,6 +41,9 @@ from stream.worker import Worker
 
 log = structlog.get_logger()
 
+#: With more, some always wait for the interpreter's lock.
+_MANY_THREADS = 4
+
 HTTP_ENV, DRAIN_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT"
 ALERT_BUDGET_ENV, TRACES_ENV = "DIFFFAKE_ALERT_BUDGET", "DIFFFAKE_TRACES"
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
@@ -176,9 +179,20 @@ def work(
             tracing=_tracing(stack) if traces else None,
         )
         signals.drain(worker)
+        _tell_crowded(settings.pipeline.threads)
         tell(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}")
         worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
         _report(worker)
+
+
+def _tell_crowded(threads: int) -> None:
+    """A seventh of a worker's time is Python (``docs/performance.md``), of which one thread runs at a time."""
+    if threads > _MANY_THREADS:
+        log.warning(
+            "many threads in one process wait for each other",
+            threads=threads,
+            hint="start workers of one or two (--threads) beside each other: they share the streams of their group",
+        )
 
 
 def _tracing(stack: contextlib.ExitStack) -> Tracing:

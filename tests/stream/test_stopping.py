@@ -78,6 +78,21 @@ def test_a_signal_ends_a_worker_in_order(
     assert signal.set_wakeup_fd(-1) == -1
 
 
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("threads", [4, 5])
+def test_more_threads_than_one_interpreter_can_use_are_told(
+    threads: int, tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(tiny_bundle.path)
+    command = ["work", "--threads", str(threads), "--bundle", bundle, "--idle-exit", "0.1"]
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--bootstrap-servers", "memory:1"])
+    assert left.value.code == 0
+    said = "".join(capfd.readouterr())
+    assert "working: video.in" in said
+    assert ("many threads in one process" in said) == (threads > 4)
+
+
 def test_while_it_looks_for_brokers_it_is_alive_not_started_and_can_be_stopped(tmp_path: Path) -> None:
     port, nobody = free_ports(2)
     command = [sys.executable, "-m", "stream.cli", "work", "--http", f"127.0.0.1:{port}"]
