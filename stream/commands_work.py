@@ -41,7 +41,7 @@ from stream.worker import Worker
 
 log = structlog.get_logger()
 
-#: With more, some always wait for the interpreter's lock.
+#: Above half of the seven that Python's share would fill an interpreter with; not measured.
 _MANY_THREADS = 4
 
 HTTP_ENV, DRAIN_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT"
