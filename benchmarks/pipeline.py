@@ -41,7 +41,8 @@ from difffake.demo.clips import fetch_clips  # noqa: E402
 from difffake.faces.runtime import DetectorRuntime  # noqa: E402
 from difffake.networks import EngineChoice  # noqa: E402
 from engines.choose import EngineKind  # noqa: E402
-from stream.bench.clock import Moment, cores  # noqa: E402
+from stream.bench.clock import Moment  # noqa: E402
+from stream.container import usable_cores  # noqa: E402
 from stream.publish import Form  # noqa: E402
 
 CACHE = Path(__file__).parents[1] / ".cache"
@@ -116,7 +117,7 @@ def main() -> None:
                 }
                 found[kind] = list(every.values())
             parts[name] = found | {
-                "machine": {"cpu": processor(), "cores": cores(), "python": platform.python_version()},
+                "machine": {"cpu": processor(), "cores": usable_cores(), "python": platform.python_version()},
                 "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
                 "took_s": Moment.now().since(began).wall_s,
                 "engine": bench.runtimes["engine"],

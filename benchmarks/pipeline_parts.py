@@ -32,9 +32,10 @@ from pipeline_plan import FPS, FULL, TINY, Bench, shown
 
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage
-from stream.bench.clock import Moment, cores
+from stream.bench.clock import Moment
 from stream.bench.saturated import Saturated, worked_off
 from stream.bench.stages import Stage, Tools, measure_stages
+from stream.container import usable_cores
 from stream.live import LiveModels
 from stream.pipeline import PipelineSettings
 from stream.publish import Form
@@ -60,10 +61,10 @@ def pipeline(bench: Bench) -> dict[str, Any]:
         "memory": lambda: worked_off(source, models, bench.live, streams=plan.streams, loops=plan.loops, fps=FPS),
         "kafka": lambda: bench.backlog(source, "one", streams=plan.streams, loops=plan.loops),
     }
-    if cores() > 1:
+    if usable_cores() > 1:
         # One process for each core.
         runs["kafka_processes"] = lambda: bench.backlog(
-            source, "each", streams=plan.streams, loops=plan.loops, count=cores(), threads=1
+            source, "each", streams=plan.streams, loops=plan.loops, count=usable_cores(), threads=1
         )
 
     def stages(batch: int) -> dict[str, Stage]:
@@ -118,8 +119,8 @@ def _beside_bound(done: Saturated | Backlog, before: dict[str, Stage], after: di
         "cpu_ms": done.cpu_ms,
         "stages": cost_ms,
         "bound_cpu_ms": bound_ms,
-        "bound_fps": 1e3 * cores() / bound_ms,
-        "ratio": done.fps * bound_ms / cores() / 1e3,
+        "bound_fps": 1e3 * usable_cores() / bound_ms,
+        "ratio": done.fps * bound_ms / usable_cores() / 1e3,
         "cpu_ratio": bound_ms / done.cpu_ms,
     }
     if isinstance(done, Backlog):
@@ -381,7 +382,7 @@ def scaling(bench: Bench) -> dict[str, Any]:
     for streams in plan.scaling_streams:
         run("streams", streams, source, streams)
     for count in plan.scaling_workers:
-        run("workers", count, source, plan.streams, count=count, threads=max(1, cores() // count))
+        run("workers", count, source, plan.streams, count=count, threads=max(1, usable_cores() // count))
     for faces in plan.scaling_faces:
         run("faces", faces, bench.footage(faces=faces), plan.streams, faces=faces)
     for size in plan.sizes:

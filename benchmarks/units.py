@@ -25,8 +25,8 @@ import structlog
 
 from difffake.demo.clips import fetch_clips
 from stream.bench.clips import Footage, encode, footage
-from stream.bench.clock import cores
 from stream.bench.saturated import worked_off
+from stream.container import usable_cores
 from stream.live import LiveModels, LiveSettings
 from stream.publish import Form
 
@@ -77,7 +77,7 @@ def main() -> None:
         rounds = [{what: ask() for what, ask in asked.items()} for _ in range(options.rounds)]
     found = {what: statistics.median(row[what] for row in rounds) for what in asked}
     said = {
-        "cores": cores(),
+        "cores": usable_cores(),
         "python": platform.python_version(),
         "streams": options.streams,
         "rounds": rounds,

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import difffake
 import stream
 from difffake.errors import DiffFakeError
-from stream.cli import _Options, app
+from stream.cli import Invocation, app
 
 _NO_ERROR = {
     0: "done",
@@ -38,7 +38,7 @@ def main() -> None:
     page = ["# Commands", "", "Made by `make docs` from the program's own help.", ""]
     for arguments in [[], *names]:
         title = " ".join(["difffake", *arguments])
-        result = runner.invoke(app, [*arguments, "--help"], prog_name="difffake", obj=_Options())
+        result = runner.invoke(app, [*arguments, "--help"], prog_name="difffake", obj=Invocation())
         if result.exit_code:
             raise SystemExit(f"{title}: {result.output}")
         text = result.output

@@ -36,7 +36,10 @@ app = typer.Typer(
 
 
 @dataclass(slots=True)
-class _Options:
+class Invocation:
+    """What commands find in their context: ``debug``, and the ``arguments`` that the program was called with."""
+
+    arguments: tuple[str, ...] = ()
     debug: bool = False
 
 
@@ -64,9 +67,9 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code; no traceback reaches the user unless ``--debug`` is given."""
-    options = _Options()
+    invocation = Invocation(tuple(sys.argv[1:] if arguments is None else arguments))
     try:
-        app(arguments, obj=options)
+        app(invocation.arguments, obj=invocation)
     except DiffFakeError as error:
         print_error(error)
         code = error.exit_code
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             raise
     except Exception as error:  # the last line of defence: one line for the user, the rest with --debug
-        if options.debug:
+        if invocation.debug:
             traceback.print_exc()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error = not_written("the output", error)

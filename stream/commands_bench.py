@@ -17,11 +17,11 @@ from difffake.faces.runtime import DetectorRuntime
 from engines.choose import EngineKind
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, encode, footage
-from stream.bench.clock import cores
 from stream.bench.saturated import worked_off
 from stream.bench.stages import Tools, bound_fps, measure_stages
 from stream.commands_work import GearChoice
 from stream.console import progress_bar
+from stream.container import usable_cores
 from stream.decode import Gear
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.live import LiveModels, LiveSettings
@@ -98,7 +98,7 @@ def bench(
                 threads=threads,
                 batch=BatchSettings(size=batch),
             )
-    used = threads or cores()
+    used = threads or usable_cores()
     bound = bound_fps(stages, used)
     stage_ms = {name: stage.cpu_ms for name, stage in stages.items()}
     # In watch fewer frames are looked at than `fps`: what counts is what was.

@@ -21,30 +21,35 @@ from engines.choose import EngineKind
 from stream.alerts import AlertSettings
 from stream.allocator import bound_heaps
 from stream.batcher import BatchSettings
+from stream.cli import Invocation
+from stream.container import usable_cores
 from stream.decode import DecodeSettings, Gear
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, HwaccelOption, engine_choice
 from stream.gears import GearSettings
 from stream.health import Health
 from stream.kafka_options import KafkaOptions, with_kafka
+from stream.lifeline import Lifeline
 from stream.live import LiveModels, LiveSettings
-from stream.logs import tell
+from stream.logs import speak_as, tell
 from stream.metrics.ends import EndOffsets
 from stream.metrics.instruments import Metrics
 from stream.metrics.settings import MetricsSettings
 from stream.pipeline import PipelineSettings
-from stream.probes import Door
+from stream.probes import Door, next_address
 from stream.settings import Overload, WorkerSettings
 from stream.stopping import StopSignals
+from stream.supervisor import Supervisor, worker_command
 from stream.topics import Topics
 from stream.tracing import Tracing
 from stream.worker import Worker
 
 log = structlog.get_logger()
 
+_MOST_WORKERS = 1024
 #: Above half of the seven that Python's share would fill an interpreter with; not measured.
 _MANY_THREADS = 4
 
-HTTP_ENV, DRAIN_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT"
+HTTP_ENV, DRAIN_ENV, WORKERS_ENV = "DIFFFAKE_HTTP", "DIFFFAKE_DRAIN_TIMEOUT", "DIFFFAKE_WORKERS"
 ALERT_BUDGET_ENV, TRACES_ENV = "DIFFFAKE_ALERT_BUDGET", "DIFFFAKE_TRACES"
 #: An open transaction of a worker that was killed holds its partitions' new owners up for no longer than this.
 _TRANSACTION_S = 15.0
@@ -60,6 +65,7 @@ class GearChoice(StrEnum):
 
 @with_kafka
 def work(
+    context: typer.Context,
     kafka: KafkaOptions,
     topic: Annotated[list[str] | None, typer.Option(help="Input topic; may be given several times.")] = None,
     group: Annotated[str, typer.Option(help="Consumer group: its workers share the streams.")] = "difffake",
@@ -88,7 +94,23 @@ def work(
         Overload, typer.Option(help="More work than time: wait, or shed the oldest of the least suspicious streams.")
     ] = Overload.WAIT,
     max_age: Annotated[float, typer.Option(help="With --overload shed: seconds after which a record is shed.")] = 2.0,
-    threads: Annotated[int, typer.Option(min=0, help="Threads that decode and run the networks; 0: one per core.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST_WORKERS,
+            envvar=WORKERS_ENV,
+            help="Processes, which share the cores and the streams of the group; 0: one per core. "
+            "Each serves HTTP on a port of its own: the one of --http, and those that follow it.",
+        ),
+    ] = 1,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Threads that decode and run the networks; 0: one per core, or the share of each of the workers.",
+        ),
+    ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
     batch_deadline: Annotated[
         float,
@@ -128,6 +150,7 @@ def work(
     drain_timeout: Annotated[
         float, typer.Option(envvar=DRAIN_ENV, help="On SIGTERM everything is finished or given back within so long, s.")
     ] = 25.0,
+    line: Annotated[str | None, typer.Option(hidden=True, metavar="NUMBER:FD")] = None,
 ) -> None:
     """Score the streams of input topics: scores, alerts and dead letters go back to Kafka, each frame exactly once."""
     try:
@@ -150,11 +173,16 @@ def work(
         gears = GearSettings(base=Gear(gear.value))
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
+    if workers != 1:
+        raise typer.Exit(_supervise(context.obj, workers or usable_cores(), threads, http, instance_id, drain_timeout))
     bound_heaps(settings.pipeline.threads)
     hardware.check(hwaccel)
     metrics = Metrics(settings.metrics, Health(live_timeout))
     with contextlib.ExitStack() as stack:
+        lifeline = stack.enter_context(_lifeline(line, metrics.health)) if line else None
         signals = stack.enter_context(StopSignals())
+        if lifeline:
+            lifeline.hold()
         if http:
             stack.enter_context(Door(http, metrics))
         broker = kafka.broker(transaction_timeout_s=_TRANSACTION_S, session_timeout_s=session_timeout)
@@ -182,7 +210,35 @@ def work(
         _tell_crowded(settings.pipeline.threads)
         tell(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}")
         worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
+        if lifeline and not signals.are_heard:
+            lifeline.done()
         _report(worker)
+
+
+def _supervise(
+    called: Invocation, count: int, threads: int, http: str | None, instance_id: str | None, drain_s: float
+) -> int:
+    """Run workers, each by this command once more, with what is its own at the end, where it counts."""
+
+    def command(number: int, fd: int) -> list[str]:
+        own = ["--workers", "1", "--line", f"{number}:{fd}"]
+        own += ["--threads", str(threads or max(1, usable_cores() // count))]
+        if http:
+            own += ["--http", next_address(http, number)]
+        if instance_id:
+            own += ["--instance-id", f"{instance_id}-{number}"]
+        return worker_command([*called.arguments, *own])
+
+    # Threads of a library's own would be more than there are cores.
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | os.environ
+    tell(f"starting {count} workers")
+    return Supervisor(count, command, drain_s=drain_s, environment=environment).run()
+
+
+def _lifeline(line: str, health: Health) -> Lifeline:
+    number, _, fd = line.partition(":")
+    speak_as(f"worker {number}")
+    return Lifeline(int(fd), health)
 
 
 def _tell_crowded(threads: int) -> None:
@@ -191,7 +247,7 @@ def _tell_crowded(threads: int) -> None:
         log.warning(
             "many threads in one process wait for each other",
             threads=threads,
-            hint="start workers of one or two (--threads) beside each other: they share the streams of their group",
+            hint="give --workers 0: a process for each core, which share the streams of their group",
         )
 
 

@@ -37,3 +37,7 @@ def main() -> None:
 
 def _leave(signum: int, _frame: FrameType | None) -> None:
     sys.exit(128 + signum)
+
+
+if __name__ == "__main__":
+    main()

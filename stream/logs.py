@@ -7,7 +7,12 @@ would look at nothing for the sake of a line about what it looks at.
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+_speaker = ""
 
 
 class LenientLog:
@@ -40,4 +45,15 @@ class LenientLog:
 
 def tell(line: str) -> None:
     """A line for whoever started the program."""
-    print(line, file=LenientLog(), flush=True)
+    print(f"{_speaker}: {line}" if _speaker else line, file=LenientLog(), flush=True)
+
+
+def speak_as(name: str) -> None:
+    """From now on lines of `tell`, and those of the log, say who speaks: one of several that share an output."""
+    global _speaker
+    _speaker = name
+
+    def named(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {"event": f"{name}: {event['event']}", **{key: event[key] for key in event if key != "event"}}
+
+    structlog.configure(processors=[named, *structlog.get_config()["processors"]])

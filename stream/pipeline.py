@@ -13,7 +13,6 @@ a thread of their own, and the others decode.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ import msgspec
 
 from difffake.faces.finder import FinderState
 from stream.batcher import BatchCounts, Batcher, BatchSettings
+from stream.container import usable_cores
 from stream.decode import Decoded, DecodedFrame, DecoderState, Gear, Payload, StreamDecoder
 from stream.intake import StreamKey
 from stream.live.models import Look, LookFrame
@@ -58,8 +58,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     @classmethod
     def for_cores(cls, cores: int, batch: BatchSettings) -> Self:
         """For networks of one thread each on the CPU; 0 takes every core that this process may use."""
-        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = cores or ours or 1
+        threads = cores or usable_cores()
         return cls(threads=threads, in_progress=6 * threads, batch=batch)
 
     def __post_init__(self) -> None:

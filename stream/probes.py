@@ -73,6 +73,20 @@ def parse_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def next_address(address: str, steps: int) -> str:
+    """The address whose port is so many further; any free port stays any free port.
+
+    Raises:
+        AddressError: it is none, or there is no such port.
+    """
+    host, port = parse_address(address)
+    if port and port + steps > 65535:
+        raise AddressError(
+            f"no port {port + steps} for worker {steps}", hint="begin with a smaller one: --http HOST:PORT"
+        )
+    return f"[{host}]:{port and port + steps}" if ":" in host else f"{host}:{port and port + steps}"
+
+
 class Door:
     """Serves the metrics and probes of one process; use as a context manager.
 

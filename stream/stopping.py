@@ -53,6 +53,11 @@ class StopSignals:
         """From now on the first signal drains this worker."""
         self._worker = worker
 
+    @property
+    def are_heard(self) -> bool:
+        """Whether anybody asked, or hung up."""
+        return self._is_asked or self._is_hung_up
+
     def __enter__(self) -> Self:
         self._watchdog.start()
         self._before_fd = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)

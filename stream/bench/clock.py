@@ -52,11 +52,6 @@ class Moment:
         return Spent(wall_s, cpu_s, others)
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def process_s(pid: int) -> float:
     """Seconds of the processor that a process has used so far; Linux only."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

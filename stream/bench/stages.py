@@ -19,7 +19,8 @@ from difffake.faces.finder import FaceFinder, FinderState, Found
 from difffake.networks import EngineChoice, Networks, open_networks
 from difffake.scoring import ANCHOR_SIZE, Scorer
 from stream.bench.clips import Footage, headers
-from stream.bench.clock import Moment, Spent, cores
+from stream.bench.clock import Moment, Spent
+from stream.container import usable_cores
 from stream.decode import DecodedFrame, DecodeSettings, Gear, Payload, StreamDecoder
 from stream.live import LiveSettings
 
@@ -196,7 +197,7 @@ def measure_stages(
         threads: cores; 0 takes all that this process may use.
         min_frames: each stage works on at least so many per batch size.
     """
-    threads = threads or cores()
+    threads = threads or usable_cores()
     cv2.setNumThreads(1)  # as a worker does: OpenCV's own threads would cost beside the lanes
     best: dict[str, Stage] = {}
     for batch in batches:
@@ -253,4 +254,4 @@ def _once(source: Footage, lanes: list[_Lane], min_frames: int, *, warm: bool) -
 
 def bound_fps(stages: dict[str, Stage], threads: int = 0) -> float:
     """Frames a second that no pipeline can beat on so many cores: the stages cost that much of the processor."""
-    return (threads or cores()) / sum(stage.cpu_ms for stage in stages.values()) * 1e3
+    return (threads or usable_cores()) / sum(stage.cpu_ms for stage in stages.values()) * 1e3

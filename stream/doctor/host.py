@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from stream.container import Container, container_limits, own_cores, text_of
 from stream.doctor.report import Check, State
 
 _GIB, _MIB = 1 << 30, 1 << 20
@@ -18,8 +16,6 @@ _GIB, _MIB = 1 << 30, 1 << 20
 _MEMORY_BYTES = _GIB
 _SPACE_BYTES = 200 * _MIB
 _OPEN_FILES = 1024
-#: Larger limits than this are how cgroup v1 says "none".
-_NO_LIMIT_BYTES = 1 << 60
 #: Instruction set -> any of these flags of /proc/cpuinfo, x86 and ARM.
 _INSTRUCTIONS = {
     "AVX2": {"avx2"},
@@ -30,21 +26,6 @@ _INSTRUCTIONS = {
     "dot product": {"asimddp"},
     "i8mm": {"i8mm"},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """Limits of the control group that this process is in; None: no limit.
-
-    Args:
-        cores: CPU time per time.
-        memory_bytes: the most it may hold.
-        memory_used_bytes: what it holds now.
-    """
-
-    cores: float | None = None
-    memory_bytes: int | None = None
-    memory_used_bytes: int | None = None
 
 
 def host_checks(root: Path = Path("/")) -> list[Check]:
@@ -60,42 +41,9 @@ def host_checks(root: Path = Path("/")) -> list[Check]:
     ]
 
 
-def container_limits(root: Path = Path("/")) -> Container:
-    """The narrowest limits on the way from this process's control group to the top, of cgroup v2 or v1."""
-    cores: list[float] = []
-    memory: list[tuple[int, int | None]] = []
-    for group in _groups(root, "cpu"):
-        quota = _text(group / "cpu.max").split() or [
-            _text(group / "cpu.cfs_quota_us").strip(),
-            _text(group / "cpu.cfs_period_us").strip(),
-        ]
-        if len(quota) == 2 and all(part.isdecimal() for part in quota) and int(quota[1]):
-            cores.append(int(quota[0]) / int(quota[1]))
-    for group in _groups(root, "memory"):
-        limit = _number(group / "memory.max", group / "memory.limit_in_bytes")
-        if limit is not None and limit < _NO_LIMIT_BYTES:
-            memory.append((limit, _number(group / "memory.current", group / "memory.usage_in_bytes")))
-    narrowest = min(memory, key=lambda one: one[0], default=(None, None))
-    return Container(min(cores, default=None), *narrowest)
-
-
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups that bind this process, the innermost first."""
-    top = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number != "0" and controller not in controllers.split(","):
-            continue
-        mount = top if number == "0" else top / controller
-        # In a container the path is often that of the host, which is not there: the mount itself is the group then.
-        inner = mount / path.strip("/")
-        yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(mount) and folder.is_dir())
-
-
 def _cpu(root: Path) -> Check:
     found: dict[str, str] = {}
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         found.setdefault(name.strip().lower(), value.strip())
     model = found.get("model name") or platform.processor() or platform.machine()
@@ -113,7 +61,7 @@ def _cpu(root: Path) -> Check:
 
 def _cores(container: Container) -> Check:
     there = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else there
+    usable = own_cores()
     value = f"{usable} of {there}" if usable < there else str(there)
     if container.cores is None or container.cores >= usable:
         return _busy(value, usable)
@@ -122,7 +70,8 @@ def _cores(container: Container) -> Check:
         "cores",
         f"{value}, {container.cores:g} by the container's limit",
         State.NOTE,
-        f"give --threads {threads}: without it a network takes {usable} threads, which the limit then stops in turn",
+        f"a worker heeds that; give other commands --threads {threads}: a network takes {usable}, "
+        "which the limit then stops in turn",
     )
 
 
@@ -136,7 +85,7 @@ def _busy(value: str, usable: int) -> Check:
 
 
 def _memory(root: Path, container: Container) -> Check:
-    table = dict(line.partition(":")[::2] for line in _text(root / "proc/meminfo").splitlines())
+    table = dict(line.partition(":")[::2] for line in text_of(root / "proc/meminfo").splitlines())
     kib = {
         name: int(value.split()[0])
         for name, value in table.items()
@@ -180,15 +129,3 @@ def _open_files() -> Check:
     return Check(
         "open files", f"up to {limit}", State.NOTE, f"ulimit -n {_OPEN_FILES}: every broker and camera takes some"
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(4 * _MIB)
-    except OSError:
-        return ""
-
-
-def _number(*paths: Path) -> int | None:
-    return next((int(text) for path in paths if (text := _text(path).strip()).isdecimal()), None)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from compiled import compile_tiny, needs_int8
+from system_files import tree
 
 from difffake.bundle import Bundle
 from difffake.hardware import problem
@@ -24,7 +25,7 @@ from stream.cli import main
 from stream.doctor import engines as measured
 from stream.doctor import software
 from stream.doctor.cluster import cluster_checks
-from stream.doctor.host import Container, container_limits, host_checks
+from stream.doctor.host import host_checks
 from stream.doctor.report import State
 from stream.kafka_options import KafkaOptions
 from stream.topics import Topics
@@ -136,55 +137,6 @@ def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- limits of a container ---------------------------------------------------------------------------------------------
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def test_limits_of_cgroup_v2_are_those_of_the_narrowest_group(tmp_path: Path) -> None:
-    root = tree(
-        tmp_path,
-        {
-            "proc/self/cgroup": "0::/pod/worker\n",
-            "sys/fs/cgroup/pod/cpu.max": "150000 100000\n",
-            "sys/fs/cgroup/pod/memory.max": "max\n",
-            "sys/fs/cgroup/pod/worker/cpu.max": "max 100000\n",
-            "sys/fs/cgroup/pod/worker/memory.max": f"{1 << 30}\n",
-            "sys/fs/cgroup/pod/worker/memory.current": f"{1 << 29}\n",
-        },
-    )
-    assert container_limits(root) == Container(1.5, 1 << 30, 1 << 29)
-    # As a container sees itself: its group is the root of what is mounted.
-    (root / "proc/self/cgroup").write_text("0::/../../somewhere/on/the/host\n")
-    tree(root, {"sys/fs/cgroup/cpu.max": "50000 100000", "sys/fs/cgroup/memory.max": "max"})
-    assert container_limits(root) == Container(0.5)
-
-
-def test_limits_of_cgroup_v1(tmp_path: Path) -> None:
-    root = tree(
-        tmp_path,
-        {
-            "proc/self/cgroup": "4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n1:name=systemd:/x\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000",
-            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
-            "sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes": "2147483648",
-            "sys/fs/cgroup/memory/docker/1/memory.usage_in_bytes": "1000",
-        },
-    )
-    assert container_limits(root) == Container(2.0, 1 << 31, 1000)
-
-
-@pytest.mark.parametrize("text", ["", "0", "0::", "a:b:c:d\n\n::", "0::/\x00", "\xff\xfe"])
-def test_no_limits_where_nothing_is_known(tmp_path: Path, text: str) -> None:
-    tree(tmp_path, {"proc/self/cgroup": text, "sys/fs/cgroup/cpu.max": "none of this", "sys/fs/cgroup/memory.max": ""})
-    assert container_limits(tmp_path) == Container()
-    assert container_limits(tmp_path / "nothing") == Container()
-
-
 def test_a_tight_container_is_noted_with_what_to_do(tmp_path: Path) -> None:
     root = tree(
         tmp_path,

@@ -20,7 +20,7 @@ from wall_world import TOKEN, make_topics, publish, score, until
 
 from difffake.errors import DiffFakeError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
-from stream.cli import _Options, app
+from stream.cli import Invocation, app
 from stream.topics import Topics
 
 COMMAND = [sys.executable, "-m", "stream.cli", "wall"]
@@ -85,7 +85,7 @@ def test_it_serves_what_is_on_kafka_and_leaves_when_told(kafka_bootstrap: str, t
 )
 def test_what_it_is_told_wrongly_is_named_before_anything_is_served(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(
-        app, ["wall", "--bootstrap-servers", "127.0.0.1:1", *arguments], obj=_Options(), env={"COLUMNS": "200"}
+        app, ["wall", "--bootstrap-servers", "127.0.0.1:1", *arguments], obj=Invocation(), env={"COLUMNS": "200"}
     )
     assert result.exit_code
     error = result.exception
