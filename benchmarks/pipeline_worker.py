@@ -58,6 +58,7 @@ def main() -> None:
         EngineKind(given.get("engine", "onnx")), folder, detector=DetectorRuntime(given.get("detector", "onnx"))
     )
     with LiveModels.load(None, live, choice) as models:
+        models.warm(settings.pipeline.threads)
         worker = Worker(broker, models, settings, name=f"w{os.getpid()}", decode=decode, live=live, gears=gears)
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
         worker.run()

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from difffake.errors import EngineError, out_of_memory
 from engines.contract import INPUT, OUTPUTS, U8, Embeddings, EngineSpec, Ticket, check_faces
 from engines.in_flight import InFlight
-from engines.threads import check_threads
+from engines.onnx_session import first_line, open_session
 
 
 class OnnxEngine:
@@ -30,21 +30,12 @@ class OnnxEngine:
     """
 
     def __init__(self, path: Path, *, threads: int = 0, max_batch: int = 32) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # A worker waits for frames most of the time: spinning threads would take the cores from the decoder.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        check_threads(threads)
-        try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime raises a dozen private classes; all mean "cannot load"
-            if (no_memory := out_of_memory(error)) is not None:
-                raise no_memory from error
-            raise EngineError(
-                f"ONNX Runtime cannot load {path.name}: {_first_line(error)}",
-                hint="the file is damaged or needs a newer onnxruntime; install the bundle again",
-            ) from error
+        session = open_session(
+            path,
+            threads,
+            what=path.name,
+            hint="the file is damaged or needs a newer onnxruntime; install the bundle again",
+        )
         inputs, outputs = session.get_inputs(), session.get_outputs()
         shape = inputs[0].shape
         if (
@@ -116,7 +107,7 @@ class OnnxEngine:
                 if (no_memory := out_of_memory(error)) is not None:
                     raise no_memory from error
                 raise EngineError(
-                    f"ONNX Runtime failed on a batch of {len(faces[part])}: {_first_line(error)}",
+                    f"ONNX Runtime failed on a batch of {len(faces[part])}: {first_line(error)}",
                     hint="try a smaller batch; if it stays, report it with the model id",
                 ) from error
         return Embeddings(embedding=embedding, logit=logit)
@@ -133,7 +124,3 @@ class OnnxEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -18,6 +18,7 @@ from engines.choose import EngineKind
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, encode, footage
 from stream.bench.saturated import worked_off
+from stream.bench.side_by_side import worked_off_by
 from stream.bench.stages import Tools, bound_fps, measure_stages
 from stream.commands_work import GearChoice
 from stream.console import progress_bar
@@ -35,6 +36,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         stages: CPU ms of each stage for an analysed frame.
+        workers: processes; each has its share of the cores, and of the streams.
         bound_fps: frames a second that no pipeline can beat: cores / the sum of the stages.
         fps, cpu_ms: of a worker with a broker in its own process.
         ratio: of the two, on the wall; cpu_ratio: by CPU, which holds where others use the machine, too.
@@ -44,6 +46,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     model_id: str
     cores: int
+    workers: int
     fps_per_stream: float
     gear: str
     frames: int
@@ -70,11 +73,18 @@ def bench(
     fps: Annotated[float, typer.Option(min=0.1, help="Frames analysed per second of stream time.")] = 2.0,
     streams: Annotated[int, typer.Option(min=1, help="Streams side by side.")] = 12,
     loops: Annotated[int, typer.Option(min=1, help="How often each stream plays the video.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="Threads that decode and run the networks; 0: one per core.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that share cores and streams, as of difffake work; 0: one per core.")
+    ] = 1,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads that decode and run the networks, of all workers; 0: one per core.")
+    ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
 ) -> None:
     """Measure what this host can do with a model, without Kafka: each stage alone, and a worker with all of them."""
+    used = threads or usable_cores()
+    count = min(workers or used, streams)
     live, choice, looked = LiveSettings(threads=1), engine_choice(engine, engines, detector_engine), Gear(gear.value)
     with progress_bar(quiet=json) as bar:
         task = bar.add_task("making the video", total=None)
@@ -85,27 +95,22 @@ def bench(
             stages = measure_stages(source, tools, fps=fps, gear=looked, threads=threads, batches=sorted({1, batch}))
         finally:
             tools.networks.close()
-        bar.update(task, description="a worker")
-        with LiveModels.load(bundle, live, choice) as models:
-            done = worked_off(
-                source,
-                models,
-                live,
-                streams=streams,
-                loops=loops,
-                fps=fps,
-                gear=looked,
-                threads=threads,
-                batch=BatchSettings(size=batch),
-            )
-    used = threads or usable_cores()
+        bar.update(task, description="a worker" if count == 1 else f"{count} workers")
+        how: dict[str, Any] = {"streams": streams, "loops": loops, "fps": fps, "gear": looked}
+        how |= {"threads": max(1, used // count), "batch": BatchSettings(size=batch)}
+        if count > 1:
+            done = worked_off_by(count, source, bundle, live, choice, **how)
+        else:
+            with LiveModels.load(bundle, live, choice) as models:
+                done = worked_off(source, models, live, **how)
     bound = bound_fps(stages, used)
     stage_ms = {name: stage.cpu_ms for name, stage in stages.items()}
     # In watch fewer frames are looked at than `fps`: what counts is what was.
     stream_s = streams * loops * source.length_ns / 1e9
     figures = Figures(
-        model_id=models.model_id,
+        model_id=tools.networks.model_id,
         cores=used,
+        workers=count,
         fps_per_stream=sum(done.statuses.values()) / stream_s,
         gear=gear.value,
         frames=done.frames,
@@ -137,7 +142,7 @@ def _show(figures: Figures) -> None:
     for name, ms in figures.stages.items():
         table.add_row(name, f"{ms:.2f}")
     table.add_row("all stages", f"{sum(figures.stages.values()):.2f}")
-    table.add_row("the worker", f"{figures.cpu_ms:.2f}")
+    table.add_row("the worker" if figures.workers == 1 else f"{figures.workers} workers", f"{figures.cpu_ms:.2f}")
     console = Console()
     console.print(table)
     console.print(

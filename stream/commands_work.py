@@ -191,6 +191,7 @@ def work(
             ends = EndOffsets(lambda: kafka.broker(is_told=False), metrics, topic=settings.inputs[0])
             stack.enter_context(ends)
         models = stack.enter_context(LiveModels.load(bundle, live, engine_choice(engine, engines, detector_engine)))
+        models.warm(settings.pipeline.threads)
         if http:
             _watch_gpu(stack, metrics, models, hwaccel)
         name = instance_id or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"

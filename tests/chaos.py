@@ -5,7 +5,8 @@
 Starts a real Apache Kafka (needs Java 17 and Maven), publishes streams as segments, single pictures and access units,
 scores them once undisturbed, and once with three workers that are killed (SIGKILL), stopped (SIGTERM) and started at
 random moments, and with a restart of the broker half-way; ``--broker-kills`` also kills the
-broker. Prints takeover times and last ``kills=50 frames=N lost=0 doubled=0 max_score_diff=...``; ends with 1 if
+broker. With ``--supervised`` the three are those of one ``difffake work --workers 3``, and whoever supervises them may
+be killed, too. Prints takeover times and last ``kills=50 frames=N lost=0 doubled=0 max_score_diff=...``; ends with 1 if
 anything was lost, doubled, buried or differs.
 """
 
@@ -48,14 +49,16 @@ class Fleet:
     prefix: str
     options: list[str]
     folder: Path
+    is_supervised: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     started: int = 0
 
     def start(self) -> None:
-        """One more worker."""
+        """One more worker, or supervisor of three."""
         self.started += 1
         command = [sys.executable, "-m", "stream.cli", "work", "--bootstrap-servers", self.bootstrap]
         command += ["--group", self.prefix, "--prefix", self.prefix, "--topic", TOPIC, *self.options]
+        command += ["--workers", "3"] if self.is_supervised else []
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / f"{self.prefix}-{self.started}.log").open("wb") as log:
             self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
@@ -66,13 +69,31 @@ class Fleet:
         self.processes = [p for p in self.processes if p.poll() is None]
         return [int(p.returncode) for p in ended]
 
+    @property
+    def wanted(self) -> int:
+        """How many processes are ours to start."""
+        return 1 if self.is_supervised else 3
+
     def end(self, rng: random.Random, *, hard: bool) -> None:
-        """Kill or stop one at random."""
-        victim = rng.choice(self.processes)
-        victim.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
+        """Kill or stop one at random, of those that others started for us, too."""
+        signum, victims = signal.SIGKILL if hard else signal.SIGTERM, [*self.processes, *self._others()]
+        victim = rng.choice(victims)
+        if isinstance(victim, int):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signum)
+            return
+        victim.send_signal(signum)
         with contextlib.suppress(subprocess.TimeoutExpired):
             victim.wait(30)
         self.reap()
+
+    def _others(self) -> list[int]:
+        """Workers that our supervisors started."""
+        found: list[int] = []
+        for one in self.processes:
+            with contextlib.suppress(OSError):
+                found += map(int, Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split())
+        return found
 
     def close(self) -> None:
         """Stop all."""
@@ -207,7 +228,7 @@ def torment(
     while hard < kills:
         time.sleep(rng.uniform(0.2, 2 * pause_s))
         fleet.reap()
-        while len(fleet.processes) < 3:
+        while len(fleet.processes) < fleet.wanted:
             fleet.start()
         if rng.random() < 0.2:
             fleet.end(rng, hard=False)
@@ -223,7 +244,7 @@ def torment(
         if hard == kills // 2:
             kafka.restart()
             print("broker restarted", file=sys.stderr, flush=True)
-    while len(fleet.processes) < 3:
+    while len(fleet.processes) < fleet.wanted:
         fleet.start()
     return hard
 
@@ -246,8 +267,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         calm.close()
         reference, doubled, buried = seen(broker, "calm")
         print(f"undisturbed: {len(reference)} frames in {calm_s:.0f} s, doubled {doubled}, buried {buried}", flush=True)
-        storm = Fleet(kafka.bootstrap, "storm", work, folder)
-        for _ in range(3):
+        storm = Fleet(kafka.bootstrap, "storm", work, folder, options.supervised)
+        for _ in range(storm.wanted):
             storm.start()
         kills = torment(kafka, storm, options.kills, rng, options.pause, options.broker_kills)
         wait_until_done(broker, storm, options.timeout)
@@ -283,6 +304,7 @@ def main() -> None:
     parser.add_argument("--loops", type=int, default=2)
     parser.add_argument("--form", type=Form, nargs="+", default=FORMS, help="what the streams are: all kinds in turn")
     parser.add_argument("--pause", type=float, default=3.0, help="mean seconds between two kills")
+    parser.add_argument("--supervised", action="store_true", help="one command with three workers")
     parser.add_argument("--analysis-side", type=int, default=320)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--timeout", type=float, default=900.0)

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from difffake.faces.centerface import MULTIPLE, NMS_IOU, CenterFace, non_maximum_suppression
+from difffake.faces.centerface import MAX_RUN_PIXELS, MULTIPLE, NMS_IOU, CenterFace, non_maximum_suppression
 from difffake.faces.contract import F32, U8, FaceDetector, Faces
 from difffake.faces.runtime import DetectorRuntime
 from difffake.people.cuts import SIZE_PX, CutDetector, CutMemory
@@ -37,6 +37,8 @@ CLOSE_PX, FACE_PX = 128, 56
 SCALE, LEAST_SIDE_PX = 0.3, 256
 #: Pictures in one run of the network.
 _MAX_BATCH = 32
+#: Larger whole pictures, where they are asked for, take their memory when they come.
+_WARM_SIDE_PX = 480
 #: Close-ups enlarge the picture by no more than this: more shows nothing new.
 _MAX_ENLARGE = 2.0
 #: Faces are this many times as high as wide: the larger of height and so many widths is the size of a face.
@@ -119,6 +121,14 @@ class Finder(Protocol):
         """
         ...
 
+    def warm(self) -> None:
+        """Run the network at its largest: what it needs it then holds from the beginning.
+
+        Raises:
+            EngineError: the network failed.
+        """
+        ...
+
 
 class EveryFrame:
     """A `Finder` that gives each whole picture to a detector and takes what it says."""
@@ -135,6 +145,9 @@ class EveryFrame:
             known = FinderState((), (picture.width_px, picture.height_px), pts, cuts)
             result.append(Found(faces, known, cut, True))
         return result
+
+    def warm(self) -> None:
+        """See `Finder.warm`. Of which size pictures will be nobody knows."""
 
 
 class FaceFinder:
@@ -198,6 +211,12 @@ class FaceFinder:
         self._look_through(again)
         self._look_close(again)
         return [row.found(self._cuts) for row in rows]
+
+    def warm(self) -> None:
+        """See `Finder.warm`: a whole picture of 1080p, and as many close-ups as a run takes."""
+        side = min(self._side_px, _WARM_SIDE_PX)
+        self._whole.detect([np.zeros((side * 9 // 16, side, 3), np.uint8)])
+        self._close.detect([np.zeros((CLOSE_PX, CLOSE_PX, 3), np.uint8)] * (MAX_RUN_PIXELS // CLOSE_PX**2))
 
     def _look_through(self, rows: list[_Row]) -> None:
         """Find places in whole pictures that are worth a close-up."""

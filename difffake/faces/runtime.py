@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 
-from difffake.errors import EngineError, EngineHostError, out_of_memory
+from difffake.errors import EngineHostError
 from difffake.faces.contract import F32, U8
 from engines.contract import Precision
+from engines.onnx_session import open_session
 from engines.openvino import check_host, compile_network, read_network
 from engines.tensorrt_api import host_info
-from engines.threads import check_threads
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -64,21 +63,9 @@ def open_network(weights: Path, runtime: DetectorRuntime, threads: int) -> Netwo
 
 
 def _onnx(weights: Path, threads: int) -> Network:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Detection waits for frames most of the time: spinning threads would take the cores from the decoder.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    check_threads(threads)
-    try:
-        session = ort.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime raises a dozen private classes
-        if (no_memory := out_of_memory(error)) is not None:
-            raise no_memory from error
-        raise EngineError(
-            f"ONNX Runtime cannot load the face detector: {_first_line(error)}",
-            hint="a newer onnxruntime is needed: pip install -U onnxruntime",
-        ) from error
+    session = open_session(
+        weights, threads, what="the face detector", hint="a newer onnxruntime is needed: pip install -U onnxruntime"
+    )
     return lambda pictures: list(session.run(list(OUTPUTS), {INPUT: _planes(pictures)}))
 
 
@@ -120,7 +107,3 @@ class _OpenVino:
         maps = [np.array(request.get_tensor(name).data, np.float32) for name in OUTPUTS]
         self._free.append(request)
         return maps
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

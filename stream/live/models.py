@@ -3,8 +3,10 @@ were in the frame before it: never on the other frames of a batch."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,9 @@ __all__ = ["FinderState", "LiveModels", "Look", "LookFrame"]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 U8 = npt.NDArray[np.uint8]
+
+#: Faces in a run; engines that take more at once get them seldom.
+_WARM_FACES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +145,28 @@ class LiveModels:
         models = cls(loaded, opened.extractor, opened.identity, finder, settings, opened.model_id)
         models.engines = opened.uses
         return models
+
+    def warm(self, threads: int) -> None:
+        """Run each network at its largest, on so many threads at once: what they need for that they keep, so that it is
+        there from the beginning rather than from some busy moment on. Only where threads may look at once.
+
+        Raises:
+            EngineError: a network failed.
+        """
+        if not self.may_be_shared:
+            return
+        begin = threading.Barrier(threads)
+
+        def run(_number: int) -> None:
+            begin.wait()
+            self._finder.warm()
+            for engine in (self._identity_engine, self._engine):
+                if engine is not None:
+                    spec = engine.spec
+                    engine.infer(np.zeros((min(spec.max_batch, _WARM_FACES), 3, spec.side_px, spec.side_px), np.uint8))
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, range(threads)))
 
     @property
     def may_be_shared(self) -> bool:

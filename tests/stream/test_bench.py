@@ -11,12 +11,15 @@ import av
 import pytest
 
 from difffake.bundle import Bundle
-from difffake.errors import MediaFormatError
+from difffake.errors import BundleError, MediaFormatError
 from difffake.faces import CenterFace
+from difffake.networks import EngineChoice
 from stream.bench.clips import encode, footage, headers
 from stream.bench.clock import Moment, process_s, resident_mib
+from stream.bench.side_by_side import worked_off_by
 from stream.bench.stages import STAGES
 from stream.cli import main
+from stream.live import LiveSettings
 from stream.publish import Form
 
 
@@ -45,6 +48,23 @@ def test_every_frame_of_every_stream_is_measured(
     assert found["fps_per_stream"] * 2.4 == pytest.approx(5, abs=0.1)
     assert 0 < found["frames"] <= 10
     assert found["bound_fps"] == pytest.approx(1e3 / sum(found["stages"].values()))
+
+
+def test_workers_beside_each_other_share_the_streams(
+    clips: dict[str, Path], tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = [clips["man"], "--bundle", tiny_bundle.path, "--streams", 3, "--threads", 2, "--json"]
+    found = [json.loads(bench(capsys, *one, "--workers", workers)[1]) for workers in (1, 2)]
+    assert [each["workers"] for each in found] == [1, 2]
+    assert found[1]["model_id"] == found[0]["model_id"]
+    assert found[1]["fps_per_stream"] == found[0]["fps_per_stream"]
+    assert found[1]["fps"] > 0
+
+
+def test_a_worker_that_cannot_begin_holds_up_nobody(clips: dict[str, Path], tmp_path: Path) -> None:
+    settings, choice = LiveSettings(threads=1), EngineChoice()
+    with pytest.raises(BundleError):
+        worked_off_by(2, footage(clips["man"], Form.SEGMENTS), tmp_path / "none", settings, choice, streams=2)
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
