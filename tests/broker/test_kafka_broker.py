@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from apache_kafka import ApacheKafka, free_ports
 from broker_harness import KafkaHarness, Told, offsets, publish, take, topic
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaConnectionError
+from kafka.net.inet import KafkaNetSocket
 from kafka.producer.sender import Sender
 from kafka.record import util as kafka_checksums
 
@@ -323,3 +329,27 @@ def test_a_long_loss_ends_reading_and_committing(harness: KafkaHarness, apache_k
     again.producer(source)  # takes over the transactional id: what was open is aborted
     part = TopicPartition(target, 0)
     assert list(reader.read(part, None, reader.end_offset(part))) == []
+
+
+def test_a_long_answer_is_read_in_pieces_of_which_few_are_held() -> None:
+    """All of 48 MiB in pieces of 64 KiB, and then whole, was what an answer could make the heap grow by."""
+    sent = np.random.default_rng(0).bytes(5 << 20)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        ours = KafkaNetSocket.socket(None, socket.AF_INET, socket.SOCK_STREAM)
+        with ours:
+            ours.connect(server.getsockname())
+            theirs, _ = server.accept()
+            with theirs:
+                sending = pool.submit(theirs.sendall, sent)
+                ours.setblocking(False)
+                answer = b""
+                while len(answer) < len(sent):
+                    assert select.select([ours], [], [], 30)[0], "who waits is woken"
+                    held = []
+                    with contextlib.suppress(BlockingIOError):  # as kafka-python reads on
+                        while True:
+                            held.append(ours.recv(4096))
+                    assert 0 < sum(map(len, held)) <= 1 << 20
+                    answer += b"".join(held)
+                sending.result(30)
+    assert answer == sent

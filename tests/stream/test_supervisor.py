@@ -54,8 +54,10 @@ with Lifeline(fd, health) as line:
         sys.exit(5 if "wrongly" in does else 0)
     with (folder / f"{number}.pids").open("a") as file:
         print(os.getpid(), file=file, flush=True)
-    while True:
+    while "ends" not in does:
         time.sleep(0.05)
+    time.sleep(0.2)  # so that it is heard
+    sys.exit(1)
 """
 
 
@@ -164,6 +166,22 @@ def test_one_that_ends_is_started_again(workers: Workers, signum: signal.Signals
     other.join()
     assert len(workers.pids(0)) == 1, "the other one was left alone"
     assert workers.drained() == ["0", "1"]
+
+
+def test_one_that_ends_again_and_again_is_waited_for_ever_longer(workers: Workers) -> None:
+    began_s: list[float] = []
+
+    def act() -> None:
+        for count in (1, 2, 3):
+            workers.wait(1, count)
+            began_s.append(time.monotonic())
+
+    other = meanwhile(act)
+    assert workers.supervisor("works", "ends").run() == 0
+    other.join()
+    first, second, third = began_s
+    assert second - first > 1
+    assert third - second > 2
 
 
 def test_one_that_hangs_is_killed_and_started_again(workers: Workers) -> None:
