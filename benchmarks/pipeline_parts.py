@@ -28,7 +28,7 @@ from pipeline_live import (
     watched,
     workers,
 )
-from pipeline_plan import FPS, FULL, TINY, Bench, shown
+from pipeline_plan import FPS, FULL, KEY_FPS, TINY, Bench, shown
 
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage
@@ -36,6 +36,7 @@ from stream.bench.clock import Moment
 from stream.bench.saturated import Saturated, worked_off
 from stream.bench.stages import Stage, Tools, measure_stages
 from stream.container import usable_cores
+from stream.decode import Gear
 from stream.live import LiveModels
 from stream.pipeline import PipelineSettings
 from stream.publish import Form
@@ -152,7 +153,8 @@ def _beside_user(bench: Bench, models: LiveModels, size: str, fps: float) -> dic
     # About as many frames, however many there are in a second; but as many streams as are worked on at once.
     streams = max(PipelineSettings.for_cores(0, BatchSettings()).in_progress, round(plan.streams * FPS / fps))
     loops = max(1, round(plan.loops * FPS / fps))
-    ours = worked_off(source, models, bench.live, streams=streams, loops=loops, fps=fps)
+    gear = Gear.WATCH if fps == KEY_FPS else Gear.ANALYSE
+    ours = worked_off(source, models, bench.live, streams=streams, loops=loops, fps=fps, gear=gear)
     return {
         "user": theirs,
         "user_fps": theirs["frames"] / theirs["wall_s"],

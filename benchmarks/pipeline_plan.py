@@ -20,6 +20,8 @@ from stream.publish import Form
 
 #: Frames a second in the gear "analyse".
 FPS = 2.0
+#: And in "watch": segments have a key frame a second.
+KEY_FPS = 1.0
 #: Kafka's defaults where the tests' node is in a hurry; and none of the records by which an idle controller says twice
 #: a second that it lives: in production a controller has other cores than the workers.
 NODE = {
@@ -43,9 +45,9 @@ class Plan:
     stage_frames: int = 200
     batches: tuple[int, ...] = BATCHES
     user_s: float = 20.0
-    #: Size, and pictures looked at a second; 25 is every one of them.
+    #: Size, and pictures looked at a second: 25 is every one of them, 1 the key frames.
     user_cases: tuple[tuple[str, float], ...] = tuple(
-        (size, fps) for size in ("720p", "1080p") for fps in (FPS, 10.0, 25.0)
+        (size, fps) for size in ("720p", "1080p") for fps in (KEY_FPS, FPS, 10.0, 25.0)
     )
     live_s: float = 20.0  # a multiple of the time between two key frames
     probes: int = 4
