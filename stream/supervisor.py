@@ -110,8 +110,8 @@ class _Member:
 class Supervisor:
     """Keeps workers running; use `run` on the main thread.
 
-    Until one of them has worked, an end of one ends all: what is wrong is wrong for each of them, and whoever started
-    us is to hear of it. From then on who ends without having been told to is started again.
+    Until one of them has worked, an error of one ends all: what is wrong is wrong for each of them, and whoever started
+    us is to hear of it. Who ends otherwise without having been told to, or is killed, is started again.
 
     Args:
         count: how many workers.
@@ -181,15 +181,15 @@ class Supervisor:
             self._kill("a worker did not drain in time, and was killed")
 
     def _ended(self, member: _Member, code: int) -> None:
-        code = 128 - code if code < 0 else code
+        is_killed, code = code < 0, abs(code) + 128 * (code < 0)
         member.hear()
         member.hang_up()
         member.process = None
         if self._end_s is not None or member.is_done:
             self._code = self._code or code
-        elif not self._have_worked:
+        elif code and not is_killed and not self._have_worked:
             log.error("a worker ended before any had worked: all are stopped", worker=member.number, exit_code=code)
-            self._code = self._code or code or 1
+            self._code = self._code or code
             self._stop()
         else:
             self._again(member, exit_code=code)

@@ -228,6 +228,9 @@ def torment(
     while hard < kills:
         time.sleep(rng.uniform(0.2, 2 * pause_s))
         fleet.reap()
+        if fleet.is_supervised and not fleet.processes:
+            fleet.start()
+            continue  # it gets time to start workers
         while len(fleet.processes) < fleet.wanted:
             fleet.start()
         if rng.random() < 0.2:

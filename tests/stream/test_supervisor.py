@@ -46,6 +46,9 @@ with Lifeline(fd, health) as line:
     if "does not start" in does:
         line.hold()
         sys.exit(27)
+    if "is killed at first" in does and not (folder / f"{number}.killed").exists():
+        (folder / f"{number}.killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     health.running(partitions=1)
     line.hold()
     if "is done" in does:
@@ -199,6 +202,12 @@ def test_one_that_hangs_is_killed_and_started_again(workers: Workers) -> None:
 
 def test_what_is_wrong_from_the_start_ends_all_with_its_code(workers: Workers) -> None:
     assert workers.supervisor("does not start", "does not start").run() == 27
+
+
+def test_one_that_is_killed_while_it_starts_is_started_again(workers: Workers) -> None:
+    other = meanwhile(lambda: workers.wait(0, 1) and None)
+    assert workers.supervisor("is killed at first").run() == 0
+    other.join()
 
 
 def test_one_that_does_not_drain_is_killed(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
