@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 from tiny import write_tiny_bundle
-from work_process import publish, running, scores, wait_for
+from work_process import publish, running, scores, undisturbed, wait_for
 
 from stream.broker.contract import TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
-from stream.broker.memory import MemoryBroker
-from stream.cli import main
-from stream.kafka_options import KafkaOptions
 
 
 @pytest.mark.kafka
@@ -58,12 +55,4 @@ def test_a_worker_that_is_told_to_stop_at_full_load_leaves_in_order(
     broker.close()
     assert len(first) < len(found), "it was stopped in the middle of its work"
 
-    calm = MemoryBroker()
-    publish(calm, f"{group}.in", clips)
-    monkeypatch.setattr(KafkaOptions, "broker", lambda _self, **_more: calm)
-    monkeypatch.setattr(calm, "close", lambda: None)
-    options = ["--prefix", group, "--topic", f"{group}.in", "--bundle", str(bundle), "--analysis-side", "320"]
-    with pytest.raises(SystemExit) as left:
-        main(["work", "--threads", "1", "--idle-exit", "0.5", "--bootstrap-servers", "memory:1", *options])
-    assert left.value.code == 0
-    assert scores(calm, group) == found
+    assert undisturbed(group, clips, bundle, monkeypatch) == found

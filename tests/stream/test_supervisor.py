@@ -15,15 +15,13 @@ from pathlib import Path
 
 import pytest
 from tiny import write_tiny_bundle
-from work_process import publish, running, scores, wait_for
+from work_process import publish, running, scores, undisturbed, wait_for
 
 import stream
 from difffake.bundle import Bundle
 from stream.broker.contract import TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
-from stream.broker.memory import MemoryBroker
 from stream.cli import main
-from stream.kafka_options import KafkaOptions
 from stream.probes import AddressError, next_address
 from stream.supervisor import Supervisor, worker_command
 
@@ -347,12 +345,4 @@ def test_on_kafka_nothing_is_lost_whoever_is_killed(
     found = scores(broker, group)
     broker.close()
 
-    calm = MemoryBroker()
-    publish(calm, f"{group}.in", clips)
-    monkeypatch.setattr(KafkaOptions, "broker", lambda _self, **_more: calm)
-    monkeypatch.setattr(calm, "close", lambda: None)
-    alone = ["--prefix", group, "--topic", f"{group}.in", "--bundle", str(bundle), "--analysis-side", "320"]
-    with pytest.raises(SystemExit) as left:
-        main(["work", "--threads", "1", "--idle-exit", "0.5", "--bootstrap-servers", "memory:1", *alone])
-    assert left.value.code == 0
-    assert scores(calm, group) == found
+    assert undisturbed(group, clips, bundle, monkeypatch) == found

@@ -15,9 +15,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from apache_kafka import free_ports
 
 from stream.broker.contract import Broker, TopicPartition, TopicSpec
+from stream.broker.memory import MemoryBroker
+from stream.cli import main
+from stream.kafka_options import KafkaOptions
 from stream.messages import Face, ScoreRecord, decode
 from stream.publish import Form, Publisher, PublishSettings
 
@@ -107,3 +111,18 @@ def wait_for(worker: Process, condition: Callable[[], bool], timeout_s: float = 
         assert worker.process.poll() is None, worker.text()[-3000:]
         assert time.monotonic() < until, worker.text()[-3000:]
         time.sleep(0.05)
+
+
+def undisturbed(
+    group: str, clips: dict[str, Path], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[tuple[str, int], tuple[str, tuple[Face, ...]]]:
+    """What a worker says of the same input that nobody stops, on a broker in memory; see `scores`."""
+    calm = MemoryBroker()
+    publish(calm, f"{group}.in", clips)
+    monkeypatch.setattr(KafkaOptions, "broker", lambda _self, **_more: calm)
+    monkeypatch.setattr(calm, "close", lambda: None)
+    options = ["--prefix", group, "--topic", f"{group}.in", "--bundle", str(bundle), "--analysis-side", "320"]
+    with pytest.raises(SystemExit) as left:
+        main(["work", "--threads", "1", "--idle-exit", "0.5", "--bootstrap-servers", "memory:1", *options])
+    assert left.value.code == 0
+    return scores(calm, group)
