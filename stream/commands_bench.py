@@ -77,14 +77,17 @@ def bench(
         int, typer.Option(min=0, help="Processes that share cores and streams, as of difffake work; 0: one per core.")
     ] = 1,
     threads: Annotated[
-        int, typer.Option(min=0, help="Threads that decode and run the networks, of all workers; 0: one per core.")
+        int,
+        typer.Option(
+            min=0, help="Threads that decode and run the networks, of each worker; 0: its share of the cores."
+        ),
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
 ) -> None:
     """Measure what this host can do with a model, without Kafka: each stage alone, and a worker with all of them."""
-    used = threads or usable_cores()
-    count = min(workers or used, streams)
+    count = min(workers or usable_cores(), streams)
+    used = threads * count or usable_cores()
     live, choice, looked = LiveSettings(threads=1), engine_choice(engine, engines, detector_engine), Gear(gear.value)
     with progress_bar(quiet=json) as bar:
         task = bar.add_task("making the video", total=None)
@@ -92,12 +95,12 @@ def bench(
         bar.update(task, description="each stage alone")
         tools = Tools.load(bundle, live, choice)
         try:
-            stages = measure_stages(source, tools, fps=fps, gear=looked, threads=threads, batches=sorted({1, batch}))
+            stages = measure_stages(source, tools, fps=fps, gear=looked, threads=used, batches=sorted({1, batch}))
         finally:
             tools.networks.close()
         bar.update(task, description="a worker" if count == 1 else f"{count} workers")
         how: dict[str, Any] = {"streams": streams, "loops": loops, "fps": fps, "gear": looked}
-        how |= {"threads": max(1, used // count), "batch": BatchSettings(size=batch)}
+        how |= {"threads": threads or max(1, used // count), "batch": BatchSettings(size=batch)}
         if count > 1:
             done = worked_off_by(count, source, bundle, live, choice, **how)
         else:

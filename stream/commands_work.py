@@ -7,7 +7,7 @@ import os
 import uuid
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import structlog
@@ -21,7 +21,6 @@ from engines.choose import EngineKind
 from stream.alerts import AlertSettings
 from stream.allocator import bound_heaps
 from stream.batcher import BatchSettings
-from stream.cli import Invocation
 from stream.container import usable_cores
 from stream.decode import DecodeSettings, Gear
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, HwaccelOption, engine_choice
@@ -42,6 +41,9 @@ from stream.supervisor import Supervisor, worker_command
 from stream.topics import Topics
 from stream.tracing import Tracing
 from stream.worker import Worker
+
+if TYPE_CHECKING:
+    from stream.cli import Invocation
 
 log = structlog.get_logger()
 
@@ -211,8 +213,8 @@ def work(
         _tell_crowded(settings.pipeline.threads)
         tell(f"working: {', '.join(settings.inputs)} as {group}, model {models.model_id}")
         worker.run(None if idle_exit is None else worker.idle_for(idle_exit))
-        if lifeline and not signals.are_heard:
-            lifeline.done()
+        if lifeline:
+            lifeline.leave(is_done=not signals.are_heard)
         _report(worker)
 
 

@@ -49,9 +49,11 @@ class Lifeline:
         that (``nohup``) set it so for a terminal; it is the supervisor's to heed here."""
         self._thread.start()
 
-    def done(self) -> None:
-        """The worker leaves, and not because anybody asked."""
-        self._say(Word.DONE)
+    def leave(self, *, is_done: bool) -> None:
+        """The worker has drained: a line that breaks means nothing any more. ``is_done``: nobody had asked it to."""
+        self._is_over.set()
+        if is_done:
+            self._say(Word.DONE)
 
     def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGHUP, signal.SIG_DFL)

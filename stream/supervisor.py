@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,7 +58,8 @@ class _Member:
     """One worker, whichever process it is at the moment."""
 
     number: int
-    command: Callable[[int], Sequence[str]]
+    command: Callable[[int, int], Sequence[str]]
+    environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     line: socket.socket | None = None
     #: By the monotonic clock: when it last said anything, first said that it works, and is to be started again.
@@ -67,7 +68,6 @@ class _Member:
     again_s: float | None = None
     is_done: bool = False
     wait_s: float = _FIRST_AGAIN_S
-    environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
         """A process, and a line to it."""
@@ -78,7 +78,7 @@ class _Member:
             with theirs:
                 # In a session of its own: signals of the terminal are the supervisor's to hear.
                 self.process = subprocess.Popen(  # noqa: S603  (ourselves)
-                    self.command(theirs.fileno()),
+                    self.command(self.number, theirs.fileno()),
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
@@ -115,7 +115,7 @@ class Supervisor:
 
     Args:
         count: how many workers.
-        command: the file descriptor of a worker's line and its number, from 0 on -> what is started.
+        command: a worker's number, from 0 on, and the file descriptor of its line -> what is started.
         drain_s: so long a worker takes to drain at the most, s.
         silence_s: see `_SILENCE_S`.
         environment: of the workers; ours by default.
@@ -131,11 +131,7 @@ class Supervisor:
         environment: dict[str, str] | None = None,
     ) -> None:
         ours = dict(os.environ) if environment is None else environment
-
-        def of(number: int) -> Callable[[int], Sequence[str]]:
-            return lambda fd: command(number, fd)
-
-        self._members = [_Member(number, of(number), environment=ours) for number in range(count)]
+        self._members = [_Member(number, command, ours) for number in range(count)]
         self._drain_s, self._silence_s = drain_s, silence_s
         self._code = 0
         self._have_worked = False

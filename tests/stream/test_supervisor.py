@@ -51,7 +51,7 @@ with Lifeline(fd, health) as line:
     line.hold()
     if "is done" in does:
         time.sleep(0.2)
-        line.done()
+        line.leave(is_done=True)
         sys.exit(5 if "wrongly" in does else 0)
     with (folder / f"{number}.pids").open("a") as file:
         print(os.getpid(), file=file, flush=True)
