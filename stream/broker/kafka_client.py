@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from stream.broker.errors import (
     TopicNotFoundError,
 )
 from stream.broker.kafka_refusals import Refusals
+from stream.broker.kafka_sockets import plain_socket
 from stream.broker.tls import TlsFailedError, tls_context
 
 # Applications choose where its lines go; without a choice they would land on the terminal.
@@ -68,36 +68,7 @@ async def _shake_hands_or_close(self: Any) -> None:
 
 KafkaSSLTransport.handshake = _shake_hands_or_close
 
-#: kafka-python reads 4 KiB at a time, and after each read waits for the interpreter's lock again, beside threads that
-#: decode: twenty times for every segment of video.
-_READ_BYTES = 64 * 1024
-#: And it reads on for as long as anything is there, before it puts what it has read where the answer is to lie: an
-#: answer of many MiB would be held in pieces, for which the heap grows and stays so.
-_READS = 16
-
-
-class _Socket(socket.socket):
-    """Makes few reads of a long answer, and a pause after some."""
-
-    _reads = 0
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        self._reads += 1
-        if self._reads > _READS:
-            self._reads = 0
-            raise BlockingIOError  # whoever waits for more is woken at once
-        try:
-            return super().recv(max(size, _READ_BYTES), flags)
-        except BlockingIOError:
-            self._reads = 0
-            raise
-
-
-def _socket_of_long_reads(_: Any, *arguments: int) -> socket.socket:
-    return _Socket(*arguments)
-
-
-KafkaNetSocket.socket = _socket_of_long_reads
+KafkaNetSocket.socket = plain_socket
 
 MIB = 1024 * 1024
 RECONNECT_MAX_S = 2.0

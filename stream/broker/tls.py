@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import kafka.errors
 
 from stream.broker.errors import BrokerError, ClientCertificateError, HostNameError, TlsError
+from stream.broker.kafka_sockets import TlsSocket
 
 if TYPE_CHECKING:
     from stream.broker.kafka_client import KafkaSettings
@@ -53,6 +54,7 @@ def tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
     if settings.security_protocol not in ("SSL", "SASL_SSL"):
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = settings.tls_check_hostname
     if settings.tls_ca is None:
