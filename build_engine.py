@@ -31,6 +31,7 @@ from engines.manifest import Comparison, EngineManifest
 from engines.profile import BatchProfile, PictureProfile
 from engines.tensorrt_api import HostInfo, host_info
 from engines.tensorrt_build import BuildSettings
+from stream.commands import StrictCommand
 from stream.console import print_error, printable, progress_bar
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -70,7 +71,7 @@ class Compatibility(StrEnum):
     SAME_COMPUTE_CAPABILITY = "same_compute_capability"
 
 
-@app.command()
+@app.command(cls=StrictCommand)
 def build(
     bundle: Annotated[Path | None, typer.Option(help="A model bundle; the shipped one if not given.")] = None,
     checkpoint: Annotated[

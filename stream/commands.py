@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
 import typer.main
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 
 class Entry(NamedTuple):
@@ -58,6 +59,25 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
+class StrictCommand(TyperCommand):
+    """A command whose options, told without their values, do not take the next option for one (and write to a file of
+    that name). A value that begins with two dashes is told as ``--option=--value``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See `typer`."""
+        options = [option for option in self.params if isinstance(option, TyperOption)]
+        wanting = {name: option for option in options if not (option.is_flag or option.count) for name in option.opts}
+        names = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+        for told, following in pairwise(takewhile(lambda argument: argument != "--", args)):
+            if told in wanting and (following.startswith("--") or following in names):
+                raise typer.BadParameter(
+                    f"needs a value, and {following} looks like an option; if it is the value: {told}={following}",
+                    ctx=ctx,
+                    param=wanting[told],
+                )
+        return super().parse_args(ctx, args)
+
+
 class _Loaded(Mapping[str, Any]):
     """Name -> command, loaded as it is looked up."""
 
@@ -78,9 +98,11 @@ def _load(name: str) -> Any:
     entry = COMMANDS[name]
     found = getattr(import_module(f"stream.{entry.module}"), entry.attribute)
     if isinstance(found, typer.Typer):
+        for command in found.registered_commands:
+            command.cls = StrictCommand
         return typer.main.get_group(found)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name)(found)
+    alone.command(name, cls=StrictCommand)(found)
     return typer.main.get_command(alone)
 
 

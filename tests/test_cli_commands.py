@@ -193,3 +193,31 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     # The folder holds nothing to work on: that would be the other error.
     assert run(*[a.replace("{tmp}", str(tmp_path)) for a in arguments]) == 18
     assert "cannot be written (is a directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["scan", "clip.mp4", "--json", "--threads", "1"],
+        ["scan", "clip.mp4", "--json", "-q"],
+        ["scan", "clip.mp4", "--report", "--faces=2"],
+        ["alerts", "budget", "1", "--stream", "--evidence", "identity"],
+        ["work", "--bootstrap-servers", "--topic", "video.in"],
+    ],
+)
+def test_an_option_without_its_value_does_not_take_the_next_option_for_one(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    assert "needs a value" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_may_begin_with_dashes_where_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("scan", "--json=--threads", "--quiet", "--", "--clip.mp4") == 10
+    assert "--clip.mp4" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["--threads"]
