@@ -26,6 +26,7 @@ from stream.messages import (
     AlertRecord,
     AlertState,
     AnchorsRecord,
+    BatchRecord,
     Command,
     CommandRecord,
     EnrolmentRecord,
@@ -49,6 +50,7 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "partition-state": PartitionRecord,
     "enrolment": EnrolmentRecord,
     "command": CommandRecord,
+    "batch": BatchRecord,
     "dead-letter": ErrorHeaders,
 }
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -93,9 +95,9 @@ _CHANNELS: dict[str, tuple[str, str, str, tuple[str, ...], str, str]] = {
         "difffake.enrolments",
         "receive",
         "compact",
-        ("enrolment", "command"),
-        "stream/person, or stream/#command/person",
-        "Trusted anchors and operator commands; every worker reads all of it.",
+        ("enrolment", "command", "batch"),
+        "stream/person, stream/#command/person, or #workers/batch",
+        "Trusted anchors, operator commands, and how batches are put together; every worker reads all of it.",
     ),
     "deadletters": (
         "difffake.deadletters",
@@ -116,13 +118,13 @@ topics, keys, headers), and `versions.json`, which keeps a schema from changing 
 {topics}
 
 - Read with `isolation.level=read_committed`: then every analysed frame is there once, whatever was killed.
-- Scores, alerts, enrolments and commands are JSON in UTF-8; bytes in it are base64. State is msgpack, and no business
-  of other programs.
+- Scores, alerts, enrolments, commands and batches are JSON in UTF-8; bytes in it are base64. State is msgpack, and no
+  business of other programs.
 - Every field is always there; null says that there is nothing to say. There is no NaN. Equal records are equal bytes.
 - Times are 64-bit integers, nanoseconds: JavaScript needs a reader that makes them BigInt, or loses the last digits.
 - Any change of a schema raises the `version` of its message. DiffFake refuses versions that it does not know. A reader
   of your own should look at `version` first and ignore fields that it does not know, as DiffFake does in scores and
-  alerts; in state, enrolments and commands, an unknown field is an error.
+  alerts; in state, enrolments, commands and batches, an unknown field is an error.
 - Compacted topics: a null value takes its key back. In the keys of enrolments, `%`, `/` and `#` inside the names of
   streams and people are written `%25`, `%2F` and `%23`. A command's key ends in the person: a name, `#3` for person 3,
   `#all` for everybody. In the keys of state, the stream is all that follows the second slash.

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "reset": Entry("commands_operate", "reset", "Drop anchors that were collected from the stream"),
     "forget": Entry("commands_operate", "forget", "Forget people of a stream"),
     "gear": Entry("commands_operate", "gear", "Say how closely a stream is looked at"),
+    "batch": Entry("commands_operate", "batch", "Say how workers put the batches of their networks together"),
     "alerts": Entry("commands_alerts", "app", "Alerts of a stream: budget, mute, acknowledge"),
     "hooks": Entry("commands_hooks", "hooks", "Post alerts to a receiver"),
     "demo": Entry("commands_demo", "demo", "Watch two streams, one with another face over half of it"),

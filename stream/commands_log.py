@@ -1,4 +1,4 @@
-"""Enrolments and operator commands, as the enrolments topic has them: read whole, and again from time to time."""
+"""What operators told, as the enrolments topic has it: read whole, and again from time to time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import structlog
 
 from stream.alerts import Alerts
+from stream.batcher import BatchSettings
 from stream.broker.contract import Reader, Record, TopicPartition
 from stream.decode import Gear
 from stream.gears import Gears
 from stream.live import LiveStream
-from stream.messages import Command, CommandRecord, EnrolmentRecord, decode_enrolment
+from stream.messages import BatchRecord, Command, CommandRecord, EnrolmentRecord, decode_enrolment
 from stream.messages.codec import MessageError
-from stream.messages.enrolments import parse_enrolment_key
+from stream.messages.enrolments import BATCH_KEY, parse_enrolment_key
 
 log = structlog.get_logger()
 
@@ -62,6 +63,7 @@ class CommandsLog:
         self._reader, self._partition, self._every_s = reader, TopicPartition(topic, 0), every_s
         self._next, self._looked_s = 0, float("-inf")
         self._entries: dict[str, dict[bytes, Pending]] = {}
+        self._batch: BatchRecord | None = None
         self.refused = 0
 
     def refresh(self) -> None:
@@ -87,9 +89,19 @@ class CommandsLog:
             return ()
         return sorted((e for e in entries.values() if e.offset >= offset), key=lambda e: e.offset)
 
+    def batch(self, started: BatchSettings) -> BatchSettings:
+        """How batches are put together now, by a worker that was started with these settings."""
+        told = self._batch
+        if told is None:
+            return started
+        return BatchSettings(
+            size=started.size if told.size is None else told.size,
+            deadline_s=started.deadline_s if told.deadline_s is None else told.deadline_s,
+        )
+
     def _take(self, record: Record) -> None:
         try:
-            stream, person = parse_enrolment_key(record.key)
+            stream, person = ("", "") if record.key == BATCH_KEY else parse_enrolment_key(record.key)
             value = None if record.value is None else decode_enrolment(record.value)
             if value is not None and value.key != record.key:
                 raise MessageError("an enrolment under the key of another", hint="publish it with `difffake enroll`")
@@ -99,4 +111,7 @@ class CommandsLog:
             self.refused += 1
             log.warning("enrolment refused", offset=record.offset, error=str(error), hint=error.hint)
             return
-        self._entries.setdefault(stream, {})[record.key or b""] = Pending(record.offset, person, value)
+        if record.key == BATCH_KEY:
+            self._batch = value if isinstance(value, BatchRecord) else None
+        elif not isinstance(value, BatchRecord):
+            self._entries.setdefault(stream, {})[record.key or b""] = Pending(record.offset, person, value)

@@ -1,4 +1,4 @@
-"""``difffake freeze``, ``unfreeze``, ``reset``, ``forget`` and ``gear``: what an operator tells every worker."""
+"""``difffake freeze``, ``unfreeze``, ``reset``, ``forget``, ``gear``, ``batch``: what an operator tells workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from stream.console import printable
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.messages import Command
-from stream.operate import parse_person, send_command, withdraw_enrolment
+from stream.operate import parse_person, send_command, set_batch, withdraw_enrolment
 
 _MAX_STREAM_BYTES, _MAX_NAME = 1024, 256
 
@@ -120,6 +120,32 @@ def gear(
     with closing(kafka.broker()) as broker:
         record = send_command(broker, topic, command, stream=stream, person=None, by=by)
     print_line(f"{stream}: gear {choice.value}, sent as {record.id}")
+
+
+@with_kafka
+def batch(
+    kafka: KafkaOptions,
+    size: Annotated[int | None, typer.Option(min=1, max=1024, help="Most frames in one run of the networks.")] = None,
+    deadline: Annotated[
+        float | None, typer.Option(min=0, max=10, help="Longest wait of a frame for company in it, s.")
+    ] = None,
+    default: Annotated[bool, typer.Option("--default", help="Both as each worker was started.")] = False,
+    by: ByOption = None,
+    topic: TopicOption = EnrolmentsTopic,
+) -> None:
+    """Say how workers put the batches of their networks together: all of them, at once, and those that start later.
+
+    What is not given is as each worker was started (`difffake work --batch`, `--batch-deadline`). Larger batches cost
+    less by frame on a GPU; a longer deadline fills them and makes scores later.
+    """
+    if default == (size is not None or deadline is not None):
+        raise typer.BadParameter("give --size, --deadline or both; or --default alone")
+    by = operator(by)
+    with closing(kafka.broker()) as broker:
+        record = set_batch(broker, topic, size=size, deadline_s=deadline, by=by)
+    frames = "as started" if size is None else str(size)
+    wait = "as started" if deadline is None else f"{deadline:g} s"
+    print_line(f"batches of all workers: size {frames}, deadline {wait}; sent as {record.id}")
 
 
 def operator(by: str | None) -> str:

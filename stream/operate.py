@@ -1,4 +1,4 @@
-"""What operators tell the workers: enrolments, withdrawals and commands, on the enrolments topic.
+"""What operators tell the workers: enrolments, withdrawals, commands and batches, on the enrolments topic.
 
 The topic has one partition: its offsets are the order in which every worker applies them, and a replay too.
 """
@@ -12,7 +12,16 @@ import uuid
 from difffake.errors import AnchorError
 from stream.broker.contract import Broker, Headers, TopicSpec
 from stream.broker.errors import TopicNotFoundError
-from stream.messages import AlertRecord, Command, CommandRecord, EnrolmentRecord, EvidenceName, encode, enrolment_key
+from stream.messages import (
+    AlertRecord,
+    BatchRecord,
+    Command,
+    CommandRecord,
+    EnrolmentRecord,
+    EvidenceName,
+    encode,
+    enrolment_key,
+)
 
 #: Who withdrew an enrolment: its record is a tombstone and has no other place for that.
 BY_HEADER = "by"
@@ -135,6 +144,24 @@ def acknowledge_alert(broker: Broker, topic: str, alert: AlertRecord, *, by: str
         evidence=alert.evidence,
         alert=alert.id,
     )
+
+
+def set_batch(broker: Broker, topic: str, *, size: int | None, deadline_s: float | None, by: str) -> BatchRecord:
+    """Tell every worker how to put batches together.
+
+    Args:
+        size: the most frames in one, 1 to 1024; None: as each worker was started.
+        deadline_s: longest wait of a frame for company, 0 to 10 s; None: as each worker was started.
+
+    Raises:
+        TopicNotFoundError, BrokerError: as `send_command`.
+        MessageError: a number beyond its bounds.
+    """
+    record = BatchRecord(size=size, deadline_s=deadline_s, issued_ns=time.time_ns(), by=by, id=uuid.uuid4().hex)
+    data = encode(record)
+    _check(broker, topic)
+    _send(broker, topic, record.key, data)
+    return record
 
 
 def _send_command(

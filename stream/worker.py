@@ -149,6 +149,8 @@ class Worker:
             self._checkpoint, self._partitions, self._settling, settings, self._tracing, self.counts, self._metrics
         )
         self._turns = Turns(self._intake, self._settling, settings, self._poison)
+        self._batch = settings.pipeline.batch
+        self._metrics.batches(self._batch)
         self._pipeline = Pipeline(models, settings.pipeline, timed=self._metrics.stage, batched=self._metrics.batch)
         self._consumer.subscribe(settings.inputs, self)
 
@@ -227,6 +229,7 @@ class Worker:
     def step(self) -> None:
         """One turn: poll, begin what can begin, take what is done, commit if it is time."""
         self._commands.refresh()
+        self._put_together()
         self._read()
         self._begin()
         self._take(max(self.settings.turn_s, self._poll_s - time.monotonic()) if self._jobs else 0.0)
@@ -234,6 +237,15 @@ class Worker:
         if self._checkpoint.is_due(is_busy=self.is_busy):
             self._flush()
         self._tell_state()
+
+    def _put_together(self) -> None:
+        """Batches, as operators want them."""
+        batch = self._commands.batch(self.settings.pipeline.batch)
+        if batch != self._batch:
+            log.info("batches are put together otherwise", size=batch.size, deadline_s=batch.deadline_s)
+            self._batch = batch
+            self._pipeline.change(batch)
+            self._metrics.batches(batch)
 
     def _tell_state(self) -> None:
         """Renew what metrics and probes say of this moment."""

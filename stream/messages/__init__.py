@@ -3,7 +3,14 @@
 from stream.messages.alerts import AlertEnd, AlertKind, AlertRecord, AlertState, alert_id
 from stream.messages.codec import EvidenceName, Message, MessageError, bounded, decode, encode
 from stream.messages.dead_letters import DeadLetter, ErrorHeaders
-from stream.messages.enrolments import Command, CommandRecord, EnrolmentRecord, decode_enrolment, enrolment_key
+from stream.messages.enrolments import (
+    BatchRecord,
+    Command,
+    CommandRecord,
+    EnrolmentRecord,
+    decode_enrolment,
+    enrolment_key,
+)
 from stream.messages.scores import (
     FIRST_LOST_INDEX,
     UNKNOWN,
@@ -34,6 +41,7 @@ __all__ = [
     "AlertRecord",
     "AlertState",
     "AnchorsRecord",
+    "BatchRecord",
     "Command",
     "CommandRecord",
     "DeadLetter",

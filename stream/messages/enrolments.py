@@ -1,4 +1,5 @@
-"""Trusted anchors and operator commands, on the compacted topic ``difffake.enrolments``; every worker reads it whole.
+"""Trusted anchors, operator commands, and how batches are put together, on the compacted topic
+``difffake.enrolments``; every worker reads it whole.
 
 A null value (tombstone) takes an enrolment back. Keys are made so that compaction drops a record only where a later
 one makes it void: commands of different kinds, or about different people, all stay.
@@ -14,6 +15,8 @@ import msgspec
 from stream.messages.codec import EvidenceName, Message, MessageError, Name, Nanoseconds, StreamId, decode
 
 MAX_ANCHOR_BYTES = 8 << 20
+#: The one key of `BatchRecord`. No stream has it: a ``#`` in the name of one is percent-encoded.
+BATCH_KEY = b"#workers/batch"
 _BEFORE_ALERTS = 2
 
 
@@ -108,8 +111,36 @@ class CommandRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return f"{_escaped(self.stream)}/#{what}/{name}".encode()
 
 
+class BatchRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="batch"):
+    """How workers put the batches of their networks together, from now on; the last one counts, as a whole.
+
+    Args:
+        version: of this schema.
+        size: the most frames in one; null: as each worker was started.
+        deadline_s: longest wait of a frame for company, s; null: as each worker was started.
+        issued_ns: when, nanoseconds since the epoch.
+        by: the operator.
+        id: unique to this record.
+    """
+
+    NAME: ClassVar[str] = "batch"
+    MAX_BYTES: ClassVar[int] = 64 << 10
+
+    version: Literal[1] = 1
+    size: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None
+    deadline_s: Annotated[float, msgspec.Meta(ge=0, le=10)] | None
+    issued_ns: Nanoseconds
+    by: Name
+    id: Name
+
+    @property
+    def key(self) -> bytes:
+        """Of the Kafka record."""
+        return BATCH_KEY
+
+
 class _Head(msgspec.Struct):
-    type: Literal["enrolment", "command"]
+    type: Literal["enrolment", "command", "batch"]
     version: int = 0
 
 
@@ -118,7 +149,7 @@ def enrolment_key(stream: str, person: str) -> bytes:
     return f"{_escaped(stream)}/{_escaped(person)}".encode()
 
 
-def decode_enrolment(value: bytes) -> EnrolmentRecord | CommandRecord:
+def decode_enrolment(value: bytes) -> EnrolmentRecord | CommandRecord | BatchRecord:
     """The record of the enrolments topic with this value. Commands of version 2 are read too: the topic keeps them for
     years, and a freeze must outlive an upgrade.
 
@@ -131,6 +162,8 @@ def decode_enrolment(value: bytes) -> EnrolmentRecord | CommandRecord:
         head = _Head("enrolment")  # whose decoder says what is wrong
     if head.type == "enrolment":
         return decode(value, EnrolmentRecord)
+    if head.type == "batch":
+        return decode(value, BatchRecord)
     if head.version == _BEFORE_ALERTS and len(value) <= CommandRecord.MAX_BYTES:
         old: dict[str, object] = msgspec.json.decode(value)
         value = msgspec.json.encode({**old, "version": 3})

@@ -259,6 +259,8 @@ STAGE_ITEMS = _counter(
     stage="`decode`, `find`, `score`: frames; `align`, `extractor`, `identity`: faces; `commit`: records",
 )
 BATCH_WAIT = _histogram("difffake_batch_wait_seconds", "How long a frame waited for company in a batch.", _FAST_S)
+BATCH_LIMIT = _gauge("difffake_batch_limit_frames", "Most frames in a batch, as it is set now (`difffake batch`).")
+BATCH_DEADLINE = _gauge("difffake_batch_deadline_seconds", "Longest wait of a frame for company, as it is set now.")
 BATCHES = _counter("difffake_batches_total", "Batches of the networks.")
 BATCH_FRAMES = _counter("difffake_batch_frames_total", "Frames in these batches; over the room: how full they were.")
 BATCH_ROOM = _counter("difffake_batch_room_frames_total", "Frames that these batches had room for.")

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from difffake import __version__, hardware
 from difffake.networks import EngineUse
 from difffake.results import EVIDENCES
+from stream.batcher import BatchSettings
 from stream.broker.contract import Record, TopicPartition
 from stream.broker.errors import BrokerUnavailableError, FencedError, StaleGroupError
 from stream.decode import (
@@ -313,6 +314,11 @@ class Metrics(Collector):
         """Say what runs the networks."""
         self._store.replace(names.ENGINE, {(e.network, e.engine, e.asked, e.fallback): 1.0 for e in engines})
         self._store.replace(names.ENGINE_FALLBACK, {(e.network,): float(bool(e.fallback)) for e in engines})
+
+    def batches(self, batch: BatchSettings) -> None:
+        """Say how batches are put together."""
+        self._store.set(names.BATCH_LIMIT, batch.size)
+        self._store.set(names.BATCH_DEADLINE, batch.deadline_s)
 
     # -- a scrape ----------------------------------------------------------------------------------------------------
     def collect(self) -> Iterator[Family]:

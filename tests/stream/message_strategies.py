@@ -13,6 +13,7 @@ from stream.messages import (
     AlertRecord,
     AlertState,
     AnchorsRecord,
+    BatchRecord,
     Command,
     CommandRecord,
     EnrolmentRecord,
@@ -170,4 +171,13 @@ commands = st.builds(
     by=names,
     id=names,
 )
-messages = st.one_of(scores, alerts, states, anchors, partition_states, enrolments, commands)
+batches = st.builds(
+    BatchRecord,
+    version=st.just(1),
+    size=st.none() | st.integers(1, 1024),
+    deadline_s=st.none() | st.floats(0, 10),
+    issued_ns=times_ns,
+    by=names,
+    id=names,
+)
+messages = st.one_of(scores, alerts, states, anchors, partition_states, enrolments, commands, batches)

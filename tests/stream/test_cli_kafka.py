@@ -25,7 +25,7 @@ from stream.broker.contract import Record, TopicPartition, TopicSpec
 from stream.broker.kafka import KafkaBroker, KafkaSettings
 from stream.broker.memory import MemoryBroker
 from stream.kafka_options import KafkaOptions
-from stream.messages import CommandRecord, EnrolmentRecord, ScoreRecord, decode, decode_enrolment, encode
+from stream.messages import BatchRecord, CommandRecord, EnrolmentRecord, ScoreRecord, decode, decode_enrolment, encode
 from stream.tail import Follower
 
 S = 1_000_000_000
@@ -60,6 +60,34 @@ def records(broker: Any, topic: str) -> list[Record]:
 
 def clip(path: Path) -> Path:
     return write_video(path, frames=25, image=PICTURE, codec_options={"g": "10"})
+
+
+class TestBatch:
+    def test_what_is_told_reaches_the_topic(self, broker: MemoryBroker, capsys: pytest.CaptureFixture[str]) -> None:
+        broker.ensure_topics([TopicSpec("difffake.enrolments", 1, compacted=True)])
+        assert run("batch", "--size", 16, "--by", "ada") == 0
+        assert "size 16, deadline as started" in capsys.readouterr().out
+        assert run("batch", "--deadline", 0.05, "--size", 2) == 0
+        assert run("batch", "--default") == 0
+        told = [decode_enrolment(record.value or b"") for record in records(broker, "difffake.enrolments")]
+        assert [(t.size, t.deadline_s) for t in told if isinstance(t, BatchRecord)] == [
+            (16, None),
+            (2, 0.05),
+            (None, None),
+        ]
+        assert told[0].by == "ada"
+
+    @pytest.mark.parametrize(
+        "flags", [[], ["--size", 0], ["--deadline", 11], ["--default", "--size", 2], ["--size", "big"]]
+    )
+    @pytest.mark.usefixtures("broker")
+    def test_wrong_usage(self, flags: list[object]) -> None:
+        assert run("batch", *flags) == 2
+
+    @pytest.mark.usefixtures("broker")
+    def test_where_no_worker_has_run_that_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("batch", "--size", 2) == 34
+        assert "no worker has run here" in capsys.readouterr().err
 
 
 class TestPublish:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from stream.batcher import BatchSettings
 from stream.broker.contract import TopicSpec
 from stream.broker.memory import MemoryBroker
 from stream.commands_log import CommandsLog
-from stream.messages import Command, CommandRecord, EnrolmentRecord, encode, enrolment_key
+from stream.messages import BatchRecord, Command, CommandRecord, EnrolmentRecord, encode, enrolment_key
 from stream.messages.codec import MessageError
-from stream.messages.enrolments import parse_enrolment_key
+from stream.messages.enrolments import BATCH_KEY, parse_enrolment_key
 
 TOPIC = "difffake.enrolments"
 
@@ -36,6 +37,10 @@ def command(stream: str, what: Command, person: int | str | None = None) -> Comm
 
 def enrolment(stream: str, person: str) -> EnrolmentRecord:
     return EnrolmentRecord(stream=stream, person=person, anchors=b"bytes", issued_ns=1, by="op", id="x")
+
+
+def batches(size: int | None = None, deadline_s: float | None = None) -> BatchRecord:
+    return BatchRecord(size=size, deadline_s=deadline_s, issued_ns=1, by="op", id="x")
 
 
 def test_a_stream_gets_its_own_entries_in_order_from_an_offset_on() -> None:
@@ -72,6 +77,9 @@ def test_the_newest_of_a_key_takes_the_place_and_a_null_value_takes_an_enrolment
         (b"a/Jane", b"not json"),
         (b"a/Jane", encode(enrolment("a", "Joan"))),
         (b"a/#freeze/#all", encode(command("b", Command.FREEZE))),
+        (BATCH_KEY, encode(command("b", Command.FREEZE))),
+        (BATCH_KEY, encode(batches(2)).replace(b'"size":2', b'"size":0')),
+        (b"a/Jane", encode(batches(2))),
     ],
 )
 def test_nonsense_is_refused_and_counted(key: bytes | None, value: bytes) -> None:
@@ -81,6 +89,31 @@ def test_nonsense_is_refused_and_counted(key: bytes | None, value: bytes) -> Non
     good = command("a", Command.FREEZE)
     told.send(good.key, encode(good))
     assert [e.offset for e in told.log.since("a", 0)] == [1]
+
+
+def test_the_last_word_on_batches_counts_as_a_whole_and_can_be_taken_back() -> None:
+    told, started = Told(), BatchSettings(size=8, deadline_s=0.02)
+    assert told.log.batch(started) == started
+    for record, wanted in (
+        (batches(size=16), BatchSettings(size=16, deadline_s=0.02)),
+        (batches(deadline_s=0.0), BatchSettings(size=8, deadline_s=0.0)),
+        (batches(1, 0.5), BatchSettings(size=1, deadline_s=0.5)),
+        (batches(), started),
+        (batches(2), BatchSettings(size=2, deadline_s=0.02)),
+    ):
+        told.send(record.key, encode(record))
+        assert told.log.batch(started) == wanted
+    told.broker.compact(TOPIC)
+    again = CommandsLog(told.broker.reader(), TOPIC, 0.0)
+    again.refresh()
+    assert again.batch(started) == BatchSettings(size=2, deadline_s=0.02)
+    told.send(BATCH_KEY, None)
+    assert told.log.batch(started) == started
+    assert told.log.refused == 0
+
+
+def test_no_streams_name_makes_the_key_of_batches() -> None:
+    assert enrolment_key("#workers", "batch") != BATCH_KEY
 
 
 @pytest.mark.parametrize(("stream", "person"), [("a", "Jane"), ("studio/1", "J#1"), ("50%", "a/b%2F"), ("#x", "é")])

@@ -20,6 +20,7 @@ from stream.messages import (
     AlertRecord,
     AlertState,
     AnchorsRecord,
+    BatchRecord,
     Command,
     CommandRecord,
     EnrolmentRecord,
@@ -55,6 +56,7 @@ KINDS: list[type[Message]] = [
     PartitionRecord,
     EnrolmentRecord,
     CommandRecord,
+    BatchRecord,
 ]
 SOURCE = Source(topic="video.in", partition=3, offset=17, index=2)
 
@@ -432,8 +434,8 @@ def test_arrays_of_objects_are_not_written() -> None:
         pack_arrays({"a": np.array([object()], object)})
 
 
-@given(made.enrolments | made.commands)
-def test_the_enrolments_topic_tells_its_records_apart(record: EnrolmentRecord | CommandRecord) -> None:
+@given(made.enrolments | made.commands | made.batches)
+def test_the_enrolments_topic_tells_its_records_apart(record: EnrolmentRecord | CommandRecord | BatchRecord) -> None:
     assert decode_enrolment(encode(record)) == record
 
 

@@ -23,6 +23,7 @@ from test_tail import alert
 from difffake.anchors import AnchorState, Origin
 from difffake.hardware import COUNTS
 from difffake.networks import EngineUse
+from stream.batcher import BatchSettings
 from stream.broker.contract import Record, TopicPartition
 from stream.broker.errors import StaleGroupError
 from stream.decode import CorruptInputError, Gear, LossReason
@@ -78,6 +79,7 @@ def everything(metrics: Metrics) -> None:
     for stage in Stage:
         metrics.stage(stage, 0.01, 2)
     metrics.batch(8, [0.001, 0.02])
+    metrics.batches(BatchSettings())
     metrics.rebalanced("assigned", [SOURCE])
     metrics.restored(0.2, 3, 1)
     metrics.commands(2, 1)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from stream.messages import (
     AlertRecord,
     AnchorsRecord,
+    BatchRecord,
     CommandRecord,
     EnrolmentRecord,
     Message,
@@ -37,6 +38,7 @@ FILES: dict[type[Message], str] = {
     PartitionRecord: "partition-state.json",
     EnrolmentRecord: "enrolment.json",
     CommandRecord: "command.json",
+    BatchRecord: "batch.json",
 }
 
 

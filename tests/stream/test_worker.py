@@ -15,6 +15,7 @@ from tiny import write_tiny_bundle
 from worker_world import ALERTS, LIVE, SETTINGS, World, assert_same
 
 from difffake.bundle import Bundle
+from stream.batcher import BatchSettings
 from stream.broker.contract import TopicPartition
 from stream.broker.errors import BrokerError, BrokerUnavailableError, StaleGroupError
 from stream.broker.memory import MemoryBroker
@@ -36,7 +37,8 @@ from stream.messages import (
     encode,
 )
 from stream.messages.codec import MessageError
-from stream.operate import mute_alerts
+from stream.operate import mute_alerts, set_batch
+from stream.pipeline import PipelineSettings
 from stream.publish import Form
 from stream.worker import Worker
 
@@ -342,6 +344,29 @@ def test_an_operators_freeze_holds_through_a_kill_and_anchors_move_byte_by_byte(
     frozen = [face.anchor.frozen for s in world.scores() for face in s.faces if face.anchor and s.pts_ns > 10**10]
     assert frozen
     assert all(frozen)
+
+
+def test_batches_change_while_a_worker_runs_and_who_starts_later_begins_with_them(world: World) -> None:
+    settings = msgspec.structs.replace(SETTINGS, pipeline=PipelineSettings(threads=1, batch=BatchSettings(size=4)))
+    world.publish()
+    first = world.worker(settings=settings)
+    world.work(first, 100)
+    before = first.batches
+    assert before.room > before.batches
+    set_batch(world.broker, "difffake.enrolments", size=1, deadline_s=None, by="op")
+    first.step()
+    world.publish(start_pts_ns=10_000_000_000)
+    world.work(first, 100)
+    after = first.batches
+    assert after.room - before.room == after.batches - before.batches > 0
+    world.kill(first)
+    world.publish(start_pts_ns=20_000_000_000)
+    second = world.worker(settings=settings)
+    world.drain(second)
+    assert second.batches.room == second.batches.batches > 0
+    assert {sample.name: sample.value for family in second._metrics.registry.collect() for sample in family.samples}[
+        "difffake_batch_limit_frames"
+    ] == 1
 
 
 def test_a_mute_closes_alerts_live_holds_through_a_kill_and_alerts_carry_the_face(world: World) -> None:

@@ -245,9 +245,21 @@ def engineers() -> Json:
             "percentunit",
         ),
         lines(
+            "Size of batches",
+            "Frames in one, and the most that are allowed (`difffake work --batch`, `difffake batch`).",
+            {
+                "{{instance}}": _over("difffake_batch_frames_total", "difffake_batches_total", "instance"),
+                "{{instance}}, allowed": f"max by (instance) (difffake_batch_limit_frames{{{_W}}})",
+            },
+            "short",
+        ),
+        lines(
             "Waiting for company in a batch",
             "",
-            {f"p{int(share * 100)}": _quantile(share, "difffake_batch_wait_seconds") for share in (0.5, 0.95)},
+            {
+                **{f"p{int(share * 100)}": _quantile(share, "difffake_batch_wait_seconds") for share in (0.5, 0.95)},
+                "{{instance}}, deadline": f"max by (instance) (difffake_batch_deadline_seconds{{{_W}}})",
+            },
             "s",
         ),
         lines("Batches", "In a second.", {"{{instance}}": _rate("difffake_batches_total", "instance")}, "ops"),
