@@ -20,8 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from records_made_up import evidence, face, score
 from test_tail import alert
 
+from difffake import hardware
 from difffake.anchors import AnchorState, Origin
-from difffake.hardware import COUNTS
+from difffake.hardware import HardwareCounts
 from difffake.networks import EngineUse
 from stream.batcher import BatchSettings
 from stream.broker.contract import Record, TopicPartition
@@ -39,6 +40,11 @@ from stream.stages import Stage
 ROOT = Path(__file__).parents[2]
 SOURCE = TopicPartition("video.in", 0)
 KEY = SOURCE, "a"
+
+
+@pytest.fixture(autouse=True)
+def _counts_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "COUNTS", HardwareCounts())
 
 
 def record(value: bytes = b"12345", timestamp_ms: int = -1) -> Record:
@@ -87,7 +93,7 @@ def everything(metrics: Metrics) -> None:
     metrics.http("/metrics", 200)
     metrics.snapshot = Snapshot({SOURCE: Backlog(5, time.time() - 3)}, 1, 2, 3, 4, 5)
     metrics.ends = {SOURCE: 9}
-    COUNTS.count("no GPU that decodes: a test")
+    hardware.COUNTS.count("no GPU that decodes: a test")
     metrics.committed(0.02)
 
 
