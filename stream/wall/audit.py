@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -37,6 +38,7 @@ class Audit:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file, self._lock = file, threading.Lock()
+        self._is_torn = file is not None and _is_torn(file)
         self.counts: Counter[str] = Counter()
         if file is not None:
             self._append(b"")
@@ -69,9 +71,24 @@ class Audit:
             with self._lock:
                 handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                 try:
-                    os.write(handle, data)
+                    # What follows a line that was cut off is a line of its own.
+                    data = b"\n" * self._is_torn + data
+                    written = os.write(handle, data)
+                    if written < len(data):  # a disk that is nearly full takes a part, and says nothing
+                        self._is_torn = True
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    self._is_torn = False
                     os.fsync(handle)
                 finally:
                     os.close(handle)
         except OSError as error:
             raise AuditError(f"{self._file}: cannot be written ({error})", hint="check --audit and the disk") from error
+
+
+def _is_torn(file: Path) -> bool:
+    """Whether its last line was cut off."""
+    try:
+        with file.open("rb") as there:
+            return bool(there.seek(0, os.SEEK_END)) and there.seek(-1, os.SEEK_END) >= 0 and there.read(1) != b"\n"
+    except OSError:  # none yet, or not for us to read
+        return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from stream.broker.contract import Reader, Record, TopicPartition
@@ -11,8 +13,10 @@ from stream.wall.model import Wall
 
 log = structlog.get_logger()
 
-#: Records read in one look: the topic also holds anchors, of which some are large.
+#: Records read in one go: the topic also holds anchors, of which some are large. And how long one look may take: a wall
+#: that has just been opened must know soon who is muted.
 _LOOK_RECORDS = 200
+_LOOK_S = 0.5
 _COMMAND = b"/#"
 
 
@@ -31,17 +35,20 @@ class CommandWatch:
         self._is_told = False
 
     def look(self) -> None:
-        """Read some of what has come.
+        """Read what has come, as far as that takes no longer than `_LOOK_S`.
 
         Raises:
             BrokerError: Kafka does not answer.
         """
         try:
+            until_s = time.monotonic() + _LOOK_S
             start = max(self._next, self._reader.beginning_offset(self._partition))
-            end = min(self._reader.end_offset(self._partition), start + _LOOK_RECORDS)
-            for record in self._reader.read(self._partition, start, end) if end > start else ():
-                self._take(record)
-            self._next = max(end, start)
+            last = self._reader.end_offset(self._partition)
+            while start < last and time.monotonic() < until_s:
+                end = min(last, start + _LOOK_RECORDS)
+                for record in self._reader.read(self._partition, start, end):
+                    self._take(record)
+                self._next = start = end
         except (AuthenticationError, TopicNotFoundError) as error:
             if not self._is_told:
                 self._is_told = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import Self
 
@@ -38,10 +38,13 @@ class _WallFollower(Follower):
         broker: to read from.
         settings: see there.
         group: consumer group; a new one by default.
+        read: where each partition was read up to before Kafka was lost; what was told then is not told again.
     """
 
-    def __init__(self, broker: Broker, settings: WallSettings, group: str | None) -> None:
-        self._settings = settings
+    def __init__(
+        self, broker: Broker, settings: WallSettings, group: str | None, read: Mapping[TopicPartition, int]
+    ) -> None:
+        self._settings, self._read = settings, read
         super().__init__(broker, [settings.topics.scores, settings.topics.alerts], group=group)
 
     @property
@@ -63,6 +66,9 @@ class _WallFollower(Follower):
                 end = self._reader.end_offset(partition)
                 start = self._reader.offset_for_time(partition, int((time.time() - back_s) * 1000))
                 start = end if start is None else max(start, end - self._settings.back_records)
+                read = self._read.get(partition, 0)
+                if start < read <= end:
+                    start = read
                 self._consumer.seek(partition, start)
             self._seen.add(partition)
 
@@ -106,6 +112,7 @@ class Feed:
     ) -> None:
         self._wall, self._connect, self._group, self._told = wall, connect, group, told
         self._watch_inputs = watch_inputs
+        self._read: dict[TopicPartition, int] = {}
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="wall-clock", daemon=True)
         self._thread = threading.Thread(target=self._run, name="wall-feed", daemon=True)
@@ -150,7 +157,7 @@ class Feed:
 
     def _follow(self, broker: Broker) -> None:
         settings = self._wall.settings
-        with _WallFollower(broker, settings, self._group) as follower:
+        with _WallFollower(broker, settings, self._group, self._read) as follower:
             inputs = InputWatch(self._wall, follower.reader, settings) if self._watch_inputs else None
             replays = ReplaySearch(self._wall, broker, follower.reader)
             commands, commands_s = CommandWatch(self._wall, follower.reader, settings.topics.enrolments), 0.0
@@ -174,6 +181,7 @@ class Feed:
                         replays.look()
 
     def _take(self, record: Record) -> None:
+        self._read[record.source] = record.offset + 1
         if record.value is None:
             return
         try:

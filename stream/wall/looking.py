@@ -61,6 +61,9 @@ class Input(StrEnum):
     UNKNOWN = "unknown"
 
 
+#: Nobody looked at these frames. They are told beside what is worked on, or after it: their times say nothing of where
+#: the stream is.
+_NOT_LOOKED_AT = frozenset({Status.DECODE_ERROR, Status.SHED, Status.STALE})
 _WHY_OF = {
     Status.SHED: (Why.SHED, "more work than the workers have time for"),
     Status.DECODE_ERROR: (Why.DAMAGED, "damaged video"),
@@ -134,6 +137,9 @@ class StreamView:
         self._window_s, self._coverage = window_s, Coverage()
         self._people: OrderedDict[str, tuple[int, Face]] = OrderedDict()
         self._written_ms, self._received_s = 0, 0.0
+        #: The second of the newest frame that was looked at, and when the last one came that was not STALE.
+        self._looked_at: int | None = None
+        self._in_order_s = float("-inf")
 
     def take(self, record: ScoreRecord, place: Place, written_ms: int, now_s: float, revision: int) -> None:
         """Take in a score record.
@@ -146,27 +152,52 @@ class StreamView:
             revision: the wall's, for what changes.
         """
         at = record.pts_ns // _S
-        if self.last is not None and at < self.last.pts_ns // _S:  # a stream that began anew
-            self.seconds.clear()
-            self._people.clear()
-            self._coverage = Coverage()
-        self.last, self.revision = record, revision
+        if record.status not in _NOT_LOOKED_AT:
+            self._go_on(at)
+        if record.status is not Status.STALE:
+            self._in_order_s = now_s
+        if record.status is not Status.STALE or self.last is None:
+            self.last = record
+        self.revision = revision
         self._written_ms, self._received_s = written_ms, now_s
         self.places.append(place)
-        second = self.seconds.setdefault(at, Second())
+        self._coverage.add(record.pts_ns, record.status)
+        if record.status is Status.SCORED:
+            self.scored_place, self.scored_faces = place, record.faces
+        second = self._second(at)
+        if second is None:
+            return
         second.revision = revision
         second.frames += 1
-        self._coverage.add(record.pts_ns, record.status)
         second.scored += record.status is Status.SCORED
         for face in record.faces:
             self._see(face, at, second)
-        if record.status is Status.SCORED:
-            self.scored_place, self.scored_faces = place, record.faces
         begin = at - self._window_s
         while next(iter(self.seconds)) <= begin:
             self.seconds.popitem(last=False)
         while self._people and next(iter(self._people.values()))[0] <= begin:
             self._people.popitem(last=False)
+
+    def _go_on(self, at: int) -> None:
+        """The stream is at this second; where that is one before the last, it began anew."""
+        if self._looked_at is not None and at < self._looked_at:
+            self.seconds.clear()
+            self._people.clear()
+            self._coverage = Coverage()
+        while self.seconds and next(reversed(self.seconds)) > at + self._window_s:  # of a lost frame that leapt
+            self.seconds.popitem()
+        self._looked_at = at
+
+    def _second(self, at: int) -> Second | None:
+        """That second, in its place; None where it lies before all that is kept."""
+        newest = next(reversed(self.seconds), at)
+        if at <= newest - self._window_s:
+            return None
+        if at not in self.seconds:
+            self.seconds[at] = Second()
+            if at < newest:
+                self.seconds = OrderedDict(sorted(self.seconds.items()))
+        return self.seconds[at]
 
     def _see(self, face: Face, at: int, second: Second) -> None:
         for name, said in face.evidence.items():
@@ -270,6 +301,8 @@ class StreamView:
         behind = self.lag_s(now_ms)
         if behind is not None and behind > behind_s:
             return Why.BEHIND, "the workers are behind"
+        if now_s - self._in_order_s > looked_s:
+            return Why.STALE, _WHY_OF[Status.STALE][1]
         if looked:
             return None, ""
         why, reason = _WHY_OF.get(last.status, (Why.SILENT, "no face was scored lately"))

@@ -92,7 +92,9 @@ class Wall:
         self.has_pictures, self.replay = False, "difffake replay"
         self._clock, self._monotonic = clock, monotonic
         self._lock = threading.Lock()
-        self._revision, self._keys = 0, 0
+        self._revision = 0
+        # A page that outlives a wall must not take a stream of the next one for one of before.
+        self._keys = secrets.randbelow(1 << 48)
         self._streams: dict[str, StreamView] = {}
         self._gone: deque[tuple[int, int, int]] = deque(maxlen=_GONE)
         self._alerts = AlertBook(self.settings.max_alerts)

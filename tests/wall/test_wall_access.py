@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -99,6 +100,28 @@ class TestAudit:
         ]
         assert lines[0]["action"] == {"act": "freeze", "stream": "a\nb"}
         assert file.stat().st_mode & 0o777 == 0o600
+
+    def test_half_a_line_is_an_error_and_the_next_line_is_whole(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file, whole_write = tmp_path / "audit.jsonl", os.write
+        # A disk with so many bytes left for each line; the fifth ends the one that was cut off before.
+        room = [10_000, 40, 10_000, 40, 1, 10_000]
+        monkeypatch.setattr(os, "write", lambda handle, data: whole_write(handle, data[: room.pop(0)]) if data else 0)
+
+        def line(audit: Audit) -> None:
+            audit.write("accepted", who="ada", address="127.0.0.1", action={"act": "mute", "seconds": 604800})
+
+        audit = Audit(file)
+        line(audit)
+        with pytest.raises(AuditError, match="space"):
+            line(audit)
+        line(audit)
+        with pytest.raises(AuditError, match="space"):
+            line(audit)
+        line(Audit(file))
+        rows = file.read_bytes().splitlines()
+        assert [row.endswith(b"}") for row in rows] == [True, False, True, False, True]
 
     def test_a_file_that_cannot_be_written_is_told_at_the_start(self, tmp_path: Path) -> None:
         with pytest.raises(AuditError):

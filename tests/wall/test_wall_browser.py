@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from wall_world import TOKEN, TOPICS, alert, evidence, face, publish, score, served, until
+from wall_world import TOKEN, TOPICS, alert, evidence, face, make_topics, publish, score, served, until
 
 from difffake.results import Level
 from stream.broker.contract import TopicPartition
-from stream.messages import AlertState, Command, Status, decode_enrolment
+from stream.broker.memory import MemoryBroker
+from stream.messages import AlertState, Command, CommandRecord, Status, decode_enrolment
 from stream.wall.access import Operators
 from stream.wall.server import WallServer
 from stream.wall.settings import WallSettings
@@ -188,6 +190,78 @@ def test_an_operator_acknowledges_and_freezes(chromium: Browser) -> None:
             assert sent()[1].person == 0
             assert sent()[2].command is Command.RESET
             assert TOKEN not in page.evaluate("JSON.stringify([localStorage, sessionStorage, location.href])")
+
+
+def test_what_is_done_is_done_to_whom_it_was_meant_for(chromium: Browser) -> None:
+    with served(settings=PATIENT, operators=Operators({"ada": TOKEN})) as (server, broker):
+        publish(broker, score("alpha", 1000.0, face(0), face(3)), score("beta", 1000.0))
+        until(lambda: server.wall.has("beta"))
+        with opened(chromium, server) as page:
+            page.get_by_role("button", name="Operator").click()
+            page.get_by_label("Token").fill(TOKEN)
+            page.get_by_role("button", name="Use it").click()
+            page.get_by_role("button", name="Operator: ada").wait_for()
+
+            # Asked on one stream is not asked on another, nor of somebody else.
+            page.get_by_role("button", name="alpha").click()
+            page.get_by_role("button", name="Reset anchor").click()
+            page.get_by_text("Press again").wait_for()
+            page.keyboard.press("Escape")
+            page.get_by_role("button", name="beta").click()
+            page.get_by_role("button", name="Reset anchor").click()
+            page.get_by_text("Press again").wait_for()
+            page.get_by_label("Who").select_option("person 0")
+            page.get_by_role("button", name="Reset anchor").click()
+            page.get_by_text("Press again").wait_for()
+            page.keyboard.press("Escape")
+
+            # Who was chosen and has left stays chosen.
+            page.get_by_role("button", name="alpha").click()
+            page.get_by_label("Who").select_option("person 3")
+            publish(broker, *(score("alpha", 1000.0 + second, face(0)) for second in range(1, 70)))
+            expect(page.get_by_label("Who").locator("option:checked")).to_have_text("person 3, not seen lately")
+            page.get_by_role("button", name="Mute alerts").click()
+            page.locator("#detail-answer", has_text="sent as").wait_for()
+
+            # A threshold that is none is not sent, and no default in its place.
+            for typed in ("0", "1e"):
+                page.get_by_label("False alerts a day").fill("")
+                page.get_by_label("False alerts a day").press_sequentially(typed)
+                page.get_by_role("button", name="Set threshold").click()
+                page.locator("#detail-answer", has_text="Nothing was sent").wait_for()
+            page.get_by_label("False alerts a day").fill("")
+            page.get_by_role("button", name="Set threshold").click()
+            page.locator("#detail-answer", has_text="sent as").wait_for()
+
+            reader, partition = broker.reader(), TopicPartition(TOPICS.enrolments, 0)
+            sent = [
+                decode_enrolment(r.value or b"") for r in reader.read(partition, None, reader.end_offset(partition))
+            ]
+            assert [(one.stream, one.command, one.person) for one in sent if isinstance(one, CommandRecord)] == [
+                ("alpha", Command.ALERT_MUTE, 3),
+                ("alpha", Command.ALERT_BUDGET, None),
+            ]
+
+
+def test_a_dialog_that_outlives_its_wall_is_no_other_streams(chromium: Browser) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()
+    before, after = MemoryBroker(), MemoryBroker()
+    for broker, order in ((before, "abc"), (after, "cba")):
+        make_topics(broker)
+        publish(broker, *(score(name) for name in order))
+    with WallServer(lambda: before, address, settings=PATIENT) as server:
+        until(lambda: server.wall.has("c"))
+        page = (context := chromium.new_context()).new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        page.get_by_role("button", name="a", exact=True).click()
+        assert page.locator("#detail-title").inner_text() == "a"
+    with WallServer(lambda: after, address, settings=PATIENT) as server:
+        until(lambda: server.wall.has("a"))
+        expect(page.locator("#detail")).to_be_hidden()
+        expect(page.locator(".tile")).to_have_count(3)
+        assert names(page) == list("abc")
+    context.close()
 
 
 @pytest.mark.parametrize(

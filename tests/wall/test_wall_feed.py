@@ -11,9 +11,10 @@ from wall_world import TOPICS, Told, alert, make_topics, publish, score, until
 from stream.broker.contract import Broker, TopicPartition
 from stream.broker.kafka import KafkaBroker
 from stream.broker.memory import MemoryBroker
-from stream.messages import AlertState, ScoreRecord, decode, encode
+from stream.messages import AlertRecord, AlertState, ScoreRecord, decode, encode
 from stream.operate import mute_alerts, unmute_alerts
 from stream.topics import Topics
+from stream.wall.commands import CommandWatch
 from stream.wall.feed import Feed
 from stream.wall.inputs import InputWatch
 from stream.wall.model import Wall
@@ -81,6 +82,48 @@ class TestFeed:
             until(lambda: muted() == ["everybody until unmuted, by ada"])
             unmute_alerts(broker, topics.enrolments, stream="a", by="ada")
             until(lambda: muted() == [""])
+
+    def test_after_kafka_was_away_the_alerts_of_the_day_are_not_told_anew(self) -> None:
+        broker = MemoryBroker()
+        make_topics(broker)
+        publish(
+            broker, *(alert(n, state, stream="a") for n in (1, 2) for state in (AlertState.OPENED, AlertState.CLOSED))
+        )
+        publish(broker, alert(3, stream="b"), score("a"))
+        wall = Wall(WallSettings(retry_s=0.1))
+        told: list[str] = []
+        take = wall.take_alert
+
+        def taken(record: AlertRecord, written_ms: int) -> None:
+            told.append(record.id)
+            take(record, written_ms)
+
+        with pytest.MonkeyPatch.context() as patch, Feed(wall, lambda: broker):
+            patch.setattr(wall, "take_alert", taken)
+            until(lambda: wall.has("a") and wall.alert_of("3"))
+            told.clear()
+            broker.disconnect()
+            until(lambda: not wall.is_connected)
+            broker.reconnect()
+            publish(broker, alert(4, stream="b"), score("c"))
+            until(lambda: wall.alert_of("4") and wall.has("c"))
+            assert told == ["4"]
+            assert {tile["id"]: tile["alerts"] for tile in wall.changes(None).body["streams"]}["a"] == 0
+
+    def test_who_is_muted_is_known_soon_however_much_operators_have_said(self) -> None:
+        broker = MemoryBroker()
+        make_topics(broker)
+        for number in range(1_000):
+            mute_alerts(broker, TOPICS.enrolments, stream=f"broadcast-{number}", seconds=60.0, by="ada")
+        mute_alerts(broker, TOPICS.enrolments, stream="a", by="ada")
+        told = Told()
+        told.score("a")
+        watch = CommandWatch(told.wall, broker.reader(), TOPICS.enrolments)
+        looks = 0
+        while not told.tiles()["a"]["muted"]:
+            looks += 1
+            watch.look()
+        assert looks < 5, "200 records at a time"
 
     def test_topics_that_come_later_are_waited_for(self, broker: Broker) -> None:
         topics = Topics.under(f"wall-{uuid.uuid4().hex[:12]}")

@@ -12,6 +12,8 @@ from stream.messages import AlertState, Command, CommandRecord, Status
 from stream.metrics.coverage import QUIET_S, Coverage
 from stream.wall.looking import Input
 
+STRONG = face(identity=evidence(0.0004, Level.STRONG))
+
 INPUT = TopicPartition("video.in", 0)
 
 
@@ -145,6 +147,57 @@ def test_a_stream_that_begins_anew_forgets_its_later_seconds() -> None:
     tile = told.tiles()["a"]
     assert [row[0] for row in tile["seconds"]] == [3]
     assert (tile["from"], tile["to"]) == (3, 3)
+
+
+@pytest.mark.parametrize("status", [Status.DECODE_ERROR, Status.SHED, Status.STALE])
+def test_lost_frames_that_are_told_late_make_no_stream_begin_anew(status: Status) -> None:
+    told = Told()
+    for second in range(30):
+        told.clock.advance(1)
+        told.score("a", STRONG if second > 20 else face(), pts_s=1000 + second)
+    told.score("a", pts_s=1027, status=status)
+    tile = told.tiles()["a"]
+    assert (tile["state"], tile["coverage"]) == ("suspicious", 1.0)
+    assert [row[0] for row in tile["seconds"]] == list(range(1000, 1030))
+    assert tile["people"]
+    assert tile["pts"] >= 1027
+
+
+def test_a_lost_frame_whose_time_leaps_takes_nothing_away_for_long() -> None:
+    told = Told()
+    for second in range(30):
+        told.clock.advance(1)
+        told.score("a", pts_s=1000 + second)
+    told.score("a", pts_s=5000, status=Status.DECODE_ERROR)
+    assert told.said("a") == ("not-looking", "damaged")
+    told.clock.advance(1)
+    told.score("a", pts_s=1030)
+    assert told.said("a") == ("clean", "")
+    told.score("a", pts_s=1031)
+    assert [row[0] for row in told.tiles()["a"]["seconds"]] == [1030, 1031]
+
+
+def test_where_all_frames_come_late_nobody_looks_whatever_was_before() -> None:
+    told = Told(looked_s=10.0)
+    told.score("a", pts_s=1000)
+    for second in range(1, 20):
+        told.clock.advance(1)
+        told.score("a", pts_s=990 + second / 4, status=Status.STALE)
+        assert told.said("a") == (("clean", "") if second <= 10 else ("not-looking", "stale"))
+    told.score("a", pts_s=1001)
+    assert told.said("a") == ("clean", "")
+
+
+def test_two_producers_under_one_id_do_not_make_its_tile_flicker() -> None:
+    told = Told()
+    seen = set()
+    for quarter in range(120):
+        told.clock.advance(0.25)
+        now_s = 1000 + quarter / 4
+        told.score("a", pts_s=now_s - 3, status=Status.STALE) if quarter % 2 else told.score("a", pts_s=now_s)
+        seen.add(told.said("a"))
+    assert seen == {("clean", "")}
+    assert told.tiles()["a"]["coverage"] == 1.0
 
 
 def test_muted_streams_say_so_until_it_is_over() -> None:

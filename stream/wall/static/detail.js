@@ -4,6 +4,7 @@ import { EVIDENCES, STATE_WORDS, count, duration, p, percent, quoted, streamTime
 import { command } from "./command.js";
 
 const ALL = "everybody";
+const SURE_MS = 5000;
 
 export class Detail {
   /** @param {import("./store.js").Store} store @param {import("./operate.js").Operator} operator */
@@ -13,8 +14,14 @@ export class Detail {
     this.dialog = document.getElementById("detail");
     this.answer = document.getElementById("detail-answer");
     this.person = document.getElementById("act-person");
+    this.budget = document.getElementById("act-budget");
     this.key = null;
-    this.dialog.addEventListener("close", () => (this.key = null));
+    this.armed = null;
+    this.dialog.addEventListener("close", () => {
+      this.key = null;
+      this.disarm();
+    });
+    this.person.addEventListener("change", () => this.disarm());
     for (const button of this.dialog.querySelectorAll("[data-act]")) {
       button.addEventListener("click", () => this.act(button));
     }
@@ -22,9 +29,11 @@ export class Detail {
 
   open(key) {
     this.key = key;
+    this.disarm();
     this.answer.textContent = "";
     this.replay = null;
     this.labels = null;
+    this.person.replaceChildren();
     this.fill();
     if (!this.dialog.open) this.dialog.showModal();
   }
@@ -60,27 +69,44 @@ export class Detail {
     const labels = [ALL, ...stream.people.map((who) => who.label)].join("\n");
     if (labels === this.labels) return;
     this.labels = labels;
-    const chosen = this.person.value;
+    const chosen = this.person.selectedOptions[0];
     const options = [node("option", ALL), ...stream.people.map((who) => node("option", who.label))];
     options.forEach((option, index) => (option.value = index === 0 ? "" : JSON.stringify(stream.people[index - 1].person)));
+    if (chosen?.value && !options.some((option) => option.value === chosen.value)) {
+      // Whoever was chosen stays chosen: what is done next is not for everybody.
+      chosen.textContent = `${chosen.dataset.label ?? chosen.textContent}, not seen lately`;
+      options.push(chosen);
+    }
+    for (const option of options) option.dataset.label ??= option.textContent;
     this.person.replaceChildren(...options);
-    this.person.value = options.some((option) => option.value === chosen) ? chosen : "";
+    this.person.value = chosen?.value ?? "";
+  }
+
+  /** What was asked for is no longer asked for. */
+  disarm() {
+    clearTimeout(this.timer);
+    this.armed = null;
   }
 
   async act(button) {
     const stream = this.store.streams.get(this.key);
     if (!stream) return;
-    if (button.dataset.sure && button.dataset.armed !== "true") {
+    const isSure = this.armed === button;
+    this.disarm();
+    if (button.dataset.sure && !isSure) {
       // Asked in place: a dialog of the browser would stop the page, and with it the alerts.
-      button.dataset.armed = "true";
+      this.armed = button;
       this.answer.textContent = `${button.dataset.sure} Press again.`;
-      setTimeout(() => (button.dataset.armed = "false"), 5000);
+      this.timer = setTimeout(() => this.disarm(), SURE_MS);
       return;
     }
-    button.dataset.armed = "false";
+    if (button.dataset.act === "budget" && !this.budget.checkValidity()) {
+      this.answer.textContent = `${this.budget.validationMessage} Empty: as by default. Nothing was sent.`;
+      return;
+    }
     const action = { act: button.dataset.act, stream: stream.id };
     if (action.act === "gear") action.act = document.getElementById("act-gear").value;
-    else if (action.act === "budget") action.per_day = Number(document.getElementById("act-budget").value) || null;
+    else if (action.act === "budget") action.per_day = Number(this.budget.value) || null;
     else action.person = this.person.value ? JSON.parse(this.person.value) : null;
     if (action.act === "mute") action.seconds = Number(document.getElementById("act-seconds").value) || null;
     this.answer.textContent = "sending …";
