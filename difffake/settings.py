@@ -10,6 +10,8 @@ import msgspec
 from difffake.limits import Limits
 
 _BOUNDS = Limits()
+#: More only take memory.
+MAX_THREADS = 1024
 
 
 class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +73,8 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         }
         if positive:
             raise ValueError(f"settings must be positive: {positive}")
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"threads must be 0, for every core, to {MAX_THREADS}, not {self.threads}")
         if not 0 <= self.whole_s < math.inf:
             raise ValueError(f"whole_s must be 0 or more seconds, not {self.whole_s}")
         if not self.strong_p <= self.suspicious_p < 1:

@@ -21,6 +21,7 @@ from difffake.files import check_targets
 from difffake.settings import ScanSettings
 from engines.contract import Engine
 from stream.console import print_error, print_table, printable, progress_bar, results_console
+from stream.engine_options import ThreadsOption
 
 _CACHE = Path(".cache/evaluation")
 
@@ -83,7 +84,7 @@ def adapt_command(
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as Markdown.")] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of folds and pseudo-fakes.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Fit a small supervised head on labelled footage, judge it on people not seen, and write the bundle."""
     check_targets(json, markdown)

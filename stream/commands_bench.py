@@ -14,6 +14,7 @@ from rich.table import Table
 
 from difffake.demo.clips import fetch_clips
 from difffake.faces.runtime import DetectorRuntime
+from difffake.settings import MAX_THREADS
 from engines.choose import EngineKind
 from stream.batcher import BatchSettings
 from stream.bench.clips import Footage, encode, footage
@@ -79,7 +80,9 @@ def bench(
     threads: Annotated[
         int,
         typer.Option(
-            min=0, help="Threads that decode and run the networks, of each worker; 0: its share of the cores."
+            min=0,
+            max=MAX_THREADS,
+            help="Threads that decode and run the networks, of each worker; 0: its share of the cores.",
         ),
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Most frames in one run of the networks.")] = 8,

@@ -24,7 +24,7 @@ from stream.doctor.engines import BATCHES, MEASURE_S, engine_rows, model_check
 from stream.doctor.host import host_checks
 from stream.doctor.report import Check, EngineRow, Report, Section, State
 from stream.doctor.software import software_checks
-from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, ThreadsOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.topics import Topics
 
@@ -38,7 +38,7 @@ def doctor(
     engine: EngineOption = EngineKind.ONNX,
     engines: EnginesOption = None,
     detector_engine: DetectorOption = DetectorRuntime.ONNX,
-    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+    threads: ThreadsOption = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Measure no speeds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
     topic: Annotated[list[str] | None, typer.Option(help="Input topic; may be given several times.")] = None,

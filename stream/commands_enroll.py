@@ -39,7 +39,7 @@ from difffake.video import open_video
 from engines.choose import EngineKind
 from stream.commands_operate import ByOption, EnrolmentsTopic, TopicOption, operator
 from stream.console import printable, progress_bar
-from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, ThreadsOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.operate import check_addressable, send_enrolment
 
@@ -70,7 +70,7 @@ def enroll(
     fps: Annotated[float, typer.Option(help="Frames analysed per second of video.")] = 5.0,
     duration: Annotated[float | None, typer.Option(help="Take no more than the first seconds of each file.")] = None,
     analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
-    threads: Annotated[int, typer.Option(help="Threads; 0 takes every core.")] = 0,
+    threads: ThreadsOption = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin FILE anew where it is of another stream or other networks.")
     ] = False,

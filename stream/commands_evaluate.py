@@ -25,7 +25,7 @@ from difffake.files import check_targets
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import printable, progress_bar
-from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, ThreadsOption, engine_choice
 from stream.evaluation_options import (
     CACHE,
     COMPRESSION,
@@ -38,7 +38,6 @@ from stream.evaluation_options import (
     LayoutOption,
     SeedOption,
     SplitOption,
-    ThreadsOption,
 )
 
 

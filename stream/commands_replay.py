@@ -25,7 +25,7 @@ from engines.choose import EngineKind
 from stream.broker.contract import Broker, TopicPartition
 from stream.console import printable
 from stream.decode import DecodeSettings
-from stream.engine_options import EnginesOption, HwaccelOption
+from stream.engine_options import EnginesOption, HwaccelOption, ThreadsOption
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.live import LiveModels, LiveSettings
 from stream.messages import ScoreRecord, decode
@@ -59,7 +59,7 @@ def replay_command(
     fps: Annotated[float, typer.Option(help="As the worker had it.")] = 2.0,
     analysis_side: Annotated[int, typer.Option(help="As the worker had it.")] = 480,
     guests: Annotated[bool, typer.Option("--guests", help="As the worker had it.")] = False,
-    threads: Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")] = 0,
+    threads: ThreadsOption = 0,
     tolerance: Annotated[
         float | None, typer.Option(min=0.0, help="Leave with exit code 3 when the difference is larger.")
     ] = None,

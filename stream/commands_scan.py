@@ -40,7 +40,7 @@ from stream.console import (
     progress_bar,
     results_console,
 )
-from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
+from stream.engine_options import DetectorOption, EngineOption, EnginesOption, ThreadsOption, engine_choice
 from stream.packets import is_address
 from stream.scan_table import ScoreTable, row_of, row_of_failure
 
@@ -114,7 +114,7 @@ def scan(
     duration: Annotated[float | None, typer.Option(help="Scan no more than the first seconds.")] = None,
     faces: Annotated[int, typer.Option(help="Faces looked at per frame.")] = 8,
     analysis_side: Annotated[int, typer.Option(help="Long side, px, at which faces are looked for.")] = 640,
-    threads: Annotated[int, typer.Option(help="Threads; 0 takes every core.")] = 0,
+    threads: ThreadsOption = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")] = None,
     fail_on: Annotated[FailOn | None, typer.Option(help="Leave with exit code 3 when found.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no tables and no progress.")] = False,

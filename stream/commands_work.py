@@ -17,6 +17,7 @@ from difffake import hardware
 from difffake.errors import DiffFakeError, EngineError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
+from difffake.settings import MAX_THREADS
 from engines.choose import EngineKind
 from stream.alerts import AlertSettings
 from stream.allocator import bound_heaps
@@ -110,6 +111,7 @@ def work(
         int,
         typer.Option(
             min=0,
+            max=MAX_THREADS,
             help="Threads that decode and run the networks; 0: one per core, or the share of each of the workers.",
         ),
     ] = 0,

@@ -10,6 +10,7 @@ import typer
 from difffake.faces.runtime import DetectorRuntime
 from difffake.hardware import Hwaccel
 from difffake.networks import EngineChoice
+from difffake.settings import MAX_THREADS
 from engines.choose import EngineKind
 
 ENGINE_ENV, ENGINES_ENV, DETECTOR_ENV = "DIFFFAKE_ENGINE", "DIFFFAKE_ENGINES", "DIFFFAKE_DETECTOR_ENGINE"
@@ -39,6 +40,9 @@ DetectorOption = Annotated[
         envvar=DETECTOR_ENV,
         help="What runs the face detector; others than onnx cut faces out a fraction of a pixel elsewhere.",
     ),
+]
+ThreadsOption = Annotated[
+    int, typer.Option(min=0, max=MAX_THREADS, help="Threads of each network; 0 takes every core.")
 ]
 HwaccelOption = Annotated[
     Hwaccel,

@@ -20,4 +20,3 @@ BundleOption = Annotated[Path | None, typer.Option(help="Model bundle; the shipp
 CacheOption = Annotated[Path, typer.Option(help="Folder that keeps embeddings between runs.")]
 DrawsOption = Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
-ThreadsOption = Annotated[int, typer.Option(help="Threads of each network; 0 takes every core.")]

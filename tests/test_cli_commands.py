@@ -214,6 +214,12 @@ def test_an_option_without_its_value_does_not_take_the_next_option_for_one(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [["scan", "clip.mp4"], ["work"], ["bench", "clip.mp4"], ["doctor"]])
+@pytest.mark.parametrize("threads", ["-1", "100000"])
+def test_more_threads_than_any_machine_has_are_refused(command: list[str], threads: str) -> None:
+    assert run(*command, "--threads", threads) == 2
+
+
 def test_a_value_may_begin_with_dashes_where_that_is_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
