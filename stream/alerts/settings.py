@@ -41,7 +41,8 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         burst_s: evidence that reached the level within so long is called a spike.
         update_s: an open alert is told again so often, and whenever its p-value has fallen by a factor of ten.
         close_s: it is closed when evidence was below suspicious for so long.
-        gone_s: or when nothing was heard of the person's evidence for so long.
+        gone_s: or when nothing was heard of the person's evidence for so long; frames that nobody looked at let no time
+            pass.
         cooldown_s: after the last frame of an alert no other one of that person and evidence opens for so long.
         forget_s: what was accumulated about somebody unheard of for so long is forgotten.
         ended_s: an alert is closed when no record of the stream came for so long by the machine's clock, and none waits

@@ -103,7 +103,7 @@ class Alerts:
             return []
         if score.pts_ns - watch.last_ns >= _ns(self._settings.close_s):
             return self._close(watch, score.stream, score.model_id, AlertEnd.CALM)
-        return self._update(watch, score)
+        return self._update(watch, score, score.pts_ns)
 
     def _watch(self, score: ScoreRecord, face: Face, evidence: EvidenceName, said: FaceEvidence) -> Watch:
         key = face.person, evidence
@@ -177,15 +177,15 @@ class Alerts:
         return [alert_record(AlertState.OPENED, watch, score.stream, score.model_id)]
 
     # -- open alerts -------------------------------------------------------------------------------------------------
-    def _update(self, watch: Watch, score: ScoreRecord) -> list[AlertRecord]:
+    def _update(self, watch: Watch, score: ScoreRecord, now_ns: int) -> list[AlertRecord]:
         told = watch.told
         if told is None:
             return []
         is_worse = watch.p_value < told.p_value / 10
-        is_time = told.acknowledged_by is None and score.pts_ns - told.pts_ns >= _ns(self._settings.update_s)
+        is_time = told.acknowledged_by is None and now_ns - told.pts_ns >= _ns(self._settings.update_s)
         if not (is_worse or is_time or told.is_due):
             return []
-        told.p_value, told.pts_ns, told.is_due = watch.p_value, score.pts_ns, False
+        told.p_value, told.pts_ns, told.is_due = watch.p_value, now_ns, False
         return [alert_record(AlertState.UPDATED, watch, score.stream, score.model_id)]
 
     def _close(self, watch: Watch, stream: str, model_id: str, why: AlertEnd) -> list[AlertRecord]:
@@ -200,15 +200,16 @@ class Alerts:
 
     def _tidy(self, score: ScoreRecord) -> list[AlertRecord]:
         """What time alone, an operator or want of room changes."""
-        settings, now_ns, found = self._settings, score.pts_ns, list[AlertRecord]()
+        settings, clock_ns, found = self._settings, self._state.now_ns, list[AlertRecord]()
         for key, watch in sorted(self._watches.items()):
-            silent_ns = now_ns - watch.heard_ns
+            # By the time that was looked at: who was in a lost frame nobody knows, and its own time may be anywhere.
+            now_ns = watch.heard_ns if clock_ns is None else clock_ns
             if watch.told is not None and self._is_muted(watch):
                 found += self._close(watch, score.stream, score.model_id, AlertEnd.MUTED)
-            elif watch.told is not None and silent_ns >= _ns(settings.gone_s):
+            elif watch.told is not None and now_ns - watch.heard_ns >= _ns(settings.gone_s):
                 found += self._close(watch, score.stream, score.model_id, AlertEnd.GONE)
             elif watch.told is not None and watch.told.is_due:
-                found += self._update(watch, score)
+                found += self._update(watch, score, now_ns)
             elif watch.told is None and self._is_forgotten(watch):
                 del self._watches[key]
         while len(self._watches) > settings.max_watched:

@@ -41,16 +41,40 @@ def test_hysteresis_closing_takes_a_while_below_suspicious() -> None:
     assert closed.end_reason is AlertEnd.CALM
 
 
-@pytest.mark.parametrize("status", [Status.NO_FACE, Status.DECODE_ERROR])
-def test_an_alert_ends_when_its_person_is_gone_by_stream_time_alone(status: Status) -> None:
+def test_an_alert_ends_when_its_person_is_gone_by_stream_time_alone() -> None:
     alerts = Alerts(SETTINGS)
     (opened, *_) = told(OPENING, alerts=alerts)
     assert opened.state is AlertState.OPENED
     last_s = (len(OPENING) - 1) * 0.2
-    assert alerts.observe(frame(last_s + 9.9, status=status)) == []
-    (closed,) = alerts.observe(frame(last_s + 10.0, status=status))
+    assert alerts.observe(frame(last_s + 9.9, status=Status.NO_FACE)) == []
+    (closed,) = alerts.observe(frame(last_s + 10.0, status=Status.NO_FACE))
     assert (closed.state, closed.id, closed.end_ns) == (AlertState.CLOSED, opened.id, round(last_s * S))
     assert closed.end_reason is AlertEnd.GONE
+
+
+@pytest.mark.parametrize("status", [Status.SHED, Status.DECODE_ERROR])
+@pytest.mark.parametrize("lost_s", [[12.0 + i * 0.2 for i in range(75)], [3600.0]])
+def test_where_nobody_looked_nobody_is_gone(status: Status, lost_s: list[float]) -> None:
+    alerts = Alerts(SETTINGS)
+    (opened, *_) = told(OPENING, alerts=alerts)
+    for time_s in lost_s:
+        assert alerts.observe(frame(time_s, status=status)) == []
+    assert alerts.is_open
+    # The person was there all the time: the alert goes on. An hour ahead its next update is not an hour away, either.
+    later = told([RARE] * 60, alerts=alerts, begin_s=27.2)
+    assert {(a.id, a.state) for a in later} == {(opened.id, AlertState.UPDATED)}
+    (closed,) = alerts.observe(frame(60.0, status=Status.NO_FACE))
+    assert closed.end_reason is AlertEnd.GONE
+
+
+def test_an_acknowledgement_that_a_lost_frame_tells_is_of_the_time_that_was_looked_at() -> None:
+    alerts = Alerts(SETTINGS)
+    (opened, *_) = told(OPENING, alerts=alerts)
+    assert alerts.apply(command(Command.ALERT_ACKNOWLEDGE, alert=opened.id, by="Grace")) == []
+    (seen,) = alerts.observe(frame(3600.0, status=Status.DECODE_ERROR))
+    assert (seen.state, seen.acknowledged_by) == (AlertState.UPDATED, "Grace")
+    (watch,) = msgspec.msgpack.decode(alerts.to_state())["watches"]
+    assert watch["told"]["pts_ns"] == round((len(OPENING) - 1) * 0.2 * S)
 
 
 def test_the_end_of_a_stream_closes_what_is_open_once_and_as_a_later_frame_would_have() -> None:
