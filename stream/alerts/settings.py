@@ -38,7 +38,7 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         budget_per_day: false alerts per stream-day, of all evidence together; see ``docs/alerts.md`` for what holds.
         block_s: frames of so long are put together to one piece of evidence; alerts open where a block ends.
         artifact, anchor, identity: how each evidence is accumulated; their shares of the budget add up to 1 at most.
-        burst_s: evidence that reached the level within so long is called a spike.
+        burst_s: evidence that reached the level within so long of its run's first frame is called a spike.
         update_s: an open alert is told again so often, and whenever its p-value has fallen by a factor of ten.
         close_s: it is closed when evidence was below suspicious for so long.
         gone_s: or when nothing was heard of the person's evidence for so long; frames that nobody looked at let no time

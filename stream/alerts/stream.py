@@ -172,7 +172,8 @@ class Alerts:
         log_level = settings.log_level(evidence, budget)
         if watch.accumulated < log_level or watch.is_quiet(score.pts_ns):
             return []
-        is_burst = watch.blocks * settings.block_s <= settings.burst_s
+        # By stream time, to the last frame that spoke: in gear watch most seconds have no frame.
+        is_burst = watch.heard_ns - watch.start_ns <= _ns(settings.burst_s)
         watch.told = Told(watch.p_value, score.pts_ns, kind_of(watch, is_burst=is_burst), log_level, budget)
         return [alert_record(AlertState.OPENED, watch, score.stream, score.model_id)]
 

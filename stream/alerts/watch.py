@@ -40,7 +40,8 @@ class Watch(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         first, start_ns: the first frame of the run: since then the evidence has, on the whole, spoken for an alert.
         run: natural logarithm of the evidence of the run; 0 where there is none (Page's CUSUM: where it begins is the
             likeliest moment of a change).
-        blocks, is_broken: in the run, and whether one of them spoke against it.
+        blocks, is_broken: in the run, and whether one of them spoke against it; by their number workers of an earlier
+            version tell a spike.
         accumulated: natural logarithm of all evidence (Shiryaev and Roberts); None: nothing yet.
         peak: the largest it was since the run began.
         log_sum, frames: of the block that is not over yet.

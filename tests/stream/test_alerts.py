@@ -177,6 +177,25 @@ def test_kinds_say_how_the_evidence_came(name: str, rarities: list[float], kind:
     assert decode(encode(opened), AlertRecord) == opened
 
 
+@pytest.mark.parametrize(
+    ("step_s", "p_value", "kind"),
+    [(5.0, 3e-4, AlertKind.SUSTAINED), (5.0, 1e-9, AlertKind.SPIKE), (0.2, 3e-4, AlertKind.SPIKE)],
+)
+def test_a_spike_is_short_in_stream_time_however_few_frames_were_looked_at(
+    step_s: float, p_value: float, kind: AlertKind
+) -> None:
+    """A frame each 5 s, as in gear watch."""
+    (opened, *_) = told([p_value] * 40, name="artifact", step_s=step_s)
+    assert (opened.state, opened.kind) == (AlertState.OPENED, kind)
+
+
+def test_the_silence_after_a_burst_is_no_part_of_it() -> None:
+    alerts = Alerts(msgspec.structs.replace(SETTINGS, burst_s=2.0))
+    assert told([1e-9] * 5, name="artifact", alerts=alerts) == []
+    (opened,) = alerts.observe(frame(9.0))
+    assert (opened.state, opened.kind) == (AlertState.OPENED, AlertKind.SPIKE)
+
+
 def test_an_alert_begins_where_the_evidence_began_not_where_the_person_did() -> None:
     (opened, *_) = told([CALM] * 300 + [RARE] * 100)
     assert (opened.kind, opened.start_ns, opened.first.offset) == (AlertKind.IDENTITY_SWITCH, 60 * S, 60_000)
