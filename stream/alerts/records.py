@@ -57,9 +57,9 @@ def alert_record(
         acknowledged_by=told.acknowledged_by,
         first=watch.first,
         last=watch.last,
+        # Of a window or, before one was full, of a frame: which of them it was is not remembered.
         sentence=bounded(
-            f"the face of {who} {finding}: {watch.level.value}, p = {watch.p_value:.2g} over the running window, for "
-            f"{lasting_s:.1f} s"
+            f"the face of {who} {finding}: {watch.level.value}, smallest p = {watch.p_value:.2g}, for {lasting_s:.1f} s"
         ),
         thumbnail_jpeg=watch.picture,
         model_id=model_id,

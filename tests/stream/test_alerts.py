@@ -177,6 +177,20 @@ def test_kinds_say_how_the_evidence_came(name: str, rarities: list[float], kind:
     assert decode(encode(opened), AlertRecord) == opened
 
 
+def test_the_sentence_claims_no_window_for_the_p_value_of_a_frame() -> None:
+    alerts = Alerts(SETTINGS)
+    found = []
+    for i in range(60):
+        (face,) = (one := frame(i * 0.2, (0, "identity", 1e-5))).faces
+        # As in the first seconds of a window, which has no p-value of its own yet.
+        said = msgspec.structs.replace(face.evidence["identity"], accumulated=None if i < 5 else 1e-3)
+        face = msgspec.structs.replace(face, evidence={"identity": said})
+        found += alerts.observe(msgspec.structs.replace(one, faces=(face,)))
+    assert found[0].p_value == 1e-5
+    assert "smallest p = 1e-05, " in found[0].sentence
+    assert "window" not in found[0].sentence
+
+
 @pytest.mark.parametrize(
     ("step_s", "p_value", "kind"),
     [(5.0, 3e-4, AlertKind.SUSTAINED), (5.0, 1e-9, AlertKind.SPIKE), (0.2, 3e-4, AlertKind.SPIKE)],
