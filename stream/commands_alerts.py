@@ -82,7 +82,10 @@ def unmute(
     by: ByOption = None,
     topic: TopicOption = EnrolmentsTopic,
 ) -> None:
-    """Take a mute back: that of one person or evidence, or all mutes of the stream."""
+    """Take a mute back: just that of this person and evidence, or without either all mutes of the stream.
+
+    Other mutes hold on: somebody who was muted with everybody stays muted. Workers then warn in their log.
+    """
     who, which, by = parse_person(person), _evidence(evidence), operator(by)
     check_names(stream, who)
     with closing(kafka.broker()) as broker:

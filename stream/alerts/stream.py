@@ -252,13 +252,29 @@ class Alerts:
         if record.command is Command.ALERT_ACKNOWLEDGE:
             return self._acknowledge(record)
         mutes = [m for m in self._state.mutes if (m.person, m.evidence) != (record.person, record.evidence)]
-        if record.command is Command.ALERT_MUTE:
-            for_ns = None if record.value is None else _ns(min(record.value, 1e9))
-            mutes.append(self._resolved(Mute(record.person, record.evidence, for_ns=for_ns)))
-        elif record.person is None and record.evidence is None:
-            mutes = []  # unmute everything, whatever was muted alone
+        if record.command is Command.ALERT_UNMUTE:
+            # Of nobody and nothing in particular: everything, whatever was muted alone.
+            self._state.mutes = [] if record.person is None and record.evidence is None else mutes
+            return self._still_muted(record)
+        for_ns = None if record.value is None else _ns(min(record.value, 1e9))
+        mutes.append(self._resolved(Mute(record.person, record.evidence, for_ns=for_ns)))
         self._state.mutes = mutes[-MAX_OVERRIDES:]
         return ["command: alert-mute: the oldest mute is given up"] if len(mutes) > MAX_OVERRIDES else []
+
+    def _still_muted(self, record: CommandRecord) -> list[str]:
+        """A warning where other mutes hold for whom an unmute was about."""
+        names = {record.person}
+        for watch in self._watches.values():
+            if record.person is not None and record.person in (watch.person, watch.name):
+                names |= {watch.person, watch.name}
+        holding = [
+            mute
+            for mute in self._state.mutes
+            if mute.person in names | {None}
+            and (None in (mute.evidence, record.evidence) or mute.evidence == record.evidence)
+        ]
+        who = ", ".join(mute.words for mute in holding)
+        return [f"command: alert-unmute: still muted by the mute of {who}"] if holding else []
 
     def _set_budget(self, evidence: EvidenceName | None, per_day: float | None) -> list[str]:
         name = evidence or _ALL

@@ -108,6 +108,12 @@ class Mute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         is_whom = self.person is None or self.person == (watch.person if isinstance(self.person, int) else watch.name)
         return is_whom and self.evidence in (None, watch.evidence)
 
+    @property
+    def words(self) -> str:
+        """Whom it is about, for people."""
+        who = "everybody" if self.person is None else f"#{self.person}" if isinstance(self.person, int) else self.person
+        return who if self.evidence is None else f"{who} ({self.evidence})"
+
 
 class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """All that is remembered of the alerts of a stream.

@@ -202,6 +202,36 @@ def test_a_mute_closes_and_silences_those_whom_it_is_about(whom: dict[str, objec
     assert all(a.start_ns >= 80 * S for a in after if a.state is AlertState.OPENED), "a mute leaves no evidence behind"
 
 
+@pytest.mark.parametrize(
+    ("muted", "unmuted", "still"),
+    [
+        ([{}], {"person": 0}, "everybody"),
+        ([{}], {"evidence": "identity"}, "everybody"),
+        ([{"evidence": "identity"}], {"person": 0}, "everybody (identity)"),
+        ([{"evidence": "identity"}, {"person": 0}], {"person": 0, "evidence": "identity"}, "everybody (identity), #0"),
+        ([{"person": 7}], {"person": "Ada"}, "#7"),
+        ([{"person": "Ada", "value": 60.0}], {"person": 7}, "Ada"),
+        ([{"person": 0}], {"person": 0}, None),
+        ([{"evidence": "artifact"}, {"person": 7}], {"person": 0, "evidence": "identity"}, None),
+        ([{"person": 0}], {"evidence": "identity"}, None),
+        ([{}, {"person": 0}], {}, None),
+    ],
+)
+def test_an_unmute_says_which_mutes_hold_on(
+    muted: list[dict[str, object]], unmuted: dict[str, object], still: str | None
+) -> None:
+    alerts = Alerts(SETTINGS)
+    alerts.observe(frame(0.0, (0, "identity", CALM), (7, "identity", CALM)))
+    for whom in muted:
+        assert alerts.apply(command(Command.ALERT_MUTE, **whom)) == []
+    warnings = [
+        w.partition(": still muted by the mute of ") for w in alerts.apply(command(Command.ALERT_UNMUTE, **unmuted))
+    ]
+    assert [(code, what) for code, _, what in warnings] == ([("command: alert-unmute", still)] if still else [])
+    assert alerts.apply(command(Command.ALERT_UNMUTE)) == []
+    assert alerts.apply(command(Command.ALERT_UNMUTE, person=0)) == []
+
+
 def test_a_mute_ends_by_itself_and_one_before_the_first_frame_lasts_from_there_on() -> None:
     for alerts in (Alerts(SETTINGS), Alerts(SETTINGS)):
         alerts.apply(command(Command.ALERT_MUTE, value=60.0))

@@ -52,6 +52,12 @@ def test_what_is_typed_is_what_workers_get(broker: MemoryBroker) -> None:
 
 
 @pytest.mark.usefixtures("broker")
+def test_the_help_says_that_an_unmute_takes_back_just_that_mute(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("alerts", "unmute", "--help") == 0
+    assert "hold on" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("broker")
 @pytest.mark.parametrize(
     "arguments",
     [

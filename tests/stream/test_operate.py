@@ -98,10 +98,10 @@ def test_commands_about_alerts_reach_the_alerts_and_none_takes_the_place_of_anot
     entries = log_of(broker).since("s", 0)
     assert [entry.record for entry in entries] == sent
     whole, alerts = Alerts(), Alerts()
-    for record in sent:
-        assert whole.apply(record) == []
-    for entry in entries:
-        assert entry.apply(None, None, alerts) == []  # type: ignore[arg-type]
+    told = [whole.apply(record) for record in sent]
+    assert told[:-1] == [[]] * 5
+    assert "still muted by the mute of #3" in told[-1][0]
+    assert [entry.apply(None, None, alerts) for entry in entries] == told  # type: ignore[arg-type]
     assert alerts.to_state() == whole.to_state() != Alerts().to_state()
     set_alert_budget(broker, TOPIC, per_day=None, **said)
     assert [e.record for e in log_of(broker).since("s", 0)][:-1] == sent[1:]
