@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from stream.alerts import Alerts
@@ -27,6 +28,8 @@ _GEARS = {
     Command.GEAR_DEFAULT: None,
 }
 _ALERTS = frozenset({Command.ALERT_BUDGET, Command.ALERT_MUTE, Command.ALERT_UNMUTE, Command.ALERT_ACKNOWLEDGE})
+#: A person that these name by a number is one of a stream's scores. Gears and budgets are the stream's.
+_OF_PEOPLE = frozenset(Command) - _GEARS.keys() - {Command.ALERT_BUDGET}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +40,42 @@ class Pending:
     person: str
     record: EnrolmentRecord | CommandRecord | None
 
-    def apply(self, stream: LiveStream, gears: Gears, alerts: Alerts) -> list[str]:
-        """Do it to a stream; returns warnings."""
-        if self.record is None:
+    def apply(self, stream: LiveStream, gears: Gears, alerts: Alerts, began_ns: int | None = None) -> list[str]:
+        """Do it to a stream; returns warnings.
+
+        Args:
+            began_ns: where the stream begins anew, when it did by its first record, ns since the epoch: of a command
+                from before then counts what is left of it. None: the stream goes on, or nobody knows when it began.
+        """
+        record = self.record
+        if record is None:
             stream.withdraw(self.person)
             return []
-        if isinstance(self.record, CommandRecord) and self.record.command in _GEARS:
-            gears.set_base(_GEARS[self.record.command])
+        if isinstance(record, CommandRecord) and began_ns is not None:
+            record = _left(record, began_ns)
+            if record is None:
+                return []
+        if isinstance(record, CommandRecord) and record.command in _GEARS:
+            gears.set_base(_GEARS[record.command])
             return []
-        if isinstance(self.record, CommandRecord) and self.record.command in _ALERTS:
-            return alerts.apply(self.record)
-        return stream.apply(self.record)
+        if isinstance(record, CommandRecord) and record.command in _ALERTS:
+            return alerts.apply(record)
+        return stream.apply(record)
+
+
+def _left(record: CommandRecord, began_ns: int) -> CommandRecord | None:
+    """What is left of a command where a stream begins anew; None: nothing.
+
+    A mute lasts for the rest of its time. Numbers of people are of one life of a stream: now they name others.
+    """
+    if record.issued_ns >= began_ns:
+        return record
+    if isinstance(record.person, int) and record.command in _OF_PEOPLE:
+        return None
+    if record.command is not Command.ALERT_MUTE or record.value is None:
+        return record
+    left_s = record.value - (began_ns - record.issued_ns) / 1e9
+    return msgspec.structs.replace(record, value=left_s) if left_s > 0 else None
 
 
 class CommandsLog:

@@ -61,6 +61,11 @@ def stream_id(record: Record) -> str:
         raise StreamIdError(f"a key that is no UTF-8: {record.key[:40]!r}", hint=hint) from error
 
 
+def believed_ns(timestamp_ms: int) -> int | None:
+    """A record's timestamp, ns since the epoch; None where it has none, or one that cannot be believed."""
+    return timestamp_ms * 1_000_000 if timestamp_ms / 1e3 > BELIEVED_S else None
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
     """Settings of the rooms that a stream is made of."""
@@ -105,6 +110,12 @@ class StreamState:
         """The record with the key frame that the decoder still needs."""
         key = self.decoder_state.key
         return None if key is None else key.offset
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether nothing of it was looked at yet and no command is in it, so that what operators told may be of a life
+        before. A state that was saved and restored says the same."""
+        return self.commands_offset == 0 and self.live.last_pts_ns is None
 
 
 class Partition:

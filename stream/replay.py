@@ -27,7 +27,7 @@ from stream.messages import (
     Status,
     decode_state,
 )
-from stream.partition import Partition, StreamSettings, StreamState
+from stream.partition import Partition, StreamSettings, StreamState, believed_ns
 from stream.topics import Topics
 
 _BATCH = 16
@@ -122,10 +122,10 @@ def replay(
         stream = _stream(beginning, models, score, settings, notes)
         commands = CommandsLog(reader, topics.enrolments, 0.0)
         commands.refresh()
-        first = 0 if beginning.state is None else beginning.state.commands_offset
-        _apply(commands, stream, score.stream, first, beginning.commands_end, notes)
         start = _start(reader, beginning.state, score, notes)
         source = TopicPartition(score.source.topic, score.source.partition)
+        began_ns = _began_ns(reader, beginning.state, start, score) if stream.begins_anew else None
+        _apply(commands, stream, score.stream, beginning, began_ns, notes)
         records = reader.read(source, start, reader.end_offset(source))
         found, frames = _find(records, stream, score)
     finally:
@@ -207,12 +207,21 @@ def _stream(
     return stream
 
 
+def _began_ns(reader: Reader, state: StateRecord | None, start: int, score: ScoreRecord) -> int | None:
+    """When a stream began that begins anew, by the record at which the worker applied commands."""
+    source = TopicPartition(score.source.topic, score.source.partition)
+    first = start if state is None else max(start, state.next_offset)
+    records = reader.read(source, first, reader.end_offset(source))
+    return next((believed_ns(record.timestamp_ms) for record in records if record.key == score.key), None)
+
+
 def _apply(
-    commands: CommandsLog, stream: StreamState, name: str, first: int, end: int | None, notes: list[str]
+    commands: CommandsLog, stream: StreamState, name: str, beginning: _Beginning, began_ns: int | None, notes: list[str]
 ) -> None:
+    first, end = 0 if beginning.state is None else beginning.state.commands_offset, beginning.commands_end
     applied = [c for c in commands.since(name, first) if end is None or c.offset < end]
     for command in applied:
-        stream_notes = command.apply(stream.live, stream.gears, stream.alerts)
+        stream_notes = command.apply(stream.live, stream.gears, stream.alerts, began_ns)
         notes += [f"command: {warning}" for warning in stream_notes]
     if applied:
         notes.append(f"command: {len(applied)} enrolments and commands applied where the replay begins")

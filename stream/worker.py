@@ -36,7 +36,7 @@ from stream.intake import Intake, StreamKey
 from stream.live import LiveModels, LiveSettings
 from stream.metrics.instruments import Backlog, Metrics, Snapshot
 from stream.outcome import Outcome, Teller
-from stream.partition import Partition, StreamIdError, StreamSettings, StreamState, stream_id
+from stream.partition import Partition, StreamIdError, StreamSettings, StreamState, believed_ns, stream_id
 from stream.pipeline import Job, Pipeline
 from stream.settings import WorkerSettings
 from stream.settling import Progress, Settling
@@ -320,7 +320,7 @@ class Worker:
             part = self._partitions[record.source]
             try:
                 stream = part.stream(key[1])
-                self._apply_commands(part, stream)
+                self._apply_commands(part, stream, record)
             except _RewoundError:
                 return
             outcome = self._taken_up(part, stream, record)
@@ -349,7 +349,7 @@ class Worker:
             outcome.trace = self._tracing.begin(record)
         return outcome
 
-    def _apply_commands(self, part: Partition, stream: StreamState) -> None:
+    def _apply_commands(self, part: Partition, stream: StreamState, record: Record) -> None:
         """Enrolments and operator commands, before the first record after they came; at a commit's boundary, so that
         the state topic holds the offset at which they were applied."""
         pending = self._commands.since(stream.name, stream.commands_offset)
@@ -360,8 +360,10 @@ class Worker:
             if self._partitions.get(part.source) is not part:
                 raise _RewoundError
         warnings = self.counts["enrolment_warnings"]
+        # By what is in the record, not by the clock of now: whoever begins with it comes to the same.
+        began_ns = believed_ns(record.timestamp_ms) if stream.begins_anew else None
         for command in pending:
-            for warning in command.apply(stream.live, stream.gears, stream.alerts):
+            for warning in command.apply(stream.live, stream.gears, stream.alerts, began_ns):
                 log.warning("enrolment", stream=stream.name, warning=warning)
                 self.counts["enrolment_warnings"] += 1
             stream.commands_offset = command.offset + 1

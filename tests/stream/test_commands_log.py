@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from stream.batcher import BatchSettings
 from stream.broker.contract import TopicSpec
 from stream.broker.memory import MemoryBroker
-from stream.commands_log import CommandsLog
+from stream.commands_log import CommandsLog, Pending
 from stream.messages import BatchRecord, Command, CommandRecord, EnrolmentRecord, encode, enrolment_key
 from stream.messages.codec import MessageError
 from stream.messages.enrolments import BATCH_KEY, parse_enrolment_key
@@ -65,6 +66,52 @@ def test_the_newest_of_a_key_takes_the_place_and_a_null_value_takes_an_enrolment
     told.send(first.key, None)
     (entry,) = told.log.since("a", 0)
     assert (entry.offset, entry.person, entry.record) == (1, "Jane", None)
+
+
+@pytest.mark.parametrize(
+    ("what", "said", "left"),
+    [
+        (Command.ALERT_MUTE, {"value": 20.0}, None),
+        (Command.ALERT_MUTE, {"value": 60.0}, None),
+        (Command.ALERT_MUTE, {"value": 3600.0}, {"value": 3540.0}),
+        (Command.ALERT_MUTE, {"value": 3600.0, "person": "Ada"}, {"value": 3540.0}),
+        (Command.ALERT_MUTE, {}, {}),
+        (Command.ALERT_MUTE, {"person": 0}, None),
+        (Command.ALERT_UNMUTE, {"person": 0}, None),
+        (Command.ALERT_BUDGET, {"value": 1.0, "person": 0}, {}),
+        (Command.FREEZE, {}, {}),
+        (Command.FREEZE, {"person": 0}, None),
+        (Command.RESET, {"person": 0}, None),
+        (Command.FORGET, {"person": 0}, None),
+        (Command.FORGET, {"person": "Ada"}, {}),
+    ],
+)
+def test_where_a_stream_begins_anew_what_is_left_of_a_command_counts(
+    what: Command, said: dict[str, object], left: dict[str, object] | None
+) -> None:
+    applied: list[object] = []
+
+    class Kept:
+        """Stands for a stream's anchors, and for its alerts."""
+
+        def apply(self, record: object) -> list[str]:
+            applied.append(record)
+            return []
+
+    began_ns = 1_790_000_000_000_000_000
+
+    def apply(ago_s: int, since_ns: int | None) -> CommandRecord:
+        record = msgspec.structs.replace(command("a", what), issued_ns=began_ns - ago_s * 1_000_000_000, **said)
+        applied.clear()
+        Pending(0, "", record).apply(Kept(), Kept(), Kept(), since_ns)  # type: ignore[arg-type]
+        return record
+
+    before = apply(60, began_ns)
+    assert applied == ([] if left is None else [msgspec.structs.replace(before, **left)])
+    # What was told since then, and what is told while a stream goes on, is done as it was told.
+    for ago_s, since_ns in ((-5, began_ns), (0, began_ns), (60, None)):
+        record = apply(ago_s, since_ns)
+        assert applied == [record]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from live_world import enrolment
 from tiny import write_tiny_bundle
 
 from stream.broker.contract import Record, TopicPartition, TopicSpec
@@ -19,8 +21,8 @@ from stream.cli import main
 from stream.decode import DecodeSettings
 from stream.kafka_options import KafkaOptions
 from stream.live import LiveModels, LiveSettings
-from stream.messages import Command, ScoreRecord, Status, decode, encode
-from stream.operate import send_command
+from stream.messages import Command, HeldAgainst, ScoreRecord, Status, decode, encode
+from stream.operate import send_command, send_enrolment
 from stream.publish import Form, Publisher, PublishSettings
 from stream.replay import Replay, ReplayError, differences, replay
 from stream.settings import WorkerSettings
@@ -46,8 +48,16 @@ def models(bundle: Path) -> Iterator[LiveModels]:
 class World:
     """A stream that was published and scored, with an operator who meddled half-way."""
 
-    def __init__(self, models: LiveModels, clip: Path, form: Form, *, command: Command | None = None) -> None:
-        self.models, self.broker = models, MemoryBroker()
+    def __init__(
+        self,
+        models: LiveModels,
+        clip: Path,
+        form: Form,
+        *,
+        command: Command | None = None,
+        broker: MemoryBroker | None = None,
+    ) -> None:
+        self.models, self.broker = models, broker or MemoryBroker()
         self.broker.ensure_topics([TopicSpec(TOPIC, 1)])
         self.publish("other", clip, Form.FRAMES)
         self.publish(STREAM, clip, form)
@@ -124,6 +134,23 @@ def test_a_command_is_applied_where_the_worker_applied_it(models: LiveModels, cl
     assert after.notes == ["command: 1 enrolments and commands applied where the replay begins"]
     anchors = [face.anchor for score in (before.score, after.score) for face in score.faces]
     assert [anchor.frozen for anchor in anchors if anchor is not None] == [False, True]
+
+
+def test_a_number_of_a_life_before_names_nobody_in_a_stream_that_begins_anew(
+    models: LiveModels, clips: dict[str, Path]
+) -> None:
+    broker = MemoryBroker()
+    given = enrolment(models.bundle, "Ada", 0, stream=STREAM)
+    send_enrolment(broker, Topics().enrolments, stream=STREAM, person="Ada", anchors=given.anchors, by="me")
+    # Ada gets the number 0 in a stream that begins with her enrolment; who had it before is not there any more.
+    send_command(broker, Topics().enrolments, Command.FORGET, stream=STREAM, person=0, by="me")
+    time.sleep(0.002)  # timestamps are of milliseconds
+    world = World(models, clips["man"], Form.FRAMES, broker=broker)
+    against = {e.against for score in world.scores for face in score.faces for e in face.evidence.values()}
+    assert against & {HeldAgainst.ENROLLED, HeldAgainst.OTHERS}, "Ada is enrolled"
+    world.broker.compact(Topics().state)
+    for score in world.scores[:6:5]:
+        assert world.replay(score).max_difference == 0
 
 
 def test_another_model_is_told_and_compared(quiet: World, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import pytest
 from tiny import write_tiny_bundle
 from worker_world import ALERTS, LIVE, SETTINGS, World
 
+from stream.alerts.watch import Mute, read_state
 from stream.broker.contract import TopicPartition
 from stream.checkpoint import restore
 from stream.live import LiveModels
-from stream.messages import AlertState, StateKey, Status
+from stream.messages import AlertState, Command, CommandRecord, StateKey, Status, encode
+from stream.partition import _EVIDENCE
 from stream.topics import Topics
 
 #: Every state is old at once; never is one.
@@ -86,6 +88,65 @@ def test_who_comes_back_begins_anew_and_is_scored_once(world: World) -> None:
     assert len(again) == before
     assert again[0].status is Status.WARMING_UP
     assert "a" in restored(world)
+
+
+def tell(world: World, what: Command, ago_s: float, **said: object) -> CommandRecord:
+    """An operator's command about the stream `a`, of so long ago."""
+    given = {"person": None, "issued_ns": time.time_ns() - round(ago_s * 1e9), "by": "op", "id": "x"} | said
+    record = CommandRecord(stream="a", command=what, **given)  # type: ignore[arg-type]
+    producer = world.broker.plain_producer()
+    producer.send("difffake.enrolments", key=record.key, value=encode(record))
+    producer.close(1.0)
+    return record
+
+
+def mutes(world: World) -> list[Mute]:
+    """Those of the stream `a`, as its last state says."""
+    return read_state(_EVIDENCE.decode(world.states()["a"].evidence).alerts).mutes
+
+
+def forget(world: World) -> None:
+    for stream in ("c", "d", "e", "f"):  # something to commit in either partition
+        world.publish(streams=(stream,))
+    world.drain(world.worker(QUIET, AT_ONCE))
+    assert "a" not in restored(world)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_mute_that_is_over_is_not_given_again_to_a_stream_that_begins_anew(world: World, killed: bool) -> None:
+    tell(world, Command.ALERT_MUTE, 60.0, value=20.0)
+    rest = tell(world, Command.ALERT_MUTE, 60.0, value=3600.0, evidence="anchor")
+    tell(world, Command.ALERT_MUTE, 60.0, person=0)
+    tell(world, Command.ALERT_MUTE, 60.0, person="Ada")
+    world.publish(streams=("a",), start_pts_ns=10_000_000_000)
+    world.drain(world.worker(QUIET, NEVER))
+    assert {(m.person, m.evidence) for m in mutes(world)} == {(None, None), (None, "anchor"), (0, None), ("Ada", None)}
+    ends = {m.until_ns for m in mutes(world) if m.evidence is None and m.person is None}
+    assert min(ends) >= 20_000_000_000, "while a stream runs, a mute lasts for its time of the stream's"  # type: ignore[type-var]
+    forget(world)
+
+    world.publish(streams=("a",))
+    scored = len(world.scores())
+    first = world.worker(QUIET, NEVER)
+    if killed:
+        world.work(first, 2)
+        world.kill(first)
+        first = world.worker(QUIET, NEVER)
+    world.drain(first)
+    assert len(world.scores()) > scored
+    of_a = [r for r in world.records("video.in") if r.key == b"a"]
+    began_ms = of_a[2 * len(of_a) // 3].timestamp_ms
+    left_ns = round((rest.value - (began_ms * 1_000_000 - rest.issued_ns) / 1e9) * 1e9)  # type: ignore[operator]
+    assert mutes(world) == [Mute(None, "anchor", until_ns=left_ns), Mute("Ada", None)]
+
+
+def test_a_stream_whose_records_have_no_time_gets_its_mutes_whole(world: World) -> None:
+    forget(world)
+    tell(world, Command.ALERT_MUTE, 60.0, value=20.0)
+    picture = next(r for r in world.records("video.in") if r.key == b"a")
+    world.send(b"a", picture.value, ("pts-ns", b"5000000000"), partition=picture.partition)
+    world.drain(world.worker(QUIET, NEVER))
+    assert mutes(world) == [Mute(None, None, until_ns=25_000_000_000)]
 
 
 def test_an_open_alert_keeps_its_stream(models: LiveModels, clips: dict[str, Path]) -> None:
