@@ -40,6 +40,8 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         artifact, anchor, identity: how each evidence is accumulated; their shares of the budget add up to 1 at most.
         burst_s: evidence that reached the level within so long of its run's first frame is called a spike.
         update_s: an open alert is told again so often, and whenever its p-value has fallen by a factor of ten.
+        seen_s: one that an operator has seen so often, and as above when it gets worse: whoever reads the last hour of
+            alerts (`stream.wall`) knows all that are open.
         close_s: it is closed when evidence was below suspicious for so long.
         gone_s: or when nothing was heard of the person's evidence for so long; frames that nobody looked at let no time
             pass.
@@ -58,6 +60,7 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     identity: Tuning = Tuning(share=0.5, kappa=0.05, decorrelation_s=1.5)
     burst_s: float = 10.0
     update_s: float = 10.0
+    seen_s: float = 3600.0
     close_s: float = 3.0
     gone_s: float = 10.0
     cooldown_s: float = 30.0

@@ -183,7 +183,8 @@ class Alerts:
         if told is None:
             return []
         is_worse = watch.p_value < told.p_value / 10
-        is_time = told.acknowledged_by is None and now_ns - told.pts_ns >= _ns(self._settings.update_s)
+        every_s = self._settings.update_s if told.acknowledged_by is None else self._settings.seen_s
+        is_time = now_ns - told.pts_ns >= _ns(every_s)
         if not (is_worse or is_time or told.is_due):
             return []
         told.p_value, told.pts_ns, told.is_due = watch.p_value, now_ns, False

@@ -20,7 +20,7 @@ from stream.wall.inputs import InputWatch
 from stream.wall.looking import Place
 from stream.wall.model import Wall
 from stream.wall.replays import ReplaySearch
-from stream.wall.settings import WallSettings
+from stream.wall.settings import REPEATED_S, WallSettings
 
 log = structlog.get_logger()
 
@@ -64,13 +64,19 @@ class _WallFollower(Follower):
                 is_alerts = partition.topic == self._settings.topics.alerts
                 back_s = self._settings.alerts_back_s if is_alerts else self._settings.scores_back_s
                 end = self._reader.end_offset(partition)
-                start = self._reader.offset_for_time(partition, int((time.time() - back_s) * 1000))
-                start = end if start is None else max(start, end - self._settings.back_records)
+                start, most = self._since(partition, back_s, end), end - self._settings.back_records
+                if is_alerts and start < most:
+                    most = min(most, self._since(partition, REPEATED_S, end))
+                start = max(start, most)
                 read = self._read.get(partition, 0)
                 if start < read <= end:
                     start = read
                 self._consumer.seek(partition, start)
             self._seen.add(partition)
+
+    def _since(self, partition: TopicPartition, back_s: float, end: int) -> int:
+        start = self._reader.offset_for_time(partition, int((time.time() - back_s) * 1000))
+        return end if start is None else start
 
     def skip_late(self, records: list[Record]) -> int:
         """Where scores come later than they may and others wait behind them, go on with the newest; how many were

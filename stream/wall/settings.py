@@ -8,6 +8,9 @@ import msgspec
 
 from stream.topics import Topics
 
+#: An open alert is told once in so long (`stream.alerts.AlertSettings`), with a little to spare.
+REPEATED_S = 4000.0
+
 
 class WallSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the wall; times in seconds.
@@ -22,7 +25,8 @@ class WallSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_alerts: alerts kept, closed ones left out first.
         closed_s: how long a closed alert is shown.
         scores_back_s, alerts_back_s: how far back the topics are read at the start.
-        back_records: records of one partition read back at most.
+        back_records: records of one partition read back at most; but no fewer alerts than those of the last
+            `REPEATED_S`, in which each that is open was told.
         interval_s: a page is told of changes at most so often.
         tick_s: it is told at least so often that the wall still stands.
         max_clients: pages served at once.

@@ -250,3 +250,13 @@ def test_an_acknowledged_alert_is_told_once_more_and_then_only_when_it_gets_wors
     assert told([RARE] * 200, alerts=alerts, begin_s=12.2) == []
     (worse,) = told([RARE / 20], alerts=alerts, begin_s=52.2)
     assert (worse.state, worse.acknowledged_by) == (AlertState.UPDATED, "Grace")
+
+
+def test_an_acknowledged_alert_that_stays_open_is_told_every_hour_so_that_nobody_takes_it_for_closed() -> None:
+    alerts = Alerts(SETTINGS)
+    (opened, *_) = told(OPENING, alerts=alerts)
+    alerts.apply(command(Command.ALERT_ACKNOWLEDGE, alert=opened.id, by="Grace"))
+    assert len(alerts.observe(frame(12.0))) == 1
+    later = told([RARE] * (5 * 2 * 3700), alerts=alerts, begin_s=12.2)
+    assert [record.id for record in later] == [opened.id] * 2
+    assert {(record.state, record.acknowledged_by) for record in later} == {(AlertState.UPDATED, "Grace")}

@@ -125,6 +125,21 @@ class TestFeed:
             watch.look()
         assert looks < 5, "200 records at a time"
 
+    def test_every_alert_that_is_open_is_known_however_many_records_came_since(self) -> None:
+        broker = MemoryBroker()
+        make_topics(broker)
+        producer, now_ms = broker.plain_producer(), int(time.time() * 1000)
+        told = [(1, 5 * 3600), (2, 3500), *((3, 3000 - number) for number in range(50))]
+        for number, ago_s in told:
+            record = alert(number, AlertState.UPDATED, stream=f"s{number}")
+            producer.send(TOPICS.alerts, key=record.key, value=encode(record), timestamp_ms=now_ms - 1000 * ago_s)
+        producer.close(10)
+        wall = Wall(WallSettings(back_records=10))
+        with Feed(wall, lambda: broker):
+            until(lambda: wall.alert_of("3"))
+            assert wall.alert_of("2"), "told within the hour"
+            assert not wall.alert_of("1"), "beyond the records that are read back"
+
     def test_topics_that_come_later_are_waited_for(self, broker: Broker) -> None:
         topics = Topics.under(f"wall-{uuid.uuid4().hex[:12]}")
         wall = Wall(WallSettings(topics=topics, retry_s=0.2))
