@@ -89,7 +89,7 @@ class CommandsLog:
 
     def __init__(self, reader: Reader, topic: str, every_s: float) -> None:
         self._reader, self._partition, self._every_s = reader, TopicPartition(topic, 0), every_s
-        self._next, self._looked_s = 0, float("-inf")
+        self._next, self._looked_s, self._topic_id = 0, float("-inf"), ""
         self._entries: dict[str, dict[bytes, Pending]] = {}
         self._batch: BatchRecord | None = None
         self.refused = 0
@@ -105,16 +105,31 @@ class CommandsLog:
             return
         self._looked_s = now
         end = self._reader.end_offset(self._partition)
+        if end != self._next:
+            self._look_again(end)
         if end > self._next:
             for record in self._reader.read(self._partition, self._next or None, end):
                 self._take(record)
             self._next = end
 
+    def _look_again(self, end: int) -> None:
+        """Something came: is it the same topic?"""
+        topic_id = self._reader.topic_id(self._partition.topic)
+        if end < self._next or (self._topic_id and topic_id != self._topic_id):
+            log.error("the topic of enrolments was made again", topic=self._partition.topic,
+                      hint="it is read from its beginning; what was applied before still holds")  # fmt: skip
+            self._entries, self._batch, self._next = {}, None, 0
+        self._topic_id = topic_id
+
     def since(self, stream: str, offset: int) -> Sequence[Pending]:
-        """The entries of a stream from an offset on, in order."""
+        """The entries of a stream from an offset on, in order; one beyond the end is of a topic that is no more."""
         entries = self._entries.get(stream)
         if not entries:
             return ()
+        if offset > self._next:
+            self._looked_s = float("-inf")  # another worker may have read on before us
+            self.refresh()
+            entries, offset = self._entries.get(stream, {}), 0 if offset > self._next else offset
         return sorted((e for e in entries.values() if e.offset >= offset), key=lambda e: e.offset)
 
     def batch(self, started: BatchSettings) -> BatchSettings:

@@ -450,8 +450,11 @@ class Worker:
             return
         self._looked_s, before_s = now_s, now_s - self._streams.alerts.ended_s
         for part in self._partitions.values():
+            silent = part.silent(before_s, self._settling.busy_in(part))
+            if not silent or part.source not in self._consumer.assignment():
+                continue
             position = part.next_offset if part.lowest is not None else self._consumer.position(part.source)
-            for name in self._ended.among(part.source, position, part.silent(before_s, self._settling.busy_in(part))):
+            for name in self._ended.among(part.source, position, silent):
                 stream = part.stream(name)
                 self._teller.end(part.source, stream)
                 stream.dirty = True

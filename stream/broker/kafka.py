@@ -18,7 +18,7 @@ from kafka.admin import OffsetSpec
 
 from stream.broker.contract import Consumer, PlainProducer, Producer, Reader, Record, TopicPartition, TopicSpec
 from stream.broker.errors import BrokerError, TopicNotFoundError
-from stream.broker.kafka_client import KafkaSettings, connect, retried, translated
+from stream.broker.kafka_client import TRANSIENT, KafkaSettings, connect, retried, translated
 from stream.broker.kafka_consumer import KafkaConsumer, name, reading, record, theirs, unstick
 from stream.broker.kafka_producer import KafkaPlainProducer, KafkaProducer
 
@@ -146,13 +146,19 @@ class KafkaReader:
             moved = time.monotonic()
             while position < stop:
                 unstick(self._kafka)
-                found = self._kafka.poll(timeout_ms=READ_STEP_S * 1000, max_records=READ_RECORDS).get(there, [])
+                found: list[Any] = []
+                now: int | None = None
+                try:
+                    found = self._kafka.poll(timeout_ms=READ_STEP_S * 1000, max_records=READ_RECORDS).get(there, [])
+                except TRANSIENT:  # it tries again by itself, and says so all the same
+                    time.sleep(READ_STEP_S)
                 for one in found:
                     if one.offset >= stop:
                         return
                     yield record(one)
                 # Past aborted and compacted records there are positions, but no records.
-                now = self._kafka.position(there, timeout_ms=READ_STEP_S * 1000)
+                with contextlib.suppress(*TRANSIENT):
+                    now = self._kafka.position(there, timeout_ms=READ_STEP_S * 1000)
                 if now is not None and now > position:
                     position, moved = now, time.monotonic()
                 elif time.monotonic() - moved > self._settings.loss_timeout_s:

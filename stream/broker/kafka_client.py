@@ -178,10 +178,15 @@ def connect(make: Callable[..., Made], settings: KafkaSettings, **options: Any) 
         with translated(f"connecting to {settings.bootstrap_servers}"):
             return make(kafka_client=keep, **settings.common() | options)
     except BaseException:
-        # Its constructor fails with its thread and sockets left open.
+        # Its constructor fails with its thread and sockets left open; or without a thread, which cannot be waited for.
         for client in network:
-            client.close()
+            with contextlib.suppress(Exception):
+                client.close()
         raise
+
+
+#: What comes of a broker that is away, or of a partition that has no leader for a moment.
+TRANSIENT = (kafka.errors.RetriableError, kafka.errors.UnknownBrokerIdError)
 
 
 def retried(call: Callable[[], Made], *, within_s: float) -> Made:
@@ -193,7 +198,7 @@ def retried(call: Callable[[], Made], *, within_s: float) -> Made:
             return call()
         except kafka.errors.UnknownTopicOrPartitionError:
             raise  # transient to kafka-python; to us the answer
-        except kafka.errors.RetriableError:
+        except TRANSIENT:
             if time.monotonic() + delay_s > deadline:
                 raise
             time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  (jitter, not a secret)
@@ -264,7 +269,12 @@ _KINDS: list[tuple[tuple[type[BaseException], ...], type[BrokerError], str]] = [
         "Create the topic first, or check its name.",
     ),
     (
-        (kafka.errors.RetriableError,),
+        (kafka.errors.UnsupportedCodecError,),
+        BrokerError,
+        "A producer compressed these records. Install what reads them: pip install 'kafka-python[lz4,snappy,zstd]'.",
+    ),
+    (
+        TRANSIENT,
         BrokerUnavailableError,
         "Check that a broker runs there, that host and port are right, and that it speaks the chosen protocol.",
     ),

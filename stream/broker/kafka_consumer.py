@@ -39,7 +39,7 @@ from kafka.util import Timer
 
 from stream.broker.contract import Listener, Record, TopicPartition
 from stream.broker.errors import BrokerError, BrokerUnavailableError
-from stream.broker.kafka_client import KafkaSettings, connect, translated
+from stream.broker.kafka_client import KafkaSettings, connect, retried, translated
 
 #: A consumer that never waits for records looks after its group and its connections this often, s.
 _STEP_S = 0.2
@@ -180,8 +180,8 @@ class KafkaConsumer:
         return not is_answered and time.monotonic() - self._stepped_s < _STEP_S
 
     def assignment(self) -> set[TopicPartition]:
-        """See the contract."""
-        return set(self._held)
+        """See the contract. What kafka-python has given up already is not ours, though the listener hears it next."""
+        return self._held & {ours(partition) for partition in self._kafka.assignment()}
 
     def committed(self, partition: TopicPartition) -> int | None:
         """See the contract."""
@@ -195,8 +195,10 @@ class KafkaConsumer:
         """See the contract."""
         self._must_hold(partition)
         with translated(f"reading the position in {name(partition)}"):
-            offset: int | None = self._kafka.position(
-                theirs(partition), timeout_ms=self._settings.loss_timeout_s * 1000
+            limit_s = self._settings.loss_timeout_s
+            there = theirs(partition)
+            offset: int | None = retried(
+                lambda: self._kafka.position(there, timeout_ms=limit_s * 1000), within_s=limit_s
             )
         if offset is None:
             raise self._unavailable(f"no position in {name(partition)}")
@@ -204,23 +206,23 @@ class KafkaConsumer:
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """See the contract."""
-        self._must_hold(partition)
-        self._kafka.seek(theirs(partition), offset)
+        if self._is_here(partition):
+            self._kafka.seek(theirs(partition), offset)
         self._stepped_s = float("-inf")
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """See the contract."""
         for partition in partitions:
-            self._must_hold(partition)
             self._paused.add(partition)
-            self._kafka.pause(theirs(partition))
+            if self._is_here(partition):
+                self._kafka.pause(theirs(partition))
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
         """See the contract."""
         for partition in partitions:
-            self._must_hold(partition)
             self._paused.discard(partition)
-            self._kafka.resume(theirs(partition))
+            if self._is_here(partition):
+                self._kafka.resume(theirs(partition))
         self._stepped_s = float("-inf")
 
     def group(self) -> Any:
@@ -314,6 +316,11 @@ class KafkaConsumer:
             f"{what} ({self._settings.bootstrap_servers})",
             hint="Nothing was lost: start again when the brokers are back; work goes on at the last commit.",
         )
+
+    def _is_here(self, partition: TopicPartition) -> bool:
+        """Whether kafka-python has it, too; of what it has given up already the listener hears next."""
+        self._must_hold(partition)
+        return theirs(partition) in self._kafka.assignment()
 
     def _must_hold(self, partition: TopicPartition) -> None:
         if partition not in self._held:

@@ -69,6 +69,31 @@ class TestGroups:
         assert first.committed(kept) is None
         told.on_revoked = None
 
+    def test_what_is_being_revoked_may_be_moved_as_before_and_nothing_comes_of_it(self, broker: Broker) -> None:
+        """A worker whose last commit fails goes back to what is committed, whichever partitions it still has."""
+        source = topic(broker, 2)
+        for number in range(2):
+            publish(broker, source, [b"%d" % i for i in range(5)], partition=number)
+        first, told = broker.consumer(source), Told()
+        first.subscribe([source], told)
+        assert len(take(first, 10)) == 10
+        moved: list[TopicPartition] = []
+
+        def go_back(partitions: list[TopicPartition]) -> None:
+            moved.extend(partitions)
+            first.pause(partitions)
+            for partition in partitions:
+                first.seek(partition, 0)
+            first.resume(partitions)
+
+        told.on_revoked = go_back
+        second, other_told = broker.consumer(source), Told()
+        second.subscribe([source], other_told)
+        settle([first, second], [1, 1])
+        assert set(moved) == second.assignment()
+        assert not set(moved) & first.assignment()
+        told.on_revoked = None
+
     def test_a_listener_can_seek_before_the_first_record(self, broker: Broker) -> None:
         name = topic(broker)
         publish(broker, name, [b"%d" % i for i in range(10)])

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from apache_kafka import ApacheKafka, free_ports
 from broker_harness import KafkaHarness, Told, offsets, publish, take, topic
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaConnectionError
+from kafka.errors import KafkaConnectionError, UnknownBrokerIdError, UnsupportedCodecError
 from kafka.net.inet import KafkaNetSocket
 from kafka.producer.sender import Sender
 from kafka.record import util as kafka_checksums
@@ -25,6 +26,7 @@ from difffake.errors import MissingExtraError
 from stream.broker.contract import Broker, Consumer, TopicPartition, TopicSpec
 from stream.broker.errors import AuthenticationError, BrokerError, BrokerUnavailableError, FencedError
 from stream.broker.kafka import KafkaBroker, KafkaSettings
+from stream.broker.kafka_client import retried, translated
 
 pytestmark = pytest.mark.kafka
 
@@ -353,3 +355,54 @@ def test_a_long_answer_is_read_in_pieces_of_which_few_are_held() -> None:
                     answer += b"".join(held)
                 sending.result(30)
     assert answer == sent
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_what_producers_have_compressed_can_be_read(
+    harness: KafkaHarness, codec: Literal["gzip", "lz4", "snappy", "zstd"]
+) -> None:
+    broker = harness.broker()
+    name = topic(broker)
+    publish(KafkaBroker(replace(broker.settings, compression=codec)), name, [b"x" * 10_000, b"y"])
+    consumer = broker.consumer(name)
+    consumer.subscribe([name], Told())
+    assert [found.value for found in take(consumer, 2)] == [b"x" * 10_000, b"y"]
+
+
+def test_a_codec_that_is_not_there_is_told_with_what_to_install() -> None:
+    with pytest.raises(BrokerError) as caught, translated("reading"):
+        raise UnsupportedCodecError("Libraries for zstd compression codec not found")
+    assert "pip install" in caught.value.hint
+
+
+def test_a_partition_without_a_leader_is_asked_again() -> None:
+    answers = iter([UnknownBrokerIdError(-1), KafkaConnectionError("refused")])
+
+    def ask() -> str:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return "here"
+
+    assert retried(ask, within_s=20.0) == "here"
+
+
+def test_reading_goes_on_where_a_connection_is_refused_for_a_moment(
+    harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = harness.broker()
+    name = topic(broker)
+    publish(broker, name, [b"%d" % i for i in range(3)])
+    reader, partition = broker.reader(), TopicPartition(name, 0)
+    inner = reader._kafka  # type: ignore[attr-defined]
+    for method, error in (("poll", KafkaConnectionError("refused")), ("position", UnknownBrokerIdError(-1))):
+        asked, times = getattr(inner, method), iter(range(2))
+
+        def failing(
+            *told: object, asked: Any = asked, times: Any = times, error: Exception = error, **more: object
+        ) -> Any:
+            if next(times, None) is not None:
+                raise error
+            return asked(*told, **more)
+
+        monkeypatch.setattr(inner, method, failing)
+    assert [record.value for record in reader.read(partition, None, 3)] == [b"0", b"1", b"2"]

@@ -159,6 +159,37 @@ def test_the_last_word_on_batches_counts_as_a_whole_and_can_be_taken_back() -> N
     assert told.log.refused == 0
 
 
+@pytest.mark.parametrize("records", [1, 5], ids=["shorter than before", "longer"])
+def test_a_topic_that_was_made_again_is_read_from_its_beginning(records: int) -> None:
+    told, started = Told(), BatchSettings()
+    for record in (command("a", Command.FREEZE), command("a", Command.RESET), batches(2)):
+        told.send(record.key, encode(record))
+    offset = told.log.since("a", 0)[-1].offset + 1
+    told.broker.delete_topic(TOPIC)
+    told.broker.ensure_topics([TopicSpec(TOPIC, 1, compacted=True)])
+    for number in range(records - 1):
+        other = command(f"b{number}", Command.FREEZE)
+        told.send(other.key, encode(other))
+    new = command("a", Command.UNFREEZE)
+    told.send(new.key, encode(new))
+    assert told.log.batch(started) == started
+    applied = [entry.record for entry in told.log.since("a", offset)]
+    assert applied == [new]
+    assert [entry.record for entry in told.log.since("a", 0)] == [new]
+
+
+def test_what_another_worker_has_applied_before_us_is_not_applied_once_more() -> None:
+    told = Told()
+    first = command("a", Command.RESET)
+    told.send(first.key, encode(first))
+    late = CommandsLog(told.broker.reader(), TOPIC, 1e6)
+    late.refresh()
+    second = command("a", Command.FREEZE)
+    told.send(second.key, encode(second))
+    ahead = told.log.since("a", 0)[-1].offset + 1
+    assert late.since("a", ahead) == []
+
+
 def test_no_streams_name_makes_the_key_of_batches() -> None:
     assert enrolment_key("#workers", "batch") != BATCH_KEY
 
