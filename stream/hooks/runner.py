@@ -1,7 +1,8 @@
 """The loop: alerts are read, sent one after the other, tried again, given up, and committed when they are done with.
 
 It is a consumer of its own on the topic of alerts: workers know nothing of it, and a dead receiver costs nobody
-anything but memory for `HookSettings.waiting` alerts.
+anything but memory for `HookSettings.waiting` alerts. Attempts are made on a thread of their own, since one may last
+much longer than what is done may wait for its commit; all else runs on the caller's thread.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +41,7 @@ class Poster(Protocol):
     """Sends: a `stream.hooks.Receiver`."""
 
     def post(self, body: bytes, headers: dict[str, str]) -> Answer:
-        """One attempt."""
+        """One attempt, on another thread than the loop's."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ class Hooks:
         self._done: dict[TopicPartition, int] = {}
         self._committed_s, self._stopping, self._is_paused = monotonic(), False, False
         self._refused = 0
+        self._posts = ThreadPoolExecutor(1, thread_name_prefix="hooks-post")
         self._failed, self._complained_s, self._reason = 0, float("-inf"), ""
         self._producer = broker.producer(f"{group}.{name}")
         self._consumer = broker.consumer(group)
@@ -138,6 +141,7 @@ class Hooks:
                 self._consumer.close(_CLOSE_S)
             with contextlib.suppress(BrokerError):
                 self._producer.close(_CLOSE_S)
+            self._posts.shutdown(wait=False)
 
     def stop(self) -> None:
         """End `run` soon; safe in a signal handler."""
@@ -226,7 +230,7 @@ class Hooks:
         event.begun_s = now_s if event.begun_s is None else event.begun_s
         event.attempts += 1
         self.counts["attempts"] += 1
-        answer = self._receiver.post(event.body, self._headers(event))
+        answer = self._post(event)
         if answer.is_done:
             self.counts["delivered"] += 1
             self.delivered_s = self._clock()
@@ -242,6 +246,21 @@ class Hooks:
         self.counts["retries"] += 1
         event.due_s = self._monotonic() + wait_s
         return None
+
+    def _post(self, event: _Event) -> Answer:
+        """One attempt. Nobody can tell before it how long it will last: what was done before it is committed while it
+        lasts, when that is due.
+
+        Raises:
+            BrokerError: as `_commit`; what became of the attempt is not known then.
+        """
+        posting = self._posts.submit(self._receiver.post, event.body, self._headers(event))
+        while self._done:
+            due_in_s = max(0.0, self._committed_s + _COMMIT_S - self._monotonic())
+            if posting in wait([posting], due_in_s).done:
+                break
+            self._commit()
+        return posting.result()
 
     def _wait_s(self, attempts: int, answer: Answer) -> float:
         settings = self._settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -55,15 +55,24 @@ def reply(handler: BaseHTTPRequestHandler, status: int, **headers: str) -> None:
     handler.end_headers()
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A server on a thread of its own."""
     one = Server()
     thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield one
-    one.shutdown()
-    thread.join()
-    one.server_close()
+    try:
+        yield one
+    finally:
+        one.shutdown()
+        thread.join()
+        one.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as one:
+        yield one
 
 
 def test_a_body_arrives_as_it_was_with_its_headers(server: Server) -> None:

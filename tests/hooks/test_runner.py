@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 
 import pytest
 import records_made_up as made_up
 from prometheus_client.parser import text_string_to_metric_families
+from test_delivery import reply, serving
 
 from stream.broker.contract import TopicPartition, TopicSpec
-from stream.broker.errors import BrokerError
+from stream.broker.errors import BrokerError, BrokerUnavailableError
 from stream.broker.memory import ManualClock, MemoryBroker, MemorySettings
-from stream.hooks import SIGNATURE_HEADER, Answer, Hooks, HookSettings, PayloadKind, verify
+from stream.hooks import SIGNATURE_HEADER, Answer, Hooks, HookSettings, PayloadKind, Receiver, verify
 from stream.hooks.figures import hook_metrics
+from stream.hooks.runner import Poster
 from stream.messages import AlertRecord, AlertState, encode
 from stream.metrics.processes import HOOKS
 from stream.probes import Door
@@ -51,11 +55,11 @@ class World:
         producer.flush(1.0)
         producer.close(1.0)
 
-    def hooks(self, name: str = "1", secret: bytes | None = SECRET) -> Hooks:
+    def hooks(self, name: str = "1", secret: bytes | None = SECRET, receiver: Poster | None = None) -> Hooks:
         return Hooks(
             self.broker,
             TOPIC,
-            self,
+            receiver or self,
             self.settings,
             secret=secret,
             name=name,
@@ -184,6 +188,80 @@ def test_one_who_dies_before_the_commit_is_followed_by_one_who_sends_again_with_
     world.clock.advance(6.0)
     world.run(world.hooks("2"), until=lambda: len(world.got) == 4)
     assert world.keys == ["a1-opened", "a2-opened"] * 2
+
+
+def test_what_is_done_is_committed_while_the_receiver_hangs_at_the_next_one(world: World) -> None:
+    """Four were delivered at once, then it hung: whoever was killed seconds later sent all four again."""
+    hanging, let_go, committed = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if len(server.came) == 5:
+            hanging.set()
+            let_go.wait(60.0)
+        reply(handler, 204)
+
+    with serving() as server:
+        server.answer = answer
+        world.settings = HookSettings(url=server.url(), total_s=120.0)
+        world.send(*(alert(number) for number in range(1, 7)))
+        hooks = world.hooks(receiver=Receiver(world.settings))
+        commit = hooks._producer.commit
+
+        def note(offsets: Mapping[TopicPartition, int], group: object) -> None:
+            commit(offsets, group)
+            if offsets.get(TopicPartition(TOPIC, 0)) == 4:
+                committed.set()
+
+        hooks._producer.commit = note  # type: ignore[method-assign]
+        sending = threading.Thread(target=hooks.run, args=(lambda: len(server.came) >= 5,))
+        sending.start()
+        try:
+            assert hanging.wait(30.0)
+            assert committed.wait(30.0), "the fifth may hang for long, and the four before it wait for it"
+        finally:
+            let_go.set()
+            sending.join(60.0)
+    assert world.committed() == 5
+
+
+def test_where_all_goes_fast_alerts_share_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = world.hooks()
+    commit, commits = hooks._producer.commit, []
+
+    def count(offsets: Mapping[TopicPartition, int], group: object) -> None:
+        commits.append(offsets)
+        commit(offsets, group)
+
+    monkeypatch.setattr(hooks._producer, "commit", count)
+    world.send(*(alert(number) for number in range(100)))
+    for _ in range(110):
+        hooks.step()
+        world.now_s += 0.01
+    end(hooks)
+    assert (hooks.counts["delivered"], world.committed()) == (100, 100)
+    assert len(commits) < 20
+
+
+def test_a_commit_that_fails_while_the_receiver_hangs_ends_it(world: World) -> None:
+    let_go = threading.Event()
+
+    class Slow:
+        def post(self, _body: bytes, headers: dict[str, str]) -> Answer:
+            if headers["Idempotency-Key"] == "a2-opened":
+                let_go.wait(30.0)
+            return OK
+
+    def refuse(*_: object) -> None:
+        hooks._producer.abort()
+        let_go.set()
+        raise BrokerUnavailableError("gone", hint="none")
+
+    world.send(alert(1), alert(2))
+    hooks = world.hooks(receiver=Slow())
+    hooks._producer.commit = refuse  # type: ignore[method-assign]
+    with pytest.raises(BrokerUnavailableError):
+        hooks.run(lambda: hooks.counts["delivered"] == 2)
+    assert (hooks.counts["delivered"], world.committed()) == (1, None)
 
 
 @pytest.mark.parametrize("leaves", [False, True])
