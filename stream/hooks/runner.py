@@ -116,6 +116,8 @@ class Hooks:
         self._done: dict[TopicPartition, int] = {}
         self._committed_s, self._stopping, self._is_paused = monotonic(), False, False
         self._refused = 0
+        #: What the receiver answered last.
+        self._said = ""
         self._posts = ThreadPoolExecutor(1, thread_name_prefix="hooks-post")
         self._failed, self._complained_s, self._reason = 0, float("-inf"), ""
         self._producer = broker.producer(f"{group}.{name}")
@@ -206,8 +208,7 @@ class Hooks:
             self.counts["skipped"] += 1
             return self._skip(record)
         written_s = None if record.timestamp_ms < 0 else record.timestamp_ms / 1e3
-        if self._is_old(written_s):
-            self.counts["expired"] += 1
+        if self._expires(record.offset, written_s):
             return self._skip(record)
         body = payload(alert, self._settings.payload, thumbnails=self._settings.thumbnails)
         key = idempotency_key(alert, record.partition, record.offset)
@@ -219,23 +220,30 @@ class Hooks:
         if not any(event.source == record.source for event in self._events):
             self._done[record.source] = record.offset + 1
 
-    def _is_old(self, written_s: float | None) -> bool:
-        return written_s is not None and self._clock() - written_s > self._settings.max_age_s
+    def _expires(self, offset: int, written_s: float | None) -> bool:
+        """Whether an alert is too old to be sent; counted then, with the reason."""
+        age_s = 0.0 if written_s is None else self._clock() - written_s
+        if age_s <= self._settings.max_age_s:
+            return False
+        self.counts["expired"] += 1
+        said = f"the receiver's last answer: {self._said}" if self._said else "nothing was sent before it"
+        self._reason = f"offset {offset}: {age_s:.0f} s old, over {self._settings.max_age_s:.0f} s; {said}"
+        return True
 
     def _attempt(self, event: _Event) -> None:
         now_s = self._monotonic()
-        if self._is_old(event.written_s):
-            self.counts["expired"] += 1
+        if self._expires(event.offset, event.written_s):
             return self._finish(event)
         event.begun_s = now_s if event.begun_s is None else event.begun_s
         event.attempts += 1
         self.counts["attempts"] += 1
         answer = self._post(event)
+        self._said = f"{answer.status} {answer.reason}"
         if answer.is_done:
             self.counts["delivered"] += 1
             self.delivered_s = self._clock()
             return self._finish(event)
-        self._reason = f"{answer.status} {answer.reason}"
+        self._reason = self._said
         if answer.is_final:
             self.counts["refused"] += 1
             return self._finish(event)

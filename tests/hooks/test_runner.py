@@ -321,9 +321,34 @@ def test_a_dead_receiver_is_told_of_once_a_minute_not_once_an_alert(
     world.answers = [NO] * 200
     world.send(*(alert(n) for n in range(200)))
     world.run(world.hooks(), steps=240)  # two minutes
-    said = [line for line in capsys.readouterr().out.splitlines() if "do not arrive" in line]
+    said = complaints(capsys)
     assert 1 <= len(said) <= 3
     assert "404" in said[0]
+
+
+def complaints(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if "do not arrive" in line]
+
+
+def test_an_alert_that_is_too_old_when_it_is_read_is_told_with_the_reason(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.send(alert(1), at_s=NOW_S - 7200)
+    world.run(world.hooks())
+    (said,) = complaints(capsys)
+    assert "offset 0: 7200 s old, over 3600 s; nothing was sent before it" in said
+
+
+def test_an_alert_that_expires_while_the_receiver_is_busy_is_told_with_what_it_said(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.settings = HookSettings(url="http://receiver/", max_age_s=30.0)
+    world.answers = [BUSY] * 100
+    world.send(alert(1), alert(2))
+    hooks = world.run(world.hooks(), steps=240)  # two minutes
+    assert hooks.counts["expired"] == 2
+    assert "offset 1: " in (said := complaints(capsys)[-1])
+    assert "s old, over 30 s; the receiver's last answer: 503 busy" in said
 
 
 def test_nonsense_on_the_topic_and_old_alerts_are_counted_and_passed_over(world: World) -> None:
