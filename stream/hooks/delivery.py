@@ -9,14 +9,19 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from stream.hooks.settings import HookSettings
 
 _MAX_ANSWER_BYTES = 4096
 _MAX_RETRY_AFTER_S = 300.0
+#: The longest date of HTTP, of RFC 850, has 33 characters.
+_MAX_DATE = 64
 #: Of a name that stands for more, so many are tried.
 _MAX_ADDRESSES = 4
 #: Answers that say "not now": all others of 400 to 499 say "never".
@@ -30,7 +35,7 @@ class Answer:
     Args:
         status: of HTTP; 0 where there was no answer.
         reason: in words.
-        retry_after_s: how long the receiver wants to be left alone.
+        retry_after_s: how long the receiver wants to be left alone, 300 s at most.
     """
 
     status: int
@@ -54,11 +59,15 @@ class Receiver:
     Args:
         settings: its address and how long it may take.
         tls: of ``https``; the system's authorities by default.
+        clock: seconds since the epoch, for tests.
     """
 
-    def __init__(self, settings: HookSettings, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, settings: HookSettings, tls: ssl.SSLContext | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
         parts = urlsplit(settings.url)
         self._settings, self._host, self._is_tls = settings, parts.hostname or "", parts.scheme == "https"
+        self._clock = clock
         self._port = parts.port or (443 if self._is_tls else 80)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._tls = tls or (ssl.create_default_context() if self._is_tls else None)
@@ -78,7 +87,8 @@ class Receiver:
                 # It has it by then, or has not: whatever its words turn out to be.
                 with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
                     response.read(_MAX_ANSWER_BYTES)
-            return Answer(response.status, response.reason[:80], _retry_after_s(response.getheader("Retry-After")))
+            wish_s = _retry_after_s(response.getheader("Retry-After"), self._clock())
+            return Answer(response.status, response.reason[:80], wish_s)
         except (OSError, http.client.HTTPException, ValueError) as error:
             return Answer(0, f"no answer: {type(error).__name__}: {error}"[:200])
         finally:
@@ -143,7 +153,18 @@ def _shut(sock: socket.socket) -> None:
         return  # it is closed already
 
 
-def _retry_after_s(header: str | None) -> float:
-    if header is None or not (header.isascii() and header.isdigit()):
+def _retry_after_s(header: str | None, now_s: float) -> float:
+    """Seconds, or a date of HTTP (RFC 9110, 10.2.3) less ``now_s``; 0 for a date that has passed and for nonsense."""
+    if header is None:
         return 0.0
-    return min(float(header[:9]), _MAX_RETRY_AFTER_S)
+    if header.isascii() and header.isdigit():
+        return min(float(header[:9]), _MAX_RETRY_AFTER_S)
+    if len(header) > _MAX_DATE:
+        return 0.0
+    try:
+        until = parsedate_to_datetime(header)
+        # A date of HTTP is in UTC, whether it says so or not.
+        until_s = (until.replace(tzinfo=UTC) if until.tzinfo is None else until).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(0.0, until_s - now_s), _MAX_RETRY_AFTER_S)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.hooks import Answer, HookError, HookSettings, Receiver, sign, verify
-from stream.hooks.delivery import _is_allowed
+from stream.hooks.delivery import _is_allowed, _retry_after_s
 from stream.hooks.settings import check_secret
 
 SECRET = b"0123456789abcdef"
@@ -95,10 +95,47 @@ def test_what_an_answer_means(server: Server, status: int, done: bool, final: bo
     assert len(server.came) == 1
 
 
-@pytest.mark.parametrize("header", ["-1", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 400, "1e9", ""])
+@pytest.mark.parametrize("header", ["-1", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 400, "1e9", "2.5", ""])
 def test_a_wish_to_be_left_alone_is_bounded(server: Server, header: str) -> None:
     server.answer = lambda handler: reply(handler, 503, Retry_After=header)
     assert Receiver(HookSettings(url=server.url())).post(b"{}", {}).retry_after_s in (0.0, 300.0)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Fri, 15 Jan 2027 08:00:07 GMT", "Friday, 15-Jan-27 08:00:07 GMT", "Fri Jan 15 08:00:07 2027"],
+    ids=["today's", "rfc-850", "asctime"],
+)
+@pytest.mark.parametrize(("early_s", "wait_s"), [(0.0, 7.0), (7.0, 14.0), (3600.0, 300.0), (-8.0, 0.0)])
+def test_a_wish_to_be_left_alone_until_a_date_is_heard_and_bounded(
+    server: Server, header: str, early_s: float, wait_s: float
+) -> None:
+    server.answer = lambda handler: reply(handler, 429, Retry_After=header)
+    receiver = Receiver(HookSettings(url=server.url()), clock=lambda: 1_800_000_000.0 - early_s)
+    assert receiver.post(b"{}", {}).retry_after_s == wait_s
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "soon",
+        "Fri, 45 Jan 2027 08:00:07 GMT",
+        "Fri, 15 Jan 99999999999999999999 08:00:07 GMT",
+        "Fri, 15 Jan 2027 08:00:07 +99999999999999999999",
+        "Fri, 15 Jan 2027 08:00:07 GMT, " * 9,
+        "\xb2",
+    ],
+)
+def test_a_wish_that_nobody_understands_takes_nothing_from_the_answer(server: Server, header: str) -> None:
+    server.answer = lambda handler: reply(handler, 200, Retry_After=header)
+    answer = Receiver(HookSettings(url=server.url())).post(b"{}", {})
+    assert (answer.is_done, answer.retry_after_s) == (True, 0.0)
+
+
+@settings(deadline=None)
+@given(header=st.text(max_size=80), now_s=st.floats(0, 1e10))
+def test_whatever_a_wish_is_it_is_bounded(header: str, now_s: float) -> None:
+    assert 0.0 <= _retry_after_s(header, now_s) <= 300.0
 
 
 def test_a_receiver_that_never_ends_is_left_in_time(server: Server) -> None:
