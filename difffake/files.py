@@ -6,9 +6,11 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from difffake.errors import OutputError
+from difffake.folder import MEDIA_SUFFIXES
 
 
 def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -24,10 +26,10 @@ def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
         OutputError: it cannot be written; what stood there before still does.
     """
     try:
-        target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_bytes(data)
+        if _is_door(path):
+            path.write_bytes(data)
             return
+        target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_beside(target, data, private=private)
     except OSError as error:
@@ -38,9 +40,11 @@ def check_target(path: Path) -> None:
     """Whether `write_whole` has a chance, asked before the work whose result it writes; makes the folders.
 
     Raises:
-        OutputError: it has none.
+        OutputError: it has none; or a video or a picture is there: nobody means to replace it by a result.
     """
     try:
+        if _is_door(path):
+            return
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -49,10 +53,54 @@ def check_target(path: Path) -> None:
             mode = stat.S_IFREG
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.suffix.lower() in MEDIA_SUFFIXES and target.is_file() and target.stat().st_size:
+            raise OutputError(
+                f"{path}: a video or a picture is there, and would be replaced by a result",
+                hint="give the result a name of its own; was the value of an option left out?",
+            )
         if not os.access(target.parent if stat.S_ISREG(mode) else target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OutputError:
+        raise
     except OSError as error:
         raise not_written(str(path), error) from error
+
+
+def check_apart(outputs: Sequence[Path | None], inputs: Iterable[Path]) -> None:
+    """Refuse results that would take the place of what is read for them, or of each other.
+
+    Raises:
+        OutputError: one of them would.
+    """
+    taken: dict[object, Path] = {}
+    for path in outputs:
+        if path is not None and not _is_door(path):
+            before = taken.setdefault(_identity(path), path)
+            if before is not path:
+                raise OutputError(f"{path}: two results cannot be one file", hint="give each a file of its own")
+    for path in inputs:
+        if _identity(path) in taken:
+            raise OutputError(f"{path}: it is read, and would be replaced", hint="give the result another file")
+
+
+def _identity(path: Path) -> object:
+    """Of the file, whatever it is called; of none yet, where it would be."""
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    except ValueError:  # a NUL, which no file's name has
+        return str(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_door(path: Path) -> bool:
+    """Whether a pipe or a device is there. Asked of the path as it is: what ``/dev/fd/63`` resolves to is no path."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def check_targets(*paths: Path | None) -> None:

@@ -107,5 +107,12 @@ def reason(error: Exception) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """The address for messages and reports: no user, no password, no query."""
-    return re.sub(r"//[^/@]*@", "//", url).split("?")[0]
+    """The address for messages and reports: no user, no password, no query. A password may hold any letter unescaped:
+    rather too much goes."""
+    scheme, slashes, rest = url.partition("//")
+    before = rest.split("?")[0]
+    if "@" in before:
+        rest = before.rpartition("@")[2]
+    elif "@" in rest and "/" not in before:  # a password with a question mark in it
+        rest = rest.rpartition("@")[2]
+    return scheme + slashes + rest.split("?")[0]

@@ -12,6 +12,8 @@ from difffake.limits import Limits
 _BOUNDS = Limits()
 #: More only take memory.
 MAX_THREADS = 1024
+#: Of `analysis_side_px`: what a face detector takes.
+LEAST_SIDE_PX, MOST_SIDE_PX = 32, 4096
 
 
 class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,10 +71,12 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             for name in self.__struct_fields__
             if name not in ("threads", "guests", "whole_s")
             and (value := getattr(self, name)) is not None
-            and not value > 0
+            and not 0 < value < math.inf
         }
         if positive:
-            raise ValueError(f"settings must be positive: {positive}")
+            raise ValueError(f"settings must be positive, and finite: {positive}")
+        if not LEAST_SIDE_PX <= self.analysis_side_px <= MOST_SIDE_PX:
+            raise ValueError(f"analysis_side_px is {LEAST_SIDE_PX} to {MOST_SIDE_PX}, not {self.analysis_side_px}")
         if not 0 <= self.threads <= MAX_THREADS:
             raise ValueError(f"threads must be 0, for every core, to {MAX_THREADS}, not {self.threads}")
         if not 0 <= self.whole_s < math.inf:

@@ -31,6 +31,7 @@ from difffake.bundle import Bundle
 from difffake.detector import Detector
 from difffake.errors import AnchorError, MediaNotFoundError
 from difffake.faces.runtime import DetectorRuntime
+from difffake.files import check_apart
 from difffake.observe import Observations
 from difffake.results import LIMITS, QUESTIONS
 from difffake.scoring import Scorer
@@ -38,7 +39,7 @@ from difffake.settings import ScanSettings
 from difffake.video import open_video
 from engines.choose import EngineKind
 from stream.commands_operate import ByOption, EnrolmentsTopic, TopicOption, operator
-from stream.console import printable, progress_bar
+from stream.console import print_table, printable, progress_bar, results_console
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, ThreadsOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
 from stream.operate import check_addressable, send_enrolment
@@ -97,6 +98,7 @@ def enroll(
         Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
     ):
         if out is not None:
+            check_apart([out], footage)
             check_target(out, stream, detector.bundle, overwrite=overwrite)
         clips, warnings = _observe(detector, footage, quiet=quiet)
         enrolment = enrol(clips, trust=trust)
@@ -132,7 +134,7 @@ def show_anchors(
         warnings = list(load_anchors(file, Bundle.load(bundle)).warnings)
     except AnchorError as error:
         warnings = [f"anchor: {error}. {error.hint}"]
-    console = Console()
+    console = results_console()
     console.print(Text(f"{printable(file.name)}: stream {anchors.stream}", style="bold"))
     table = Table(box=None, padding=(0, 2), pad_edge=True)
     for column in ("  who", "since", "from", "frames", "holds"):
@@ -144,7 +146,7 @@ def show_anchors(
         table.add_row(
             Text(f"  {person.name}"), Text(printable(person.created)), Text(footage), str(len(pool)), ", ".join(holds)
         )
-    console.print(table)
+    print_table(console, table)
     _print_warnings(console, warnings)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +24,7 @@ from difffake.anchors.file import AnchorFile, load_anchors
 from difffake.detector import Detector
 from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError, OutputError
 from difffake.faces.runtime import DetectorRuntime
-from difffake.files import check_target, write_whole
+from difffake.files import check_apart, check_targets, write_whole
 from difffake.folder import left_out_in_words, media_in
 from difffake.hangup import interrupted_by_signals
 from difffake.media import without_secrets
@@ -139,24 +141,29 @@ def scan(
     )
     if resume and scores is None:
         raise typer.BadParameter("--resume goes on in the table of --scores FILE.csv")
+    if resume and fail_on is not None:
+        raise typer.BadParameter("--fail-on judges what this run scans: with --resume it would say nothing of the rest")
+    if scores == Path("-"):
+        raise typer.BadParameter("--scores needs a file of its own, to which lines are added; --json - goes to stdout")
     sources, failures = _expand(paths)
     reports = _report_paths(report, sources)
-    for target in {*reports, None if json in (None, "-") else Path(json)}:
-        if target is not None:
-            check_target(target)
+    outputs = [None if json in (None, "-") else Path(json), scores, *reports]
+    check_apart(outputs, (Path(source) for source in sources if not is_address(source)))
+    check_targets(*outputs)
     results: list[ScanResult] = []
     interrupted = False
     tables = results_console(stderr=json == "-")
     with (
-        ScoreTable(scores, resumed=resume) as table,
         Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
+        nullcontext(None if anchor is None else load_anchors(anchor, detector.bundle)) as anchors,
+        # The last one: what cannot be scanned at all costs no table of before.
+        ScoreTable(scores, resumed=resume) as table,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
-        anchors = None if anchor is None else load_anchors(anchor, detector.bundle)
         lines = [row_of_failure(f.path or f.name, f.error) for f in failures]
         _write_rows(table, [line for line in lines if line[0] not in table.done], failures)
         if table.done:
-            left = [(s, r) for s, r in zip(sources, reports, strict=True) if (_path(s) or _name(s)) not in table.done]
+            left = [(s, r) for s, r in zip(sources, reports, strict=True) if _key(s) not in table.done]
             print_note(f"{table.name} has {len(sources) - len(left)} of {len(sources)} already; {len(left)} to scan")
             sources, reports = [source for source, _ in left], [target for _, target in left]
         for number, (source, target) in enumerate(zip(sources, reports, strict=True)):
@@ -170,10 +177,10 @@ def scan(
                 if context.obj.debug and not isinstance(error, DiffFakeError):
                     raise
                 failures.append(_failed(source, error))
-                _write_rows(table, [row_of_failure(_path(source) or _name(source), failures[-1].error)], failures)
+                _write_rows(table, [row_of_failure(_key(source), failures[-1].error)], failures)
                 continue
             results.append(result)
-            _write_rows(table, [row_of(_path(source) or _name(source), result)], failures)
+            _write_rows(table, [row_of(_key(source), result)], failures)
             if target is not None:
                 try:
                     write_whole(target, render_report(result).encode())
@@ -273,6 +280,15 @@ def _path(source: str) -> str | None:
 
 def _name(source: str) -> str:
     return _utf8(without_secrets(source) if is_address(source) else Path(source).name or source)
+
+
+def _key(source: str) -> str:
+    """What stands in the table; of an address whose query is left out, which may say which of many videos it is, a
+    digest tells it from others."""
+    key = _path(source) or _name(source)
+    if is_address(source) and "?" in source:
+        key += f"#{hashlib.sha256(source.encode(errors='replace')).hexdigest()[:8]}"
+    return key
 
 
 def _utf8(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,21 +66,40 @@ class ScoreTable:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = path.read_bytes() if resumed and path.is_file() else b""
-            kept = kept[: kept.rfind(b"\n") + 1]  # half a line is of a disk that was full
-            if kept:
-                self.done = _paths_in(self.name, kept)
+            is_file = path.is_file() or not path.exists()
             # Unbuffered: a line is in the file when `add` returns, whatever happens then.
-            self._file = path.open("r+b" if kept else "wb", buffering=0)
-            if kept:
-                self._file.truncate(len(kept))
-                self._file.seek(len(kept))
+            handle = os.open(path, os.O_RDWR | os.O_CREAT if is_file else os.O_WRONLY, 0o666)
+            self._file = os.fdopen(handle, "r+b" if is_file else "wb", buffering=0)
+            kept = self._keep(self._file, resumed=resumed) if is_file else b""
         except OSError as error:
+            self.close()
             if isinstance(error, OutputError):
                 raise
             raise not_written(self.name, error) from error
         if not kept:
             self.add(list(COLUMNS))
+
+    def _keep(self, file: io.FileIO, *, resumed: bool) -> bytes:
+        """Cut off what is not gone on from; returns what is. The file is ours alone until it is closed."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{self.name}: another scan writes it", hint="wait for its end, or give --scores another file"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        there = file.readall()
+        whole = there[: there.rfind(b"\n") + 1]  # half a line is of a disk that was full
+        if there and not there.startswith(COLUMNS[0].encode() + b","):  # refused, not replaced
+            raise OutputError(
+                f"{self.name} is there, and no table of `scan --scores`", hint="give --scores another file"
+            )
+        kept = whole if resumed else b""
+        self.done = _paths_in(self.name, kept) if kept else frozenset()
+        file.truncate(len(kept))
+        file.seek(len(kept))
+        return kept
 
     def add(self, cells: list[str]) -> None:
         """Write a line."""

@@ -25,8 +25,10 @@ from tiny import write_tiny_bundle
 from difffake.bundle import Bundle
 from difffake.detector import Detector
 from difffake.files import not_written, write_whole
+from difffake.media import without_secrets
 from difffake.results import ScanResult
-from stream.commands_scan import ScanDocument
+from stream.commands_scan import ScanDocument, _key
+from stream.scan_table import COLUMNS, ScoreTable
 
 
 @pytest.fixture(autouse=True)
@@ -485,3 +487,99 @@ def test_output_that_nobody_takes(clips: dict[str, Path], base: list[str]) -> No
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ["--json", "{video}"],
+        ["--scores", "{video}"],
+        ["--scores", "{linked}"],
+        ["--json", "{other}"],
+        ["--json", "{tmp}/x", "--scores", "{tmp}/x"],
+        ["--json", "{tmp}/x.html", "--report", "{tmp}/x.html"],
+        ["--scores", "{notes}"],
+    ],
+)
+def test_a_result_takes_no_place_of_a_video_of_notes_or_of_another_result(
+    outputs: list[str], clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"video": tmp_path / "a.mp4", "other": tmp_path / "b.mp4", "notes": tmp_path / "notes.txt"}
+    for name in ("video", "other"):
+        names[name].write_bytes(clips["woman"].read_bytes())
+    names["notes"].write_text("years of work\n")
+    names |= {"linked": tmp_path / "linked.csv", "tmp": tmp_path}
+    names["linked"].symlink_to(names["video"])
+    before = {name: path.read_bytes() for name, path in names.items() if path.is_file()}
+    assert run("scan", names["video"], *base, "-q", *(text.format(**names) for text in outputs)) == 18
+    assert "error:" in capsys.readouterr().err
+    assert {name: path.read_bytes() for name, path in names.items() if path.is_file()} == before
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("wrong", [["--anchor", "typo.msgpack"], ["--bundle", "nowhere"]])
+def test_a_scan_that_cannot_begin_costs_no_table(
+    wrong: list[str], clips: dict[str, Path], base: list[str], tmp_path: Path
+) -> None:
+    table = tmp_path / "s.csv"
+    assert run("scan", clips["woman"], *base, "--duration", 1, "-q", "--scores", table) == 0
+    before = table.read_bytes()
+    assert run("scan", clips["woman"], *base, "-q", "--scores", table, *wrong) >= 20
+    assert table.read_bytes() == before
+
+
+def test_two_scans_do_not_write_one_table(clips: dict[str, Path], base: list[str], tmp_path: Path) -> None:
+    table = tmp_path / "s.csv"
+    with ScoreTable(table) as first:
+        assert run("scan", clips["woman"], *base, "-q", "--scores", table) == 18
+        first.add(["x"] * len(COLUMNS))
+    assert len(table.read_text().splitlines()) == 2
+
+
+def test_a_pipe_that_only_the_shell_knows_is_written(clips: dict[str, Path], base: list[str]) -> None:
+    reading, writing = os.pipe()
+    told: list[bytes] = []
+    reader = threading.Thread(target=lambda: told.append(Path(f"/dev/fd/{reading}").read_bytes()))
+    reader.start()
+    assert run("scan", clips["woman"], *base, "--duration", 1, "-q", "--json", f"/dev/fd/{writing}") == 0
+    os.close(writing)
+    reader.join(30)
+    os.close(reading)
+    assert msgspec.json.decode(told[0], type=ScanDocument).results
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--fps", "inf"],
+        ["--window", "inf"],
+        ["--analysis-side", "1"],
+        ["--analysis-side", "100000"],
+        ["--set", "max_megapixels=inf"],
+        ["--scores", "-"],
+        ["--scores", "s.csv", "--resume", "--fail-on", "strong"],
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(wrong: list[str], clips: dict[str, Path], base: list[str]) -> None:
+    assert run("scan", clips["woman"], *base, *wrong) == 2
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://admin:secret@host/x",
+        "rtsp://admin:secr@et@host/x",
+        "rtsp://admin:sec/ret@host/x",
+        "rtsp://admin:sec?ret@host/x",
+        "http://host/x?token=secret",
+        "http://host/x?mail=secret@there",
+    ],
+)
+def test_no_part_of_a_password_is_told(address: str) -> None:
+    assert without_secrets(address) == f"{address.partition(':')[0]}://host/x"
+
+
+def test_addresses_that_only_their_queries_tell_apart_have_lines_of_their_own() -> None:
+    assert _key("http://host/clip?id=1") != _key("http://host/clip?id=2")
+    assert "id=1" not in _key("http://host/clip?id=1")
+    assert _key("http://host/clip") == "http://host/clip"

@@ -63,14 +63,21 @@ def test_a_scan_that_was_killed_goes_on_behind_what_its_table_has(
     assert len(table.read_text().splitlines()) == 4, "without --resume it is begun anew"
 
 
-@pytest.mark.parametrize("stands", ["a,b\n1,2\n", "\x00\n", f"{','.join(COLUMNS)}\na.mp4,\n"])
+@pytest.mark.parametrize(
+    ("stands", "hint"),
+    [
+        ("a,b\n1,2\n", "another file"),
+        ("\x00\n", "another file"),
+        (f"{','.join(COLUMNS)}\na.mp4,\n", "leave --resume out to replace it"),
+    ],
+)
 def test_a_file_of_others_is_not_gone_on_with(
-    stands: str, clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stands: str, hint: str, clips: dict[str, Path], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other.csv"
     other.write_text(stands)
     assert run("scan", clips["man"], *base, "--resume", "--scores", other) == 18
-    assert "leave --resume out to replace it" in capsys.readouterr().err.lower()
+    assert hint in capsys.readouterr().err.lower()
     assert other.read_text() == stands
     assert run("scan", clips["man"], *base, "--resume") == 2
 
