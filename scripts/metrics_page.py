@@ -45,8 +45,9 @@ curl localhost:8080/metrics                      # the wall, where its page is
 ```
 
 Neither tells the name of a stream. A receiver that takes nothing shows in `difffake_hooks_lag_seconds`, an alert that
-nobody will get any more in `increase(difffake_hooks_alerts_total{{outcome=~"refused|given_up|expired"}}[1h])`. The
-deployment's rules tell of both, and of hooks and walls that are down ([runbook](runbook.md#is-anybody-told)).
+nobody will get any more in `difffake_hooks_alerts_total{{outcome=~"refused|given_up|expired"}}`: at its first scrape
+that may be above 0, which `increase` does not see. The deployment's rules tell of both, and of hooks and walls that are
+down ([runbook](runbook.md#is-anybody-told)).
 
 ## What counts as looked at
 Each due frame stands for the stream time since the due frame before it, {GAP_S:g} s at the most. That time is *covered*

@@ -20,6 +20,8 @@ DASHBOARDS = DEPLOY / "grafana" / "dashboards"
 METRICS: tuple[Metric, ...] = (*CATALOGUE.values(), *HOOKS.values(), *WALL.values())
 #: Labels that every scrape adds.
 SCRAPED = frozenset({"job", "instance"})
+#: Labels that a scrape adds where there are several receivers, to what hooks expose.
+_SCRAPED_HOOKS = frozenset({"receiver"})
 #: What Prometheus has by itself.
 _BUILT_IN = {"up": SCRAPED, "ALERTS": SCRAPED | {"alertname", "alertstate", "severity", "kind", "stream"}}
 #: What Grafana fills in, and something that may stand in its place.
@@ -108,6 +110,7 @@ def known() -> dict[str, frozenset[str]]:
     What a recording rule keeps stands in its name, before the first colon.
     """
     series = {name: metric.query_labels | SCRAPED for metric in METRICS for name in metric.series}
+    series |= {name: series[name] | _SCRAPED_HOOKS for metric in HOOKS.values() for name in metric.series}
     recorded = {rule.name: rule.name.split(":")[0].split("_") for rule in rules() if not rule.is_alert}
     return series | {name: frozenset(labels) for name, labels in recorded.items()} | _BUILT_IN
 

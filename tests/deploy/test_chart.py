@@ -186,11 +186,15 @@ def test_everything_that_has_metrics_is_scraped_and_may_be(chart: Any) -> None:
     objects = rendered(chart, ALL)
     monitor = objects["PodMonitor", "live-difffake"]["spec"]
     scraped = {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]}
+    receiver = {"sourceLabels": ["__meta_kubernetes_pod_label_difffake_receiver"], "targetLabel": "receiver"}
+    assert all(endpoint["relabelings"] == [receiver] for endpoint in monitor["podMetricsEndpoints"])
     deployments = {name: one for (kind, name), one in objects.items() if kind == "Deployment"}
     assert len(deployments) == 4
     for name, one in deployments.items():
         labels = one["spec"]["template"]["metadata"]["labels"]
         assert monitor["selector"]["matchLabels"].items() <= labels.items()
+        # Rules tell hooks of several receivers apart by the label that this becomes.
+        assert ("difffake/receiver" in labels) == ("-hooks-" in name)
         # One endpoint each: a series that is scraped twice counts twice.
         (port,) = [port["name"] for port in container(one)["ports"] if port["name"] in scraped]
         (policy,) = [
