@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -42,28 +43,26 @@ def check_target(path: Path) -> None:
     Raises:
         OutputError: it has none; or a video or a picture is there: nobody means to replace it by a result.
     """
+    target = path
     try:
         if _is_door(path):
-            return
-        target = Path(os.path.realpath(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            mode = target.stat().st_mode
-        except FileNotFoundError:
-            mode = stat.S_IFREG
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if target.suffix.lower() in MEDIA_SUFFIXES and target.is_file() and target.stat().st_size:
-            raise OutputError(
-                f"{path}: a video or a picture is there, and would be replaced by a result",
-                hint="give the result a name of its own; was the value of an option left out?",
-            )
-        if not os.access(target.parent if stat.S_ISREG(mode) else target, os.W_OK):
+            place = path
+        else:
+            target = Path(os.path.realpath(path))
+            place = target.parent
+            place.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISDIR(target.stat().st_mode):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OutputError:
-        raise
     except OSError as error:
         raise not_written(str(path), error) from error
+    if target.suffix.lower() in MEDIA_SUFFIXES and target.is_file() and target.stat().st_size:
+        raise OutputError(
+            f"{path}: a video or a picture is there, and would be replaced by a result",
+            hint="give the result a name of its own; was the value of an option left out?",
+        )
 
 
 def check_apart(outputs: Sequence[Path | None], inputs: Iterable[Path]) -> None:

@@ -12,8 +12,20 @@ from difffake.limits import Limits
 _BOUNDS = Limits()
 #: More only take memory.
 MAX_THREADS = 1024
-#: Of `analysis_side_px`: what a face detector takes.
-LEAST_SIDE_PX, MOST_SIDE_PX = 32, 4096
+#: Of the long side at which faces are looked for.
+MIN_ANALYSIS_PX, MAX_ANALYSIS_PX = 32, 4096
+
+
+def check_networks(threads: int, analysis_side_px: int) -> None:
+    """Refuse what no network can be run with.
+
+    Raises:
+        ValueError: more threads than any machine has, or a side at which no face can be found.
+    """
+    if not 0 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads must be 0, for every core, to {MAX_THREADS}, not {threads}")
+    if not MIN_ANALYSIS_PX <= analysis_side_px <= MAX_ANALYSIS_PX:
+        raise ValueError(f"analysis_side_px must be {MIN_ANALYSIS_PX} to {MAX_ANALYSIS_PX}, not {analysis_side_px}")
 
 
 class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,10 +87,7 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         }
         if positive:
             raise ValueError(f"settings must be positive, and finite: {positive}")
-        if not LEAST_SIDE_PX <= self.analysis_side_px <= MOST_SIDE_PX:
-            raise ValueError(f"analysis_side_px is {LEAST_SIDE_PX} to {MOST_SIDE_PX}, not {self.analysis_side_px}")
-        if not 0 <= self.threads <= MAX_THREADS:
-            raise ValueError(f"threads must be 0, for every core, to {MAX_THREADS}, not {self.threads}")
+        check_networks(self.threads, self.analysis_side_px)
         if not 0 <= self.whole_s < math.inf:
             raise ValueError(f"whole_s must be 0 or more seconds, not {self.whole_s}")
         if not self.strong_p <= self.suspicious_p < 1:

@@ -91,7 +91,8 @@ class ScoreTable:
             pass
         there = file.readall()
         whole = there[: there.rfind(b"\n") + 1]  # half a line is of a disk that was full
-        if there and not there.startswith(COLUMNS[0].encode() + b","):  # refused, not replaced
+        begin = f"{COLUMNS[0]},".encode()
+        if there[: len(begin)] != begin[: len(there)]:  # refused, not replaced
             raise OutputError(
                 f"{self.name} is there, and no table of `scan --scores`", hint="give --scores another file"
             )

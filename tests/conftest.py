@@ -49,6 +49,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of a CA, a broker and a client, and of strangers."""
+    try:
+        return Certificates.make(tmp_path_factory.mktemp("certificates"))
+    except OpensslMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
 def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
     """One real Apache Kafka node for the session, which a test may kill and start again; with TLS where openssl is."""
     folder = tmp_path_factory.mktemp("kafka")

@@ -220,6 +220,11 @@ def test_more_threads_than_any_machine_has_are_refused(command: list[str], threa
     assert run(*command, "--threads", threads) == 2
 
 
+@pytest.mark.parametrize("side", ["1", "100000"])
+def test_a_side_at_which_no_face_can_be_found_is_wrong_usage(side: str) -> None:
+    assert run("work", "--bootstrap-servers", "localhost:1", "--analysis-side", side) == 2
+
+
 def test_a_value_may_begin_with_dashes_where_that_is_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

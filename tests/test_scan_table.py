@@ -63,6 +63,14 @@ def test_a_scan_that_was_killed_goes_on_behind_what_its_table_has(
     assert len(table.read_text().splitlines()) == 4, "without --resume it is begun anew"
 
 
+@pytest.mark.parametrize("stands", ["", "pa", "path,err"])
+def test_a_table_whose_first_line_was_cut_off_is_begun_anew(stands: str, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(stands)
+    with ScoreTable(tmp_path / "s.csv", resumed=True) as table:
+        assert not table.done
+    assert (tmp_path / "s.csv").read_text() == ",".join(COLUMNS) + "\n"
+
+
 @pytest.mark.parametrize(
     ("stands", "hint"),
     [

@@ -20,10 +20,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from difffake.faces.centerface import MAX_RUN_PIXELS, MULTIPLE, NMS_IOU, CenterFace, non_maximum_suppression
+from difffake.faces.centerface import MAX_RUN_PIXELS, NMS_IOU, CenterFace, non_maximum_suppression
 from difffake.faces.contract import F32, U8, FaceDetector, Faces
 from difffake.faces.runtime import DetectorRuntime
 from difffake.people.cuts import SIZE_PX, CutDetector, CutMemory
+from difffake.settings import MAX_ANALYSIS_PX, MIN_ANALYSIS_PX
 
 if TYPE_CHECKING:
     from difffake.picture import Picture
@@ -189,8 +190,8 @@ class FaceFinder:
             raise ValueError(f"whole_s must be 0 or more seconds, not {whole_s}")
         if not (still_s >= 0 and math.isfinite(still_s)):
             raise ValueError(f"still_s must be 0 or more seconds, not {still_s}")
-        if not MULTIPLE <= whole_side_px <= 4096:
-            raise ValueError(f"whole_side_px must be {MULTIPLE} to 4096, not {whole_side_px}")
+        if not MIN_ANALYSIS_PX <= whole_side_px <= MAX_ANALYSIS_PX:
+            raise ValueError(f"whole_side_px must be {MIN_ANALYSIS_PX} to {MAX_ANALYSIS_PX}, not {whole_side_px}")
         if not 0 < candidate <= threshold < 1:
             raise ValueError(f"need 0 < candidate <= threshold < 1, not {candidate} and {threshold}")
         if not 1 <= max_faces <= _MAX_KNOWN:

@@ -9,7 +9,7 @@ import msgspec
 from difffake.anchors import AnchorPolicy
 from difffake.anchors.policy import MAX_KEPT
 from difffake.people import PeopleSettings
-from difffake.settings import MAX_THREADS
+from difffake.settings import check_networks
 from stream.messages.scores import MAX_FACES
 
 #: Bytes of a person in a registry of `PeopleSettings`, apart from its identity embeddings and who was seen with whom.
@@ -64,8 +64,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         numbers = {n: getattr(self, n) for n in self.__struct_fields__ if n not in _FREE}
         if wrong := {n: v for n, v in numbers.items() if not (math.isfinite(v) and v > 0)}:
             raise ValueError(f"settings must be positive: {wrong}")
-        if not 0 <= self.threads <= MAX_THREADS:
-            raise ValueError(f"threads must be 0, for every core, to {MAX_THREADS}, not {self.threads}")
+        check_networks(self.threads, self.analysis_side_px)
         for name in ("whole_s", "still_s"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be 0 or more seconds, not {getattr(self, name)}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from certificates import Certificates, OpensslMissing
+from certificates import Certificates
 
 from stream.broker.kafka_client import KafkaSettings
 from stream.broker.kafka_sockets import plain_socket
@@ -23,14 +23,6 @@ MOST_IN_A_RUN = MIB + 2 * 64 * 1024
 PATIENCE_S = 20.0
 
 Pair = tuple[socket.socket, socket.socket]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    try:
-        return Certificates.make(tmp_path_factory.mktemp("certificates"))
-    except OpensslMissing as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture(params=["plain", "tls"])

@@ -9,18 +9,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from certificates import Certificates, OpensslMissing
+from certificates import Certificates
 from test_delivery import Server
 
 from stream.hooks import HookSettings, Receiver
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    try:
-        return Certificates.make(tmp_path_factory.mktemp("certificates"))
-    except OpensslMissing as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture
