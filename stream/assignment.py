@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 
 import structlog
 
@@ -107,16 +108,17 @@ class Assignment:
         deleted before anybody came to it."""
         self._tell_gone(part.source, part.position, min(self._input(part.source)[1], offset))
 
-    def is_remade(self, part: Partition) -> bool:
-        """Whether the topic of a partition is another one by now."""
-        now = self._input(part.source)[0]
-        return bool(now and part.topic_id) and now != part.topic_id
+    def is_remade(self, parts: Iterable[Partition]) -> bool:
+        """Whether the topic of any of these partitions is another one by now."""
+        before = {part.source.topic: part.topic_id for part in parts if part.topic_id}
+        now = self._reader.topic_ids(before) if before else {}
+        return any(now.get(topic, one) not in (one, "") for topic, one in before.items())
 
     def _input(self, source: TopicPartition) -> tuple[str, int]:
         """The id of a partition's topic, and its first offset; of one that is deleted by now, nothing."""
         try:
-            return self._reader.topic_id(source.topic), self._reader.beginning_offset(source)
-        except TopicNotFoundError:
+            return self._reader.topic_ids([source.topic])[source.topic], self._reader.beginning_offset(source)
+        except (KeyError, TopicNotFoundError):
             return "", 0
 
     def _tell_gone(self, source: TopicPartition, due: int, first: int) -> None:

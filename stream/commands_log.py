@@ -114,9 +114,10 @@ class CommandsLog:
 
     def _look_again(self, end: int) -> None:
         """Something came: is it the same topic?"""
-        topic_id = self._reader.topic_id(self._partition.topic)
+        topic = self._partition.topic
+        topic_id = self._reader.topic_ids([topic]).get(topic, "")
         if end < self._next or (self._topic_id and topic_id != self._topic_id):
-            log.error("the topic of enrolments was made again", topic=self._partition.topic,
+            log.error("the topic of enrolments was made again", topic=topic,
                       hint="it is read from its beginning; what was applied before still holds")  # fmt: skip
             self._entries, self._batch, self._next = {}, None, 0
         self._topic_id = topic_id

@@ -301,8 +301,8 @@ class Worker:
             if part is None:
                 continue
             if record.offset < part.position:
-                if self._assignment.is_remade(part):
-                    self._flush()
+                if self._assignment.is_remade([part]):
+                    self._commits.commit()  # all of it is of the topic before
                     self._rewind()
                     return
                 continue
@@ -461,7 +461,9 @@ class Worker:
 
     # -- commit, and what follows when it fails ----------------------------------------------------------------------
     def _flush(self) -> None:
-        if not self._commits.commit():
+        # What was read since the last commit of an input that was made again since may be of either topic.
+        is_remade = self._checkpoint.is_open and self._assignment.is_remade(self._partitions.values())
+        if is_remade or not self._commits.commit():
             self._rewind()
 
     def _rewind(self) -> None:

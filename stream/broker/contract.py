@@ -214,9 +214,9 @@ class Reader(Protocol):
     def offset_for_time(self, partition: TopicPartition, timestamp_ms: int) -> int | None:
         """The first offset at or after that time; None when there is none."""
 
-    def topic_id(self, topic: str) -> str:
-        """What tells a topic from another one of that name, made when it was deleted (KIP-516); empty where the broker
-        does not say. Raises `TopicNotFoundError`."""
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """Of each topic what tells it from another one of that name, made when it was deleted (KIP-516); empty where
+        the broker does not say. Those that do not exist are left out."""
 
     def close(self) -> None:
         """A second call does nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import kafka
@@ -78,18 +78,28 @@ class KafkaBroker:
 
     def partitions(self, topic: str) -> int:
         """See the contract."""
-        return len(self._described(topic)["partitions"])
+        found = self._described([topic])
+        if not found:
+            raise TopicNotFoundError(f"no topic {topic}", hint="Create the topic first, or check its name.")
+        return len(found[0]["partitions"])
 
-    def _described(self, topic: str) -> Any:
-        with translated(f"looking up {topic}"):
-            (found,) = self._retried(lambda: self._admin.describe_topics([topic]))
-            if found["error_code"]:
-                raise kafka.errors.for_code(found["error_code"])(f"no topic {topic}")
-        return found
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """See `stream.broker.contract.Reader`."""
+        return {found["name"]: str(found.get("topic_id") or "") for found in self._described(list(topics))}
 
-    def topic_id(self, topic: str) -> str:
-        """The id that its cluster gave to a topic; empty where the broker does not say."""
-        return str(self._described(topic).get("topic_id") or "")
+    def _described(self, topics: list[str]) -> list[Any]:
+        """What the cluster says of those topics that exist."""
+
+        def ask() -> list[Any]:
+            found = self._admin.describe_topics(topics)
+            for one in found:
+                if one["error_code"] not in (0, kafka.errors.UnknownTopicOrPartitionError.errno):
+                    raise kafka.errors.for_code(one["error_code"])(one["name"])
+            return [one for one in found if not one["error_code"]]
+
+        with translated(f"looking up {', '.join(topics)}"):
+            existing: list[Any] = self._retried(ask)
+        return existing
 
     def offset(self, partition: TopicPartition, spec: Any) -> int:
         """An offset by kafka-python's `OffsetSpec` or a timestamp in ms; open transactions count. -1: none."""
@@ -180,9 +190,9 @@ class KafkaReader:
         offset = self._broker.offset(partition, timestamp_ms)
         return None if offset < 0 else offset
 
-    def topic_id(self, topic: str) -> str:
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """See the contract."""
-        return self._broker.topic_id(topic)
+        return self._broker.topic_ids(topics)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """See the contract."""

@@ -183,10 +183,9 @@ class MemoryBroker:
             raise TopicNotFoundError(f"no topic {topic}", hint="Create the topic first, or check its name.")
         return self._topics[topic]
 
-    def topic_id(self, topic: str) -> str:
-        """Raises `TopicNotFoundError`."""
-        self.spec(topic)
-        return self._ids[topic]
+    def topic_id(self, topic: str) -> str | None:
+        """None where there is no such topic."""
+        return self._ids.get(topic)
 
     def log(self, partition: TopicPartition) -> Log:
         """Raises `TopicNotFoundError`."""

@@ -395,10 +395,10 @@ class MemoryReader:
         with self._broker.session():
             return self._broker.log(partition).offset_for_time(timestamp_ms)
 
-    def topic_id(self, topic: str) -> str:
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """See the contract."""
         with self._broker.session():
-            return self._broker.topic_id(topic)
+            return {topic: one for topic in topics if (one := self._broker.topic_id(topic)) is not None}
 
     def close(self) -> None:
         """See the contract."""

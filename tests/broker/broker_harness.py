@@ -34,6 +34,9 @@ class Harness(Protocol):
     def pass_time(self, seconds: float) -> None:
         """Lets the cluster's time pass."""
 
+    def delete_topic(self, name: str) -> None:
+        """Deletes a topic with all that is in it."""
+
 
 class MemoryHarness:
     """The in-memory twin, with a clock of its own."""
@@ -63,6 +66,9 @@ class MemoryHarness:
 
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
+
+    def delete_topic(self, name: str) -> None:
+        self.twin.delete_topic(name)
 
 
 class KafkaHarness:
@@ -94,6 +100,13 @@ class KafkaHarness:
 
     def pass_time(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def delete_topic(self, name: str) -> None:
+        broker = self.broker()
+        reader = broker.reader()
+        broker._admin.delete_topics([name])  # type: ignore[attr-defined]
+        while reader.topic_ids([name]):
+            time.sleep(0.05)
 
     def close(self) -> None:
         for broker in self._brokers:

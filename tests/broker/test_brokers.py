@@ -367,3 +367,16 @@ class TestOffsets:
         name = topic(broker, 3)
         broker.ensure_topics([TopicSpec(name, 7)])
         assert broker.partitions(name) == 3
+
+    def test_a_topic_that_was_made_again_has_another_id(self, broker: Broker, harness: Harness) -> None:
+        name, other, reader = topic(broker), topic(broker), broker.reader()
+        before = reader.topic_ids([name, other, f"no-{name}"])
+        harness.delete_topic(name)
+        without = reader.topic_ids([name, other])
+        broker.ensure_topics([TopicSpec(name, 1)])
+        after = reader.topic_ids([name, other])
+        assert before.keys() == after.keys() == {name, other}
+        assert without == {other: before[other]}
+        assert all(before.values())
+        assert before[other] == after[other]
+        assert before[name] != after[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ def test_a_topic_that_is_made_again_under_a_worker(world: World) -> None:
     assert worker.counts["records"] == 2 * done
     assert len(world.scores()) == 2 * scores
     assert worker.counts["inputs_remade"] >= 1
+
+
+def test_a_topic_that_was_made_again_and_filled_past_our_place_while_nobody_looked(world: World) -> None:
+    world.publish()
+    worker = world.worker()
+    world.work(worker, 10_000)
+    scores = len(world.scores())
+    make_again(world)
+    world.publish(start_pts_ns=10**12)
+    world.publish(start_pts_ns=2 * 10**12)
+    # The place of before is in the middle of what is there now, and no read tells.
+    world.drain(worker)
+    assert worker.counts["inputs_remade"] >= 1
+    told = Counter((score.stream, score.pts_ns) for score in world.scores())
+    assert len(told) == 3 * scores
+    assert set(told.values()) == {1}
 
 
 def test_records_that_were_deleted_before_anybody_came_are_counted(world: World) -> None:
