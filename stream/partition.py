@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -13,6 +13,7 @@ from difffake.errors import DiffFakeError
 from stream.alerts import Alerts, AlertSettings, Rarity
 from stream.broker.contract import Record, TopicPartition
 from stream.checkpoint import Restored
+from stream.commands_log import Pending
 from stream.decode import DecoderState, DecodeSettings, StreamDecoder
 from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
@@ -116,6 +117,21 @@ class StreamState:
         """Whether nothing of it was looked at yet and no command is in it, so that what operators told may be of a life
         before. A state that was saved and restored says the same."""
         return self.commands_offset == 0 and self.live.last_pts_ns is None
+
+    def apply(self, commands: Iterable[Pending], record_ns: int | None) -> list[str]:
+        """Do what operators told; returns warnings.
+
+        Args:
+            commands: in their order.
+            record_ns: when the record was published that they come before, ns since the epoch; None: nobody knows.
+        """
+        began_ns = record_ns if self.begins_anew else None
+        warnings = []
+        for command in commands:
+            warnings += command.apply(self.live, self.gears, self.alerts, began_ns)
+            self.commands_offset = command.offset + 1
+        self.dirty = True
+        return warnings
 
 
 class Partition:

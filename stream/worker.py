@@ -23,7 +23,7 @@ from difffake.errors import DeviceLostError
 from stream.alerts import AlertSettings
 from stream.assignment import Assignment
 from stream.batcher import BatchCounts
-from stream.broker.contract import Broker, Record, TopicPartition, TopicSpec
+from stream.broker.contract import Broker, Record, TopicPartition
 from stream.broker.errors import BrokerError
 from stream.checkpoint import Checkpoint
 from stream.commands_log import CommandsLog
@@ -115,16 +115,7 @@ class Worker:
         #: What happened, by name: for logs, metrics and tests.
         self.counts: Counter[str] = Counter()
         topics = settings.topics
-        inputs = [broker.partitions(topic) for topic in settings.inputs]
-        broker.ensure_topics(
-            [
-                TopicSpec(topics.scores, max(inputs)),
-                TopicSpec(topics.alerts, max(inputs)),
-                TopicSpec(topics.state, max(inputs), compacted=True),
-                TopicSpec(topics.enrolments, 1, compacted=True),
-                TopicSpec(topics.deadletters, max(inputs)),
-            ]
-        )
+        broker.ensure_topics(topics.specs(max(broker.partitions(topic) for topic in settings.inputs)))
         state_partitions = broker.partitions(topics.state)
         self._reader = broker.reader()
         self._ended = EndedStreams(self._reader)
@@ -359,17 +350,13 @@ class Worker:
             self._flush()
             if self._partitions.get(part.source) is not part:
                 raise _RewoundError
-        warnings = self.counts["enrolment_warnings"]
         # By what is in the record, not by the clock of now: whoever begins with it comes to the same.
-        began_ns = believed_ns(record.timestamp_ms) if stream.begins_anew else None
-        for command in pending:
-            for warning in command.apply(stream.live, stream.gears, stream.alerts, began_ns):
-                log.warning("enrolment", stream=stream.name, warning=warning)
-                self.counts["enrolment_warnings"] += 1
-            stream.commands_offset = command.offset + 1
-            self.counts["commands"] += 1
-        self._metrics.commands(len(pending), self.counts["enrolment_warnings"] - warnings)
-        stream.dirty = True
+        warnings = stream.apply(pending, believed_ns(record.timestamp_ms))
+        for warning in warnings:
+            log.warning("enrolment", stream=stream.name, warning=warning)
+        self.counts["commands"] += len(pending)
+        self.counts["enrolment_warnings"] += len(warnings)
+        self._metrics.commands(len(pending), len(warnings))
 
     # -- records are done --------------------------------------------------------------------------------------------
     def _take(self, timeout_s: float) -> None:
