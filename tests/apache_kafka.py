@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -32,6 +33,10 @@ from certificates import Certificates
 HERE = Path(__file__).parent / "kafka"
 CACHE = Path(__file__).parents[1] / ".cache" / "kafka"
 MIN_JAVA = 17
+#: Of a cluster.
+NODES = 3
+#: Topics of Kafka's own.
+_INTERNAL = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
 HEAP_MB = 384
 
 
@@ -96,7 +101,9 @@ class ApacheKafka:
             raise KafkaMissing(f"no Java {MIN_JAVA} or newer to run Apache Kafka with")
         self.folder = folder
         self.log = folder / "kafka.log"
+        self.cluster_id = base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode().replace("-", "A")
         port, sasl_port, controller_port, *tls_ports = free_ports(6)
+        self.controller = f"127.0.0.1:{controller_port}"
         self._address = ("127.0.0.1", port)
         self.bootstrap = f"127.0.0.1:{port}"
         self.sasl_bootstrap = f"127.0.0.1:{sasl_port}"
@@ -122,7 +129,13 @@ class ApacheKafka:
             values |= {"ca": certificates.ca, "broker": certificates.broker}
         for name, value in values.items():
             text = text.replace(f"{{{name}}}", str(value))
-        self._config.write_text(text + "".join(f"\n{key}={value}" for key, value in (properties or {}).items()))
+        self._config.write_text(text)
+        self.configure(properties or {})
+
+    def configure(self, properties: dict[str, str]) -> None:
+        """Override properties from the next start on."""
+        with self._config.open("a") as config:
+            config.writelines(f"\n{key}={value}" for key, value in properties.items())
 
     @property
     def running(self) -> bool:
@@ -136,24 +149,24 @@ class ApacheKafka:
 
     def start(self, timeout_s: float = 60.0) -> None:
         """Returns when clients are served. Data of an earlier start is taken up again."""
-        if self.running:
-            return
+        if not self.running:
+            self.launch()
+            self.wait(timeout_s)
+
+    def launch(self) -> None:
+        """The first half of `start`: a process that nobody has waited for."""
         if not (self.folder / "data" / "meta.properties").exists():
-            cluster = base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode()
             users = [] if self.certificates is None else ["SCRAM-SHA-256", "SCRAM-SHA-512"]
             added = [
                 part for u in users for part in ("-S", f"{u}=[name={self.sasl_username},password={self.sasl_password}]")
             ]
-            self._run_tool(
-                "kafka.tools.StorageTool", "format", "-t", cluster.replace("-", "A"), "-c", str(self._config), *added
-            )
+            self._run_tool("kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(self._config), *added)
         # A node must not outlive a test run that was killed.
         setpriv = shutil.which("setpriv")
         guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         with self.log.open("ab") as log:
             command = [*guard, *self._java, "kafka.Kafka", str(self._config)]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        self._wait(timeout_s)
 
     def stop(self, timeout_s: float = 20.0) -> None:
         """Ends in order (SIGTERM), else by force."""
@@ -191,7 +204,8 @@ class ApacheKafka:
         if done.returncode:
             raise RuntimeError(f"{arguments[0]} failed: {(done.stdout + done.stderr)[-2000:]}")
 
-    def _wait(self, timeout_s: float) -> None:
+    def wait(self, timeout_s: float = 60.0) -> None:
+        """The second half of `start`: returns when clients are served."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if not self.running:
@@ -208,3 +222,52 @@ class ApacheKafka:
         tail = self.log.read_text()[-2000:]
         self.kill()
         raise RuntimeError(f"Apache Kafka did not come up in {timeout_s:.0f} s: {tail}")
+
+
+class ApacheKafkaCluster:
+    """Three nodes that replace each other: all that is written is on three, and counts when two have it.
+
+    Used as one node is: `kill` and `restart` hit one at random, `start` brings back whoever is away.
+    """
+
+    def __init__(self, folder: Path, *, seed: int = 0) -> None:
+        self._rng = random.Random(seed)  # noqa: S311
+        self.nodes = [ApacheKafka(folder / f"node-{n}") for n in range(NODES)]
+        voters = ",".join(f"{n}@{node.controller}" for n, node in enumerate(self.nodes))
+        copies = {f"{what}.replication.factor": str(NODES) for what in _INTERNAL} | {
+            "default.replication.factor": str(NODES),
+            "min.insync.replicas": "2",
+            "transaction.state.log.min.isr": "2",
+        }
+        for n, node in enumerate(self.nodes):
+            node.cluster_id = self.nodes[0].cluster_id
+            node.configure({"node.id": str(n), "controller.quorum.voters": voters} | copies)
+
+    @property
+    def bootstrap(self) -> str:
+        """All of them."""
+        return ",".join(node.bootstrap for node in self.nodes)
+
+    def start(self) -> None:
+        """Returns when all serve clients."""
+        away = [node for node in self.nodes if not node.running]
+        for node in away:
+            node.launch()
+        for node in away:
+            node.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to one that runs."""
+        self._rng.choice([node for node in self.nodes if node.running]).kill()
+
+    def restart(self) -> None:
+        """Stops one in order and starts it again."""
+        self._rng.choice([node for node in self.nodes if node.running]).restart()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for node in self.nodes:
+            node.kill()

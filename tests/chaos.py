@@ -4,9 +4,10 @@
 
 Starts a real Apache Kafka (needs Java 17 and Maven), publishes streams as segments, single pictures and access units,
 scores them once undisturbed, and once with three workers that are killed (SIGKILL), stopped (SIGTERM) and started at
-random moments, and with a restart of the broker half-way; ``--broker-kills`` also kills the
-broker. With ``--supervised`` the three are those of one ``difffake work --workers 3``, and whoever supervises them may
-be killed, too. Prints takeover times and last ``kills=50 frames=N lost=0 doubled=0 max_score_diff=...``; ends with 1 if
+random moments, and with a restart of the broker half-way; ``--broker-kills`` also kills the broker. With ``--cluster``
+that is one of three brokers at a time, of which the others go on. With ``--supervised`` the three workers are those of
+one ``difffake work --workers 3``, and whoever supervises them may be killed, too. Prints takeover times and last
+``kills=50 frames=N lost=0 doubled=0 max_score_diff=...``; ends with 1 if
 anything was lost, doubled, buried or differs.
 """
 
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apache_kafka import ApacheKafka
+from apache_kafka import ApacheKafka, ApacheKafkaCluster
 
 from difffake.folder import MEDIA_SUFFIXES
 from stream.broker.contract import Broker, Reader, TopicPartition, TopicSpec
@@ -220,10 +221,16 @@ def wait_until_done(broker: Broker, fleet: Fleet, timeout_s: float) -> float:
 
 
 def torment(
-    kafka: ApacheKafka, fleet: Fleet, kills: int, rng: random.Random, pause_s: float, broker_kills: int = 0
+    kafka: ApacheKafka | ApacheKafkaCluster,
+    fleet: Fleet,
+    kills: int,
+    rng: random.Random,
+    pause_s: float,
+    broker_kills: int = 0,
+    away_s: float = 0.0,
 ) -> int:
     """Kill workers; every fifth time one is stopped in order instead, half-way the broker is restarted, and behind so
-    many kills it is killed, too."""
+    many kills it is killed, too, and away for so long."""
     hard, broker_dies = 0, set(rng.sample(range(1, kills + 1), min(broker_kills, kills)))
     while hard < kills:
         time.sleep(rng.uniform(0.2, 2 * pause_s))
@@ -242,6 +249,7 @@ def torment(
         if hard in broker_dies:
             time.sleep(rng.uniform(0.0, pause_s))  # at any point of a commit
             kafka.kill()
+            time.sleep(away_s)
             kafka.start()
             print("broker killed", file=sys.stderr, flush=True)
         if hard == kills // 2:
@@ -258,7 +266,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     work = ["--threads", "1", "--analysis-side", str(options.analysis_side), "--fps", "2", "--commit-interval", "0.5"]
     if options.bundle is not None:
         work += ["--bundle", str(options.bundle)]
-    with ApacheKafka(folder / "kafka") as kafka:
+    where = folder / "kafka"
+    node = ApacheKafkaCluster(where, seed=options.seed) if options.cluster else ApacheKafka(where)
+    with node as kafka:
         broker = KafkaBroker(KafkaSettings(bootstrap_servers=kafka.bootstrap))
         records = publish(broker, options.clips, options.streams, options.loops, tuple(options.form))
         print(f"{records} records of {options.streams} streams", file=sys.stderr, flush=True)
@@ -273,7 +283,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         storm = Fleet(kafka.bootstrap, "storm", work, folder, options.supervised)
         for _ in range(storm.wanted):
             storm.start()
-        kills = torment(kafka, storm, options.kills, rng, options.pause, options.broker_kills)
+        kills = torment(kafka, storm, options.kills, rng, options.pause, options.broker_kills, options.broker_away)
         wait_until_done(broker, storm, options.timeout)
         storm.close()
         found, doubled, buried = seen(broker, "storm")
@@ -303,6 +313,8 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="+", help="videos, or folders of them")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--broker-kills", type=int, default=0, help="how often the broker is killed, too")
+    parser.add_argument("--broker-away", type=float, default=0.0, help="seconds until it is started again")
+    parser.add_argument("--cluster", action="store_true", help="three brokers, of which one at a time is hit")
     parser.add_argument("--streams", type=int, default=12)
     parser.add_argument("--loops", type=int, default=2)
     parser.add_argument("--form", type=Form, nargs="+", default=FORMS, help="what the streams are: all kinds in turn")

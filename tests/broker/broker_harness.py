@@ -151,7 +151,7 @@ def publish(broker: Broker, name: str, values: list[bytes], **options: Any) -> N
     producer = broker.plain_producer()
     for value in values:
         producer.send(name, key=options.get("key", value), value=value, partition=options.get("partition"))
-    producer.flush(10)
+    producer.flush(options.get("within_s", 10))
     producer.close(10)
 
 
