@@ -191,8 +191,12 @@ class Bundle:
             BundleError: missing, damaged, made for another version, or not consistent in itself.
         """
         path = default_bundle_path() if path is None else Path(path)
-        manifest = _read_manifest(path)
-        contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items()}
+        try:
+            manifest = _read_manifest(path)
+            contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items()}
+        except OSError as error:  # no right to read it, a name that no file can have, a disk that fails
+            told = f"bundle {path}: cannot be read ({(error.strerror or str(error)).lower()})"
+            raise BundleError(told, hint="check the path and its rights") from error
         try:
             densities = {
                 name: GaussianMixture.from_arrays(arrays)

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Self
 
 import msgspec
@@ -17,15 +17,14 @@ import difffake
 from difffake.anchors.file import AnchorFile
 from difffake.bundle import Bundle
 from difffake.crops import channels_first
-from difffake.errors import NoFaceError
+from difffake.errors import ArgumentError, NoFaceError
 from difffake.explain import explain, overlay
 from difffake.faces import Reason
 from difffake.faces.finder import FaceFinder, Finder
 from difffake.judge import Findings, Judge, bands
 from difffake.networks import EngineChoice, open_networks
-from difffake.observe import FrameStatus, Observations, Progress, observe
+from difffake.observe import FrameStatus, Observations, Progress, checked_picture, observe
 from difffake.people import People
-from difffake.picture import RgbPicture
 from difffake.reference import Enrolled
 from difffake.results import Moment, ScanResult, Source
 from difffake.scoring import Scorer
@@ -81,9 +80,13 @@ class Detector:
         it, nor are they usable there after a fork.
 
         Raises:
+            ArgumentError: arguments of other kinds.
             BundleError: the bundle is missing or damaged.
             EngineError: its network cannot be loaded, or the engine asked for cannot run here.
         """
+        _check_kind("bundle", bundle, str | Path, "give the path of its folder")
+        _check_kind("settings", settings, ScanSettings, "difffake.ScanSettings(fps=5.0, ...) makes them")
+        _check_kind("engines", engines, EngineChoice, "difffake.networks.EngineChoice makes one")
         settings = settings or ScanSettings()
         loaded, engines = Bundle.load(bundle), engines or EngineChoice()
         finder = FaceFinder(
@@ -176,9 +179,11 @@ class Detector:
             explained: how many of the most suspicious moments of `artifact` get a heat map, by 50 more faces each.
 
         Raises:
+            ArgumentError: arguments of other kinds.
             NoFaceError: no face in it that can be scored.
             DiffFakeError: what `difffake.video.open_video` says about the source.
         """
+        _check_request(on_progress, anchors, explained)
         settings = self.settings
         with open_video(source, fps=settings.fps, limits=settings.limits, stop_s=settings.duration_s) as video:
             ends = [s for s in (video.info.duration_s, settings.duration_s) if s is not None]
@@ -215,23 +220,30 @@ class Detector:
             name: what they are called in the result.
 
         Raises:
+            ArgumentError: what is no picture (OpenCV's BGR cannot be told from RGB: turn it round before), no `Frame`,
+                or no time; other arguments of other kinds.
+            LimitExceededError: a picture larger than the settings allow.
             NoFaceError: no face in them that can be scored, or no frame.
-            ValueError, TypeError: what is no picture (OpenCV's BGR cannot be told from RGB: turn it round before),
-                or no `Frame`.
             DataError: times go back.
 
         >>> picture = cv2.cvtColor(cv2.imread("face.png"), cv2.COLOR_BGR2RGB)      # doctest: +SKIP
         >>> print(detector.scan_frames(picture).summary())                         # doctest: +SKIP
         """
+        _check_request(on_progress, anchors, explained)
+        if not isinstance(name, str):
+            raise ArgumentError(f"name: not {type(name).__name__}", hint="give a text")
+        if not isinstance(frames, Iterable):
+            raise ArgumentError(
+                f"frames are one picture, or Frames, not {type(frames).__name__}",
+                hint="give one picture, RGB (H, W, 3) uint8, or an iterable of difffake.Frame",
+            )
         given = [Frame(0, 0.0, frames)] if isinstance(frames, np.ndarray) else frames
         sizes: list[tuple[int, int]] = []
 
         def checked() -> Iterator[Frame]:
             for frame in given:
-                if not isinstance(frame, Frame):
-                    raise TypeError(f"frames are difffake.Frame(index, pts_s, image), not {type(frame).__name__}")
                 if not sizes:
-                    picture = RgbPicture(frame.image)
+                    picture = checked_picture(frame, self.settings.limits)
                     sizes.append((picture.height_px, picture.width_px))
                 yield frame
 
@@ -242,7 +254,7 @@ class Detector:
         seen, enrolled = self._look(checked(), report, anchors, explained, is_still=isinstance(frames, np.ndarray))
         ((height, width),) = sizes or [(0, 0)]
         described = Source(
-            name=name,
+            name=name.encode(errors="replace").decode(),
             kind="image" if len(seen.frame_status) == 1 else "video",
             sha256=None,
             container="memory",
@@ -320,6 +332,22 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_kind(name: str, value: object, kind: type | UnionType, hint: str) -> None:
+    """``None`` stands for what is not given."""
+    if value is not None and not isinstance(value, kind):
+        raise ArgumentError(f"{name}: not {type(value).__name__}", hint=hint)
+
+
+def _check_request(on_progress: object, anchors: object, explained: object) -> None:
+    """What is asked of a scan, before hours of it."""
+    if on_progress is not None and not callable(on_progress):
+        hint = "give a function of the time reached and of the end, which may be None"
+        raise ArgumentError(f"on_progress: not {type(on_progress).__name__}", hint=hint)
+    _check_kind("anchors", anchors, AnchorFile, "difffake.anchors.file.load_anchors(path, detector.bundle) reads them")
+    if not isinstance(explained, int) or explained < 0:
+        raise ArgumentError(f"explained: a number of moments, not {explained!r}", hint="give 0 or more")
 
 
 def _sha256(path: Path) -> str:

@@ -83,6 +83,12 @@ class OutputError(DiffFakeError, OSError):
     exit_code = 18
 
 
+class ArgumentError(DiffFakeError, ValueError, TypeError):
+    """What a program hands in that is of another kind than it should be, or out of bounds."""
+
+    exit_code = 19
+
+
 class BundleError(DiffFakeError, ValueError):
     """A model bundle that is missing, damaged, or does not fit this version."""
 

@@ -48,12 +48,12 @@ def check_readable(path: Path) -> None:
     """Raise what a file is before it is opened.
 
     Raises:
-        MediaNotFoundError: it is not there, is no regular file, or may not be read.
+        MediaNotFoundError: it is not there, is no regular file, may not be read, or no file can have this name.
         MediaEmptyError: it has no bytes.
     """
     try:
         status = path.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter of a NUL, and of letters that no system can write
         hint = "check the path and its spelling"
         if isinstance(error, PermissionError):
             hint = "check the permissions of the folders that it lies in"

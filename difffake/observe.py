@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Real
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from difffake.crops import channels_first, cut_out
+from difffake.errors import ArgumentError
 from difffake.faces import EYE_DISTANCE, Faces, Reason
 from difffake.faces.finder import Finder, FinderState
+from difffake.limits import Limits
 from difffake.people import People, Sightings, Tracker
 from difffake.picture import RgbPicture
 from difffake.settings import ScanSettings
@@ -30,6 +33,8 @@ I64 = npt.NDArray[np.int64]
 _THUMBNAIL_PX = 112
 _THUMBNAIL_QUALITY = 80
 _MAX_THUMBNAILS = 8192
+#: Nanoseconds are counted in 64 bits.
+_MAX_S = 9e9
 
 #: Called with the time of the frame just analysed (s) and the number of frames so far.
 Progress = Callable[[float, int], None]
@@ -132,6 +137,7 @@ def observe(
         keep_crops: how many crops of these are kept, one a second of each track at most.
 
     Raises:
+        ArgumentError, LimitExceededError: see `checked_picture`.
         DiffFakeError: whatever the frames, the finder or the engine raise.
     """
     settings = settings or ScanSettings()
@@ -143,6 +149,28 @@ def observe(
         if seen.is_full:
             break
     return seen.finish(list(getattr(frames, "lost_s", ())))
+
+
+def checked_picture(frame: Frame, limits: Limits) -> RgbPicture:
+    """The picture of a frame, whoever made it.
+
+    Raises:
+        ArgumentError: no `Frame`, no RGB picture ``(H, W, 3) uint8``, or a time that is none.
+        LimitExceededError: larger than ``limits``; of far larger ones OpenCV ends the process.
+    """
+    if not isinstance(frame, Frame):
+        raise ArgumentError(
+            f"frames are difffake.Frame(index, pts_s, image), not {type(frame).__name__}",
+            hint="Frame(i, i / fps, picture) for each picture of a video; one picture alone is given as it is",
+        )
+    if not (isinstance(frame.pts_s, Real) and 0 <= frame.pts_s <= _MAX_S):
+        raise ArgumentError(
+            f"pts_s of a Frame is seconds from the start, 0 to {_MAX_S:g}, not {frame.pts_s!r}",
+            hint="give the picture's time in the video, or its index / fps",
+        )
+    picture = RgbPicture(frame.image)
+    limits.check_size("a frame", picture.width_px, picture.height_px)
+    return picture
 
 
 class _Collector:
@@ -193,7 +221,7 @@ class _Collector:
 
     def add(self, frame: Frame) -> None:
         """Take in a frame; its image is not kept."""
-        picture = RgbPicture(frame.image)
+        picture = checked_picture(frame, self._settings.limits)
         (found,) = self._finder.find([picture], [round(frame.pts_s * 1e9)], [self._state])
         self._state = found.state
         faces = found.faces[: self._settings.max_faces]

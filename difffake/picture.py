@@ -21,6 +21,8 @@ from av.sidedata.sidedata import SideData, SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 
+from difffake.errors import ArgumentError
+
 U8 = npt.NDArray[np.uint8]
 _Region = tuple[int, int, int, int]
 
@@ -75,14 +77,17 @@ class RgbPicture:
     """A `Picture` of an RGB image ``(H, W, 3) uint8``.
 
     Raises:
-        ValueError: it is another kind of array. Numbers of another kind would be scored, and wrongly.
+        ArgumentError: it is another kind of array. Numbers of another kind would be scored, and wrongly.
     """
 
     def __init__(self, image: U8) -> None:
         is_picture = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
         if not is_picture or image.dtype != np.uint8:
             kind = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ValueError(f"a picture is RGB (H, W, 3) uint8, 0 to 255, not {kind}")
+            raise ArgumentError(
+                f"a picture is RGB (H, W, 3) uint8, 0 to 255, not {kind}",
+                hint="scale 0 to 1 by 255, drop alpha; of OpenCV's own: cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)",
+            )
         self._image = image
 
     @property

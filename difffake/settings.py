@@ -7,6 +7,7 @@ from typing import get_args
 
 import msgspec
 
+from difffake.errors import ArgumentError
 from difffake.limits import Limits
 
 _BOUNDS = Limits()
@@ -14,18 +15,28 @@ _BOUNDS = Limits()
 MAX_THREADS = 1024
 #: Of the long side at which faces are looked for.
 MIN_ANALYSIS_PX, MAX_ANALYSIS_PX = 32, 4096
+#: Faces that are followed from one picture to the next.
+MAX_FACES = 64
+#: What an `AnchorPolicy` takes: refused here, it costs no scan.
+MAX_ANCHOR_SIZE, MAX_ANCHOR_SPAN_S = 256, 20.0
+#: Of any number: FFmpeg counts pixels in 64 bits, and megapixels are a million of them.
+_MOST = 1e12
 
 
 def check_networks(threads: int, analysis_side_px: int) -> None:
     """Refuse what no network can be run with.
 
     Raises:
-        ValueError: more threads than any machine has, or a side at which no face can be found.
+        ArgumentError: more threads than any machine has, or a side at which no face can be found.
     """
     if not 0 <= threads <= MAX_THREADS:
-        raise ValueError(f"threads must be 0, for every core, to {MAX_THREADS}, not {threads}")
+        raise _refused(f"threads must be 0, for every core, to {MAX_THREADS}, not {threads}")
     if not MIN_ANALYSIS_PX <= analysis_side_px <= MAX_ANALYSIS_PX:
-        raise ValueError(f"analysis_side_px must be {MIN_ANALYSIS_PX} to {MAX_ANALYSIS_PX}, not {analysis_side_px}")
+        raise _refused(f"analysis_side_px must be {MIN_ANALYSIS_PX} to {MAX_ANALYSIS_PX}, not {analysis_side_px}")
+
+
+def _refused(message: str) -> ArgumentError:
+    return ArgumentError(message, hint="help(difffake.ScanSettings) says what each setting is")
 
 
 class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,21 +88,27 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value, kinds = getattr(self, field.name), get_args(field.type) or (field.type,)
             # A whole number will do for any. No other kinds of number: NumPy's would be refused by JSON at the end.
             if not isinstance(value, (*kinds, int)):
-                raise TypeError(f"{field.name} must be {' or '.join(k.__name__ for k in kinds)}, not {value!r}")
-        positive = {
+                raise _refused(f"{field.name} must be {' or '.join(k.__name__ for k in kinds)}, not {value!r}")
+        wrong = {
             name: value
             for name in self.__struct_fields__
             if name not in ("threads", "guests", "whole_s")
             and (value := getattr(self, name)) is not None
-            and not 0 < value < math.inf
+            and not 0 < value <= _MOST
         }
-        if positive:
-            raise ValueError(f"settings must be positive, and finite: {positive}")
+        if wrong:
+            raise _refused(f"settings must be positive, and at most {_MOST:g}: {wrong}")
         check_networks(self.threads, self.analysis_side_px)
         if not 0 <= self.whole_s < math.inf:
-            raise ValueError(f"whole_s must be 0 or more seconds, not {self.whole_s}")
+            raise _refused(f"whole_s must be 0 or more seconds, not {self.whole_s}")
         if not self.strong_p <= self.suspicious_p < 1:
-            raise ValueError(f"need strong_p <= suspicious_p < 1, not {self.strong_p} and {self.suspicious_p}")
+            raise _refused(f"need strong_p <= suspicious_p < 1, not {self.strong_p} and {self.suspicious_p}")
+        if self.max_faces > MAX_FACES or self.anchor_size > MAX_ANCHOR_SIZE:
+            raise _refused(f"at most {MAX_FACES} faces a frame, and {MAX_ANCHOR_SIZE} frames in an anchor")
+        if (self.anchor_size - 1) * self.anchor_gap_s > MAX_ANCHOR_SPAN_S:
+            raise _refused(
+                f"{self.anchor_size} frames {self.anchor_gap_s} s apart never come within {MAX_ANCHOR_SPAN_S} s"
+            )
 
     @property
     def limits(self) -> Limits:

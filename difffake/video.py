@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,7 @@ import numpy.typing as npt
 
 from difffake.clock import SampleClock
 from difffake.errors import (
+    ArgumentError,
     DiffFakeError,
     LimitExceededError,
     MediaEmptyError,
@@ -93,7 +95,7 @@ def open_video(
         MediaEncryptedError: encrypted.
         LimitExceededError: larger or longer than ``limits``.
         EngineHostError: `Hwaccel.CUDA` on a host without a GPU that decodes.
-        ValueError, TypeError: a rate that is not positive; a source that is neither path nor address.
+        ArgumentError: a rate or an end that is not positive; a source that is neither path nor address.
 
     Those before the last two may also be raised while iterating.
 
@@ -101,12 +103,13 @@ def open_video(
     ...     for frame in video:
     ...         print(frame.pts_s, frame.image.shape)
     """
-    if fps is not None and not fps > 0:
-        raise ValueError(f"fps must be positive, not {fps}")
+    for what, value in (("fps", fps), ("stop_s", stop_s)):
+        if value is not None and not (isinstance(value, Real) and value > 0):
+            raise ArgumentError(f"{what} must be positive, not {value!r}", hint="give a number, or None for no bound")
     if not isinstance(source, str | Path):
-        raise TypeError(
-            f"a source is a path or an address, not {type(source).__name__}: write bytes into a file, give pictures to "
-            "Detector.scan_frames"
+        raise ArgumentError(
+            f"a source is a path or an address, not {type(source).__name__}",
+            hint="write bytes into a file; give pictures to Detector.scan_frames",
         )
     return VideoSource(source, fps, limits or Limits(), stop_s, hwaccel)
 
@@ -291,13 +294,7 @@ class VideoSource:
         return best
 
     def _check_size(self, width: int, height: int) -> None:
-        limits = self._limits
-        if width > limits.max_width_px or height > limits.max_height_px or width * height > limits.max_pixels:
-            raise LimitExceededError(
-                f"{self.name}: {width} x {height} pixels, over the limit of {limits.max_width_px} x "
-                f"{limits.max_height_px} and {limits.max_pixels / 1e6:.0f} megapixels",
-                hint="scale it down, or raise max_width_px, max_height_px, max_megapixels with --set",
-            )
+        self._limits.check_size(self.name, width, height)
 
     def _container_start_s(self) -> float | None:
         start = self._container.start_time if self._container is not None else None

@@ -15,8 +15,9 @@ import pytest
 
 import difffake
 from difffake import Detector, Frame, ScanResult, ScanSettings
+from difffake.anchors import AnchorPolicy
 from difffake.bundle import Bundle
-from difffake.errors import MediaNotFoundError, NoFaceError
+from difffake.errors import ArgumentError, BundleError, LimitExceededError, MediaNotFoundError, NoFaceError
 from difffake.video import open_video
 
 SETTINGS = ScanSettings(threads=1, analysis_side_px=320, duration_s=1.0)
@@ -151,3 +152,105 @@ def test_one_detector_serves_several_threads(detector: Detector, clips: dict[str
     alone = [findings(detector.scan(path)) for path in paths[:2]] * 2
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda path: findings(detector.scan(path)), paths)) == alone
+
+
+@pytest.mark.parametrize("pts_s", [np.nan, np.inf, -np.inf, -0.2, 1e300, None, "0", 1j, np.zeros(1)])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_no_time_is_named(detector: Detector, frames: list[Frame], pts_s: float, first: bool) -> None:
+    given = [*([] if first else frames[:1]), Frame(1, pts_s, frames[0].image)]
+    with pytest.raises(ArgumentError, match="pts_s of a Frame is seconds") as raised:
+        detector.scan_frames(given)
+    assert "index / fps" in raised.value.hint
+    with pytest.raises(ArgumentError, match="pts_s of a Frame"):
+        detector.observe(given)
+
+
+@pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 200_000, 3), (9_000, 9_000, 3)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_picture_in_memory_has_the_bounds_of_one_in_a_file(
+    detector: Detector, frames: list[Frame], shape: tuple[int, ...], first: bool
+) -> None:
+    """OpenCV ended the process at the second one."""
+    large = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), shape)
+    with pytest.raises(LimitExceededError, match="over the limit"):
+        detector.scan_frames(large if first else [frames[0], Frame(1, 0.2, large)])
+
+
+NOT_ASKED_SO: dict[str, tuple[str, dict[str, object]]] = {
+    "no frames": ("scan_frames", {"frames": None}),
+    "a path for frames": ("scan_frames", {"frames": Path("x.png")}),
+    "one frame": ("scan_frames", {"frames": Frame(0, 0.0, np.zeros((8, 8, 3), np.uint8))}),
+    "a picture of objects": ("scan_frames", {"frames": np.zeros((8, 8, 3), object)}),
+    "no picture": ("scan_frames", {"frames": [Frame(0, 0.0, None)]}),  # type: ignore[arg-type]
+    "negative explained": ("scan_frames", {"explained": -1}),
+    "half explained": ("scan", {"explained": 1.5}),
+    "anchors by path": ("scan_frames", {"anchors": "anchors.msgpack"}),
+    "anchors by path, of a file": ("scan", {"anchors": Path("anchors.msgpack")}),
+    "progress that is none": ("scan", {"on_progress": 3}),
+    "a name that is none": ("scan_frames", {"name": None}),
+    "a source of bytes": ("scan", {"source": b"x.mp4"}),
+    "a bundle by number": ("load", {"bundle": 3}),
+    "a bundle in bytes": ("load", {"bundle": b"x"}),
+    "settings in a dict": ("load", {"settings": {"fps": 5}}),
+    "an engine by name": ("load", {"engines": "onnx"}),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_ASKED_SO)
+def test_arguments_of_other_kinds_are_ours_to_name(
+    detector: Detector, frames: list[Frame], clips: dict[str, Path], kind: str
+) -> None:
+    method, arguments = NOT_ASKED_SO[kind]
+    sound = {"scan": {"source": clips["man"]}, "scan_frames": {"frames": frames[0].image}, "load": {}}[method]
+    with pytest.raises(ArgumentError) as raised:
+        getattr(detector, method)(**sound | arguments)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("bounds", [{"stop_s": np.nan}, {"stop_s": -1}, {"stop_s": "5"}, {"fps": "5"}, {"fps": np.nan}])
+def test_a_rate_and_an_end_are_numbers(clips: dict[str, Path], bounds: dict[str, float]) -> None:
+    """An end that was no number was never reached."""
+    with pytest.raises(ArgumentError, match="must be positive"):
+        open_video(clips["man"], **bounds)
+
+
+@pytest.mark.parametrize("source", ["a\0b.mp4", Path("a\0"), "\ud800", "file:///%00", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_not_found(detector: Detector, source: str) -> None:
+    with pytest.raises(MediaNotFoundError) as raised:
+        detector.scan(source)
+    assert "check the path" in raised.value.hint
+    with pytest.raises(BundleError):
+        Detector.load(source)
+
+
+def test_a_name_of_frames_that_is_no_unicode_can_be_written(detector: Detector, frames: list[Frame]) -> None:
+    assert b'"name":"?"' in detector.scan_frames(frames[0].image, name="\ud800").to_json().replace(b'": "', b'":"')
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"fps": value} for value in (np.nan, np.inf, -1, 0, "5", None, 10**400)),
+        *({name: 10**30} for name in ("max_frames", "max_megapixels", "moments", "anchor_size")),
+        {"anchor_size": 257, "anchor_gap_s": 1e-9},
+        {"anchor_gap_s": 1e6},
+        {"max_faces": 65},
+        {"threads": -1},
+        {"analysis_side_px": 0},
+        {"whole_s": np.nan},
+        {"strong_p": 0.5},
+    ],
+    ids=lambda settings: " ".join(f"{name} {str(value)[:9]}" for name, value in settings.items()),
+)
+def test_settings_that_no_scan_can_have_are_refused_before_one(settings: dict[str, float]) -> None:
+    """An anchor of so many frames was refused at the end of the scan."""
+    with pytest.raises(ArgumentError) as raised:
+        ScanSettings(**settings)  # type: ignore[arg-type]
+    assert raised.value.hint
+
+
+def test_the_largest_anchor_of_the_settings_is_one() -> None:
+    ScanSettings(anchor_size=256, anchor_gap_s=20 / 255)
+    AnchorPolicy(size=256, min_frames=256, gap_s=20 / 255)
+    with pytest.raises(ValueError, match="min_frames"):
+        AnchorPolicy(size=257, min_frames=257, gap_s=1e-9)

@@ -24,7 +24,7 @@ from difffake.faces.centerface import MAX_RUN_PIXELS, NMS_IOU, CenterFace, non_m
 from difffake.faces.contract import F32, U8, FaceDetector, Faces
 from difffake.faces.runtime import DetectorRuntime
 from difffake.people.cuts import SIZE_PX, CutDetector, CutMemory
-from difffake.settings import MAX_ANALYSIS_PX, MIN_ANALYSIS_PX
+from difffake.settings import MAX_ANALYSIS_PX, MAX_FACES, MIN_ANALYSIS_PX
 
 if TYPE_CHECKING:
     from difffake.picture import Picture
@@ -53,7 +53,6 @@ _DUE = 0.95
 #: Share of the blocks outside faces that are not where they were (`difffake.people.cuts`), above which somebody may
 #: have come. Of 720p, a block is 107 x 90 px, and there are 96.
 _STIRRED = 0.04
-_MAX_KNOWN = 64
 #: No picture reaches farther.
 _MAX_PX = 1e6
 
@@ -76,7 +75,7 @@ class FinderState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array
         ValueError: places that cannot be.
     """
 
-    places: Annotated[tuple[_Place, ...], msgspec.Meta(max_length=_MAX_KNOWN)] = ()
+    places: Annotated[tuple[_Place, ...], msgspec.Meta(max_length=MAX_FACES)] = ()
     size_px: tuple[int, int] = (0, 0)
     whole_ns: int | None = None
     cuts: CutMemory = CutMemory()
@@ -194,8 +193,8 @@ class FaceFinder:
             raise ValueError(f"whole_side_px must be {MIN_ANALYSIS_PX} to {MAX_ANALYSIS_PX}, not {whole_side_px}")
         if not 0 < candidate <= threshold < 1:
             raise ValueError(f"need 0 < candidate <= threshold < 1, not {candidate} and {threshold}")
-        if not 1 <= max_faces <= _MAX_KNOWN:
-            raise ValueError(f"max_faces must be 1 to {_MAX_KNOWN}, not {max_faces}")
+        if not 1 <= max_faces <= MAX_FACES:
+            raise ValueError(f"max_faces must be 1 to {MAX_FACES}, not {max_faces}")
         network = CenterFace(threads=threads, max_faces=2 * max_faces, max_batch=_MAX_BATCH, runtime=runtime)
         self._whole, self._close = network.as_is(candidate), network.as_is(threshold, is_steady=True)
         self._side_px, self._max_faces = whole_side_px, max_faces
