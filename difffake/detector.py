@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -181,6 +180,7 @@ class Detector:
         Raises:
             ArgumentError: arguments of other kinds.
             NoFaceError: no face in it that can be scored.
+            MediaChangedError: the file was written to meanwhile.
             DiffFakeError: what `difffake.video.open_video` says about the source.
         """
         _check_request(on_progress, anchors, explained)
@@ -197,8 +197,7 @@ class Detector:
             fields = {name: getattr(video.info, name) for name in Source.__struct_fields__ if hasattr(video.info, name)}
             # A path that is no UTF-8 can be opened, but not written into JSON.
             given = None if video.path is None else str(video.path).encode(errors="replace").decode()
-            sha256 = None if video.path is None else _sha256(video.path)
-            described = msgspec.convert(fields | {"name": video.name, "path": given, "sha256": sha256}, Source)
+            described = msgspec.convert(fields | {"name": video.name, "path": given, "sha256": video.sha256()}, Source)
             hint = _DAMAGED_HINT if video.decode_errors else _FACELESS_HINT
         return self._result(described, seen, enrolled, explained, ends, warned, hint)
 
@@ -348,11 +347,6 @@ def _check_request(on_progress: object, anchors: object, explained: object) -> N
     _check_kind("anchors", anchors, AnchorFile, "difffake.anchors.file.load_anchors(path, detector.bundle) reads them")
     if not isinstance(explained, int) or explained < 0:
         raise ArgumentError(f"explained: a number of moments, not {explained!r}", hint="give 0 or more")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_face(name: str, seen: Observations, warned: list[str], hint: str) -> NoFaceError:

@@ -29,6 +29,12 @@ def _made_anew(kind: type[DiffFakeError], message: str, hint: str) -> DiffFakeEr
     return kind(message, hint=hint)
 
 
+class ArgumentError(DiffFakeError, ValueError, TypeError):
+    """What a program hands in that is of another kind than it should be, or out of bounds."""
+
+    exit_code = 9
+
+
 class MediaNotFoundError(DiffFakeError, FileNotFoundError):
     """A path or URL that does not exist or cannot be opened."""
 
@@ -83,8 +89,8 @@ class OutputError(DiffFakeError, OSError):
     exit_code = 18
 
 
-class ArgumentError(DiffFakeError, ValueError, TypeError):
-    """What a program hands in that is of another kind than it should be, or out of bounds."""
+class MediaChangedError(DiffFakeError, OSError):
+    """A file that was written to, or replaced, while it was read."""
 
     exit_code = 19
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 from urllib.parse import unquote
 
 import av.container
 import av.video.stream
 
-from difffake.errors import MediaEmptyError, MediaNotFoundError
+from difffake.errors import MediaChangedError, MediaEmptyError, MediaNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,80 @@ def check_readable(path: Path) -> None:
         raise MediaEmptyError(f"{path.name}: the file is empty (0 bytes)", hint="copy or download it again")
     if not os.access(path, os.R_OK):
         raise MediaNotFoundError(f"{path.name}: no right to read it", hint="check its permissions")
+
+
+class HeldFile:
+    """A file that is held open while it is read, so that it can be said at the end which bytes those were; use as a
+    context manager, or call `close`.
+
+    Raises:
+        MediaNotFoundError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise MediaNotFoundError(f"{path}: {reason(error)}", hint="check the path and its permissions") from error
+        self._before = os.fstat(self._file.fileno())
+
+    @property
+    def size_bytes(self) -> int:
+        """When it was opened."""
+        return self._before.st_size
+
+    def read(self, size: int = -1) -> bytes:
+        """From its beginning, so many bytes or all."""
+        self._file.seek(0)
+        return self._file.read(size)
+
+    def check_named(self) -> None:
+        """Whether the path still leads to it: asked after another reader has opened that.
+
+        Raises:
+            MediaChangedError: it is another file by now.
+        """
+        try:
+            is_same = os.path.samestat(self._path.stat(), self._before)
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise self._changed("replaced")
+
+    def sha256(self) -> str:
+        """Of what was read, also where another file has taken its place since.
+
+        Raises:
+            MediaChangedError: it was written to meanwhile: nobody can say which bytes were read.
+        """
+        try:
+            self._file.seek(0)
+            digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+            after = os.fstat(self._file.fileno())
+        except OSError as error:  # a file server that does not keep what was replaced
+            raise self._changed(reason(error)) from error
+        if (after.st_size, after.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
+            raise self._changed("written to")
+        return digest
+
+    def _changed(self, what: str) -> MediaChangedError:
+        name = self._path.name.encode(errors="replace").decode()
+        return MediaChangedError(
+            f"{name}: it changed while it was read ({what})", hint="scan it when nobody writes it any more, or a copy"
+        )
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def describe(container: av.container.InputContainer, stream: av.video.stream.VideoStream, *, live: bool) -> VideoInfo:

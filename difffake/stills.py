@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import av
 import av.error
@@ -18,7 +17,7 @@ from difffake.errors import MediaFormatError, MediaTruncatedError
 U8 = npt.NDArray[np.uint8]
 
 #: A start-of-frame segment of a JPEG lies behind its metadata, which may hold a thumbnail: read this much.
-_HEADER_BYTES = 1 << 20
+HEADER_BYTES = 1 << 20
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: Chunks of a PNG that its picture needs. Others hold text and profiles that a few bytes can blow up to gigabytes.
 _PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"gAMA", b"sRGB"})
@@ -39,19 +38,22 @@ class StillHeader:
     animated: bool = False
 
 
-def read_still_header(path: Path) -> StillHeader | None:
-    """Recognise a JPEG, PNG or WebP by content; ``None`` for everything else.
+@dataclass(frozen=True, slots=True)
+class Still:
+    """A whole JPEG, PNG or WebP file in memory, not decoded yet."""
+
+    header: StillHeader
+    data: bytes = field(repr=False)
+
+
+def still_header(head: bytes, name: str) -> StillHeader | None:
+    """Recognise a JPEG, PNG or WebP by its first bytes, `HEADER_BYTES` or all of it; ``None`` for everything else.
+    ``name`` is for the error.
 
     Raises:
         MediaTruncatedError: an image by its first bytes, but it ends within its header.
         MediaFormatError: an animated WebP.
     """
-    with path.open("rb") as file:
-        return still_header(file.read(_HEADER_BYTES), path.name)
-
-
-def still_header(head: bytes, name: str) -> StillHeader | None:
-    """The same for the first bytes of an image, a megabyte or all of it; `name` is for the error."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         codec, size = "png", _png_size(head)
     elif head.startswith(b"\xff\xd8\xff"):
@@ -67,18 +69,14 @@ def still_header(head: bytes, name: str) -> StillHeader | None:
     return StillHeader(codec, *size, animated=codec == "png" and b"acTL" in head[: max(head.find(b"IDAT"), 0)])
 
 
-def decode_still(path: Path, header: StillHeader) -> U8:
-    """Decode an image to RGB ``(H, W, 3) uint8``, upright by its EXIF orientation; more bits become 8.
+def decode_still_bytes(data: bytes, header: StillHeader, name: str, max_pixels: int | None = None) -> U8:
+    """Decode an image to RGB ``(H, W, 3) uint8``, upright by its EXIF orientation; more bits become 8. ``max_pixels``
+    binds a file whose later headers contradict its first one.
 
     Raises:
         MediaTruncatedError: the file ends before the image does.
         MediaFormatError: the image is damaged.
     """
-    return decode_still_bytes(path.read_bytes(), header, path.name)
-
-
-def decode_still_bytes(data: bytes, header: StillHeader, name: str, max_pixels: int | None = None) -> U8:
-    """The same from memory. `max_pixels` binds a file whose later headers contradict its first one."""
     if not _is_complete(data, header.codec):
         raise MediaTruncatedError(f"{name}: the {header.codec.upper()} breaks off", hint=_DAMAGED_HINT)
     if header.codec == "png":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -38,9 +38,9 @@ from difffake.errors import (
 )
 from difffake.hardware import HardwareUse, Hwaccel
 from difffake.limits import Limits
-from difffake.media import VideoInfo, check_readable, describe, local_path, reason, without_secrets
+from difffake.media import HeldFile, VideoInfo, check_readable, describe, local_path, reason, without_secrets
 from difffake.picture import Deinterlacer, RgbConverter, rotation_deg
-from difffake.stills import StillHeader, decode_still, read_still_header
+from difffake.stills import HEADER_BYTES, Still, StillHeader, decode_still_bytes, still_header
 
 U8 = npt.NDArray[np.uint8]
 
@@ -88,6 +88,7 @@ def open_video(
 
     Raises:
         MediaNotFoundError: no such file, or the address does not answer.
+        MediaChangedError: another file has taken its place meanwhile.
         MediaEmptyError: a file of zero bytes, or without a frame.
         MediaFormatError: neither image nor video.
         MediaTruncatedError: it breaks off before anything can be decoded.
@@ -120,7 +121,8 @@ class VideoSource:
     Attributes:
         info: what the header says; a file that turned out to hold one picture is an image at the end of the iteration.
         name: the file's name, or the address without secrets.
-        path: of a file; None for a live address.
+        path: of a file; None for an address.
+        still: the bytes of a JPEG, PNG or WebP; None for everything else.
         warnings: ``"code: what happened"``, complete when the iteration has ended.
         lost_s: times of sampled frames that could not be decoded, seconds.
         decode_errors: how many frames or packets could not be decoded.
@@ -139,8 +141,19 @@ class VideoSource:
         self.decode_errors = 0
         self._limits, self._stop_s = limits, stop_s
         self._container: av.container.InputContainer | None = None
-        self._still: tuple[Path, StillHeader] | None = None
+        self._file: HeldFile | None = None
+        self.still: Still | None = None
         self._yielded = 0
+        try:
+            self._open(source, hwaccel)
+        except BaseException:
+            self.close()
+            raise
+        self._clock = SampleClock(fps, 1 / (self.info.fps or 25.0), self._container_start_s())
+
+    info: VideoInfo
+
+    def _open(self, source: str | Path, hwaccel: Hwaccel) -> None:
         scheme = _URL.match(str(source))
         if scheme and scheme[1].lower() != "file":
             self.path: Path | None = None
@@ -153,9 +166,6 @@ class VideoSource:
             self.name = (self.path.name or str(self.path)).encode(errors="replace").decode()
             self._hardware = HardwareUse(hwaccel, self.name)
             self._open_file(self.path)
-        self._clock = SampleClock(fps, 1 / (self.info.fps or 25.0), self._container_start_s())
-
-    info: VideoInfo
 
     def __enter__(self) -> Self:
         return self
@@ -170,11 +180,22 @@ class VideoSource:
         if self._container is not None:
             self._container.close()
             self._container = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def sha256(self) -> str | None:
+        """Of the file that was read, before it is closed; None of an address.
+
+        Raises:
+            MediaChangedError: it was written to meanwhile.
+        """
+        return None if self._file is None else self._file.sha256()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the sampled frames in display order; see `open_video` for what may be raised."""
-        if self._still is not None:
-            yield Frame(0, 0.0, decode_still(*self._still))
+        if self.still is not None:
+            yield Frame(0, 0.0, decode_still_bytes(self.still.data, self.still.header, self.name))
         elif self._container is not None:
             yield from self._frames(self._container)
 
@@ -203,8 +224,10 @@ class VideoSource:
 
     def _open_file(self, path: Path) -> None:
         check_readable(path)
-        self._still_header(path)
-        if self._still is not None:
+        self._file = HeldFile(path)
+        header = still_header(self._file.read(HEADER_BYTES), self.name)
+        if header is not None:
+            self._begin_still(header, self._file.read)
             return
         # `file:` keeps a file whose name looks like a protocol a file; the list keeps playlists from the network.
         options = {"protocol_whitelist": _LOCAL_PROTOCOLS, "max_pixels": str(self._limits.max_pixels)}
@@ -215,24 +238,21 @@ class VideoSource:
                 )
             )
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise self._unreadable(path) from error
+            raise self._unreadable(self._file.read(16)) from error
+        self._container = container
+        self._file.check_named()
         self._begin(container, live=False)
 
-    def _still_header(self, path: Path) -> None:
-        header = read_still_header(path)
-        if header is None:
-            return
+    def _begin_still(self, header: StillHeader, read: Callable[[], bytes]) -> None:
         self._check_size(header.width_px, header.height_px)
-        self._still = path, header
+        self.still = Still(header, read())
         if header.animated:
             self.warnings.append("animation: only the first picture of it is looked at")
         self.info = VideoInfo(
             "image", header.codec, header.codec, header.width_px, header.height_px, None, None, "rgb24", False
         )
 
-    def _unreadable(self, path: Path) -> DiffFakeError:
-        with path.open("rb") as file:
-            head = file.read(16)
+    def _unreadable(self, head: bytes) -> DiffFakeError:
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head.startswith(b"\x1aE\xdf\xa3"):
             return MediaTruncatedError(
                 f"{self.name}: the video breaks off before its index",
@@ -246,19 +266,15 @@ class VideoSource:
 
     def _begin(self, container: av.container.InputContainer, *, live: bool) -> None:
         self._container = container
-        try:
-            stream = self._choose_stream(container)
-            self._check_size(stream.codec_context.width, stream.codec_context.height)
-            self.info = describe(container, stream, live=live)
-            duration = self.info.duration_s or 0.0
-            if not live and duration > self._limits.max_duration_s and self._stop_s is None:
-                raise LimitExceededError(
-                    f"{self.name}: {duration:.0f} s long, over the limit of {self._limits.max_duration_s:.0f} s",
-                    hint="scan the beginning with --duration, or raise the limit with --set max_duration_s=...",
-                )
-        except DiffFakeError:
-            self.close()
-            raise
+        stream = self._choose_stream(container)
+        self._check_size(stream.codec_context.width, stream.codec_context.height)
+        self.info = describe(container, stream, live=live)
+        duration = self.info.duration_s or 0.0
+        if not live and duration > self._limits.max_duration_s and self._stop_s is None:
+            raise LimitExceededError(
+                f"{self.name}: {duration:.0f} s long, over the limit of {self._limits.max_duration_s:.0f} s",
+                hint="scan the beginning with --duration, or raise the limit with --set max_duration_s=...",
+            )
         self._stream = stream
         self._to_rgb = RgbConverter(float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1))
 
@@ -403,6 +419,6 @@ class VideoSource:
         duration = self.info.duration_s
         if duration is not None and duration - end_s > max(0.5, 2 * self._clock.frame_s, 0.02 * duration):
             return f"the picture ends at {end_s:.1f} s of {duration:.1f} s"
-        if self.path is not None and self.info.container == "mpegts" and self.path.stat().st_size % _TS_PACKET:
+        if self._file is not None and self.info.container == "mpegts" and self._file.size_bytes % _TS_PACKET:
             return f"the file ends within a packet, at {end_s:.1f} s"
         return ""

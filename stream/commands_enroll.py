@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -105,10 +104,7 @@ def enroll(
         enrolled = EnrolledPerson(
             name=person,
             pool=enrolment.pool,
-            footage=tuple(
-                Footage(name=c.name, sha256=_sha256(p), duration_s=c.duration_s)
-                for c, p in zip(clips, footage, strict=True)
-            ),
+            footage=tuple(Footage(name=c.name, sha256=c.sha256, duration_s=c.duration_s) for c in clips),
             fps=fps,
             trusted=enrolment.trusted,
         )
@@ -194,7 +190,8 @@ def observe_footage(
         is_still = video.info.kind == "image"  # a GIF of one picture is one only now
         last_s = float(seen.frame_time_s[-1]) + 1 / settings.fps
         duration_s = None if is_still else min([last_s, *ends])
-        clip = Clip(path.name, seen, _artifact_p(detector.bundle, seen, is_still=is_still), duration_s)
+        own_p = _artifact_p(detector.bundle, seen, is_still=is_still)
+        clip = Clip(path.name, seen, own_p, duration_s, video.sha256() or "")
         return clip, [f"{path.name}: {w}" for w in (*video.warnings, *seen.warnings)]
 
 
@@ -208,11 +205,6 @@ def _artifact_p(bundle: Bundle, seen: Observations, *, is_still: bool) -> np.nda
         if name in scores:
             p[rows] = scorer.p_value(name, scores[name])
     return p
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _print_enrolment(

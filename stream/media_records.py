@@ -16,8 +16,7 @@ import av.error
 import cv2
 
 from difffake.errors import LimitExceededError, MediaFormatError
-from difffake.media import local_path, reason
-from difffake.stills import read_still_header
+from difffake.media import reason
 from difffake.video import open_video
 from stream.decode.sniff import AV1, H264, H265, JPEG, MATROSKA, MP4, PNG, TS, WEBP
 from stream.packets import AS_FRAMES_HINT, UNBOUNDED, PacketSource, S, SourceReport, TimedPacket, open_packets
@@ -135,11 +134,9 @@ def frames(source: str | Path, report: SourceReport, *, fps: float = 5.0, qualit
         LimitExceededError: see `difffake.video.open_video`.
     """
     with open_video(source, fps=fps, limits=UNBOUNDED) as video:
-        path = local_path(source)
-        header = read_still_header(path) if video.info.kind == "image" else None
         for frame in video:
-            if header is not None:
-                value, content_type = path.read_bytes(), _IMAGES[header.codec]
+            if video.still is not None:
+                value, content_type = video.still.data, _IMAGES[video.still.header.codec]
             else:
                 bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
                 value, content_type = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes(), JPEG

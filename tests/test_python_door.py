@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
+import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,14 @@ import difffake
 from difffake import Detector, Frame, ScanResult, ScanSettings
 from difffake.anchors import AnchorPolicy
 from difffake.bundle import Bundle
-from difffake.errors import ArgumentError, BundleError, LimitExceededError, MediaNotFoundError, NoFaceError
+from difffake.errors import (
+    ArgumentError,
+    BundleError,
+    LimitExceededError,
+    MediaChangedError,
+    MediaNotFoundError,
+    NoFaceError,
+)
 from difffake.video import open_video
 
 SETTINGS = ScanSettings(threads=1, analysis_side_px=320, duration_s=1.0)
@@ -254,3 +264,60 @@ def test_the_largest_anchor_of_the_settings_is_one() -> None:
     AnchorPolicy(size=256, min_frames=256, gap_s=20 / 255)
     with pytest.raises(ValueError, match="min_frames"):
         AnchorPolicy(size=257, min_frames=257, gap_s=1e-9)
+
+
+@pytest.fixture(params=["clip.mp4", "picture.png"])
+def copied(request: pytest.FixtureRequest, clips: dict[str, Path], frames: list[Frame], tmp_path: Path) -> Path:
+    path = tmp_path / request.param
+    if path.suffix == ".mp4":
+        path.write_bytes(clips["man"].read_bytes())
+    else:
+        cv2.imwrite(str(path), cv2.cvtColor(frames[0].image, cv2.COLOR_RGB2BGR))
+    return path
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_the_digest_is_that_of_the_file_that_was_scanned(detector: Detector, copied: Path, is_gone: bool) -> None:
+    """Another one that took its place meanwhile had its digest told with verdicts of the first."""
+    before = hashlib.sha256(copied.read_bytes()).hexdigest()
+
+    def replace(_at_s: float, _end_s: float | None) -> None:
+        if is_gone:
+            copied.unlink(missing_ok=True)
+        else:
+            (copied.parent / "new").write_bytes(b"another one")
+            (copied.parent / "new").replace(copied)
+
+    assert detector.scan(copied, replace).source.sha256 == before
+
+
+@pytest.mark.parametrize("how", ["added to", "written over", "cut off"])
+def test_of_a_file_that_is_written_to_meanwhile_no_digest_is_told(detector: Detector, copied: Path, how: str) -> None:
+    def write(_at_s: float, _end_s: float | None) -> None:
+        with copied.open("ab" if how == "added to" else "r+b") as file:
+            if how == "cut off":
+                file.truncate(copied.stat().st_size // 2)
+            else:
+                file.write(b"x")
+        os.utime(copied, ns=(0, 1))  # clocks of file systems are coarse
+
+    with pytest.raises(MediaChangedError, match="changed while it was read") as raised:
+        detector.scan(copied, write)
+    assert "or a copy" in raised.value.hint
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_named(
+    clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest would be of one file, and its frames of the other."""
+    path, real = tmp_path / "clip.mp4", av.open
+    path.write_bytes(clips["man"].read_bytes())
+
+    def late(*given: object, **more: object) -> object:
+        (tmp_path / "new.mp4").write_bytes(clips["woman"].read_bytes())
+        (tmp_path / "new.mp4").replace(path)
+        return real(*given, **more)
+
+    monkeypatch.setattr("difffake.video.av.open", late)
+    with pytest.raises(MediaChangedError, match="replaced"):
+        open_video(path)

@@ -73,12 +73,14 @@ class Clip:
         seen: its N faces.
         artifact_p: ``(N,) float64``, p-value of each face's own `artifact` evidence; NaN where there is none.
         duration_s: ``None`` for a photo.
+        sha256: of what was read.
     """
 
     name: str
     seen: Observations
     artifact_p: F64
     duration_s: float | None
+    sha256: str = ""
 
 
 class EnrolmentFigures(msgspec.Struct, frozen=True, kw_only=True):
