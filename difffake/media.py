@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote
 
+import av
 import av.container
+import av.error
 import av.video.stream
 
-from difffake.errors import MediaChangedError, MediaEmptyError, MediaNotFoundError
+from difffake.errors import LimitExceededError, MediaChangedError, MediaEmptyError, MediaNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class VideoInfo:
     """What the header says. ``width`` and ``height`` are as coded; ``rotation`` in degrees counter-clockwise is
     known only after the first frame. ``fps`` and ``duration_s`` are ``None`` where unknown."""
 
-    kind: str  # "video", "image", "live"
+    kind: str  # "video", "image"; "live": at an address, and no picture
     container: str
     codec: str
     width: int
@@ -34,6 +38,11 @@ class VideoInfo:
     rotation: int = 0
 
 
+#: A file may lie there, and be had as often as it is asked for.
+WEB_SCHEMES = frozenset({"http", "https"})
+#: More than any picture within `Limits` has, at 16 bits without compression.
+MAX_STILL_BYTES = 1 << 29
+_FETCH_S = 300.0
 _FILE_ADDRESS = re.compile(r"file://(localhost(?=/))?", re.IGNORECASE)
 #: What a `Path` makes of an address.
 _PATH_OF_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/[^/]")
@@ -147,20 +156,55 @@ class HeldFile:
         self.close()
 
 
-def describe(container: av.container.InputContainer, stream: av.video.stream.VideoStream, *, live: bool) -> VideoInfo:
-    """What the header says of the stream that was chosen; ``live``: the source is an address, and has no length."""
-    context = stream.codec_context
+def bytes_at(url: str, is_wanted: Callable[[bytes], bool], timeout: tuple[float, float]) -> bytes:
+    """All that lies at an address of the web, fetched by FFmpeg as it fetches videos; nothing where it is not wanted.
+
+    Args:
+        is_wanted: asked of the first bytes.
+        timeout: for the answer, and for each part, s.
+
+    Raises:
+        LimitExceededError: it does not end.
+        av.error.FFmpegError, OSError: no answer.
+    """
+    parts: list[bytes] = []
+    size, began = 0, time.monotonic()
+    with av.open(url, mode="r", format="data", timeout=timeout) as container:
+        try:
+            for packet in container.demux(container.streams[0]):
+                parts.append(bytes(packet))
+                size += len(parts[-1])
+                if len(parts) == 1 and not is_wanted(parts[0]):
+                    return b""
+                if size > MAX_STILL_BYTES or time.monotonic() - began > _FETCH_S:
+                    raise LimitExceededError(
+                        f"{without_secrets(url)}: a picture that does not end, after {size >> 20} MiB",
+                        hint="download it and scan the file; of a camera give the address of its video",
+                    )
+        except (av.error.FFmpegError, OSError):
+            pass  # of a server that does not say how much comes, this is the end
+    return b"".join(parts)
+
+
+def describe(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, scheme: str | None
+) -> VideoInfo:
+    """What the header says of the stream that was chosen; ``scheme``: of an address, which has no length; None of a
+    file."""
+    context, name = stream.codec_context, container.format.name
     rate = stream.average_rate or stream.guessed_rate
-    # Pictures that FFmpeg reads (TIFF, BMP, AVIF): one is no film, and is judged as a picture.
-    is_picture = container.format.name.endswith("_pipe") or container.metadata.get("major_brand") == "avif"
+    # Pictures that FFmpeg reads (TIFF, BMP, AVIF): one is no film, and is judged as a picture. Other addresses than
+    # those of the web may go on for ever in these formats.
+    is_picture = name.endswith("_pipe") or name == "image2" or container.metadata.get("major_brand") == "avif"
+    is_picture &= scheme is None or scheme in WEB_SCHEMES
     return VideoInfo(
-        kind="live" if live else "image" if is_picture else "video",
-        container=container.format.name,
+        kind="image" if is_picture else "video" if scheme is None else "live",
+        container=name,
         codec=context.name,
         width=context.width,
         height=context.height,
         fps=float(rate) if rate and 0 < rate <= 1000 else None,
-        duration_s=None if live else _duration_s(container, stream),
+        duration_s=_duration_s(container, stream) if scheme is None else None,
         pixel_format=context.pix_fmt or "unknown",
         interlaced=False,
     )

@@ -46,6 +46,15 @@ class Still:
     data: bytes = field(repr=False)
 
 
+def still_codec(head: bytes) -> str | None:
+    """Which of them begins so, ``"jpeg" | "png" | "webp"``; 12 bytes will do."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
 def still_header(head: bytes, name: str) -> StillHeader | None:
     """Recognise a JPEG, PNG or WebP by its first bytes, `HEADER_BYTES` or all of it; ``None`` for everything else.
     ``name`` is for the error.
@@ -54,14 +63,10 @@ def still_header(head: bytes, name: str) -> StillHeader | None:
         MediaTruncatedError: an image by its first bytes, but it ends within its header.
         MediaFormatError: an animated WebP.
     """
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        codec, size = "png", _png_size(head)
-    elif head.startswith(b"\xff\xd8\xff"):
-        codec, size = "jpeg", _jpeg_size(head)
-    elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        codec, size = "webp", _webp_size(head)
-    else:
+    codec = still_codec(head)
+    if codec is None:
         return None
+    size = _SIZES[codec](head)
     if size is None:
         raise MediaTruncatedError(f"{name}: the {codec.upper()} ends within its header", hint=_DAMAGED_HINT)
     if codec == "webp" and head[12:16] == b"VP8X" and head[20] & _WEBP_ANIMATION:
@@ -156,3 +161,6 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack_from("<HH", head, 26)
         return width & 0x3FFF, height & 0x3FFF
     return None
+
+
+_SIZES = {"png": _png_size, "jpeg": _jpeg_size, "webp": _webp_size}

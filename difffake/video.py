@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -38,9 +38,20 @@ from difffake.errors import (
 )
 from difffake.hardware import HardwareUse, Hwaccel
 from difffake.limits import Limits
-from difffake.media import HeldFile, VideoInfo, check_readable, describe, local_path, reason, without_secrets
+from difffake.media import (
+    MAX_STILL_BYTES,
+    WEB_SCHEMES,
+    HeldFile,
+    VideoInfo,
+    bytes_at,
+    check_readable,
+    describe,
+    local_path,
+    reason,
+    without_secrets,
+)
 from difffake.picture import Deinterlacer, RgbConverter, rotation_deg
-from difffake.stills import HEADER_BYTES, Still, StillHeader, decode_still_bytes, still_header
+from difffake.stills import HEADER_BYTES, Still, StillHeader, decode_still_bytes, still_codec, still_header
 
 U8 = npt.NDArray[np.uint8]
 
@@ -49,6 +60,7 @@ av.logging.set_level(None)
 
 _LIVE_SCHEMES = frozenset({"http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
 _URL = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_STILL_FORMATS = frozenset({"apng", "image2", "jpeg_pipe", "png_pipe", "webp_pipe"})
 _LOCAL_PROTOCOLS = "file,crypto,data"
 _OPEN_TIMEOUT_S, _READ_TIMEOUT_S = 15.0, 15.0
 _TS_PACKET = 188
@@ -113,6 +125,13 @@ def open_video(
             hint="write bytes into a file; give pictures to Detector.scan_frames",
         )
     return VideoSource(source, fps, limits or Limits(), stop_s, hwaccel)
+
+
+def _may_be_still(container: av.container.InputContainer) -> bool:
+    """Whether this is one of the formats in which FFmpeg sees a JPEG, PNG or WebP. A camera's JPEGs without end are one
+    too, of which no server knows the length."""
+    name = container.format.name
+    return name in _STILL_FORMATS or (name == "mjpeg" and container.size > 0)
 
 
 class VideoSource:
@@ -215,19 +234,41 @@ class VideoSource:
             )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if isinstance(error, av.error.InvalidDataError):
+                # FFmpeg knows no JPEG behind which others follow, as phones write them.
+                if scheme in WEB_SCHEMES and self._is_still_at(url):
+                    return
                 raise MediaFormatError(f"{self.name}: no video at this address", hint="check the address") from error
-            raise MediaNotFoundError(
-                f"{self.name}: the address does not answer ({reason(error)})",
-                hint="check the address, the network and the access rights",
-            ) from error
-        self._begin(container, live=True)
+            raise self._no_answer(error) from error
+        self._container = container
+        if scheme in WEB_SCHEMES and _may_be_still(container) and self._is_still_at(url):
+            container.close()
+            self._container = None
+            return
+        self._begin(container, scheme)
+
+    def _is_still_at(self, url: str) -> bool:
+        """Fetch and begin what would be a still picture if it lay in a file: the same bytes, the same result."""
+        try:
+            data = bytes_at(url, lambda head: still_codec(head) is not None, (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S))
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._no_answer(error) from error
+        header = still_header(data[:HEADER_BYTES], self.name)
+        if header is not None:
+            self._begin_still(header, data)
+        return header is not None
+
+    def _no_answer(self, error: Exception) -> MediaNotFoundError:
+        return MediaNotFoundError(
+            f"{self.name}: the address does not answer ({reason(error)})",
+            hint="check the address, the network and the access rights",
+        )
 
     def _open_file(self, path: Path) -> None:
         check_readable(path)
         self._file = HeldFile(path)
         header = still_header(self._file.read(HEADER_BYTES), self.name)
         if header is not None:
-            self._begin_still(header, self._file.read)
+            self._begin_still(header, self._file.read(MAX_STILL_BYTES))
             return
         # `file:` keeps a file whose name looks like a protocol a file; the list keeps playlists from the network.
         options = {"protocol_whitelist": _LOCAL_PROTOCOLS, "max_pixels": str(self._limits.max_pixels)}
@@ -241,11 +282,11 @@ class VideoSource:
             raise self._unreadable(self._file.read(16)) from error
         self._container = container
         self._file.check_named()
-        self._begin(container, live=False)
+        self._begin(container, None)
 
-    def _begin_still(self, header: StillHeader, read: Callable[[], bytes]) -> None:
+    def _begin_still(self, header: StillHeader, data: bytes) -> None:
         self._check_size(header.width_px, header.height_px)
-        self.still = Still(header, read())
+        self.still = Still(header, data)
         if header.animated:
             self.warnings.append("animation: only the first picture of it is looked at")
         self.info = VideoInfo(
@@ -264,13 +305,12 @@ class VideoSource:
             hint="give a video (mp4, mov, mkv, webm, ts, avi ...) or an image (jpg, png, webp)",
         )
 
-    def _begin(self, container: av.container.InputContainer, *, live: bool) -> None:
-        self._container = container
+    def _begin(self, container: av.container.InputContainer, scheme: str | None) -> None:
         stream = self._choose_stream(container)
         self._check_size(stream.codec_context.width, stream.codec_context.height)
-        self.info = describe(container, stream, live=live)
+        self.info = describe(container, stream, scheme)
         duration = self.info.duration_s or 0.0
-        if not live and duration > self._limits.max_duration_s and self._stop_s is None:
+        if duration > self._limits.max_duration_s and self._stop_s is None:
             raise LimitExceededError(
                 f"{self.name}: {duration:.0f} s long, over the limit of {self._limits.max_duration_s:.0f} s",
                 hint="scan the beginning with --duration, or raise the limit with --set max_duration_s=...",
@@ -381,7 +421,7 @@ class VideoSource:
     def _is_past_end(self, now_s: float, began: float) -> bool:
         limit = self._limits.max_duration_s
         # A live source whose timestamps stand still must end too.
-        age_s = max(now_s, time.monotonic() - began) if self.info.kind == "live" else now_s
+        age_s = max(now_s, time.monotonic() - began) if self.path is None else now_s
         if self._stop_s is not None and age_s >= self._stop_s:
             return True
         if age_s >= limit:
@@ -394,7 +434,7 @@ class VideoSource:
         if decoded == 0:
             if self.decode_errors:
                 hint = "copy or download it again"
-                if self.info.kind == "live":
+                if self.path is None:
                     hint = (
                         "download the file and scan that: of an MP4 whose index comes last, some servers send no parts"
                     )
@@ -404,7 +444,7 @@ class VideoSource:
             raise MediaEmptyError(f"{self.name}: a video without a single frame", hint="record or export it again")
         if self._clock.restarts:
             self.warnings.append(f"clock: timestamps started again {self._clock.restarts} times")
-        if decoded == 1 and not self.decode_errors and self.info.kind == "video":
+        if decoded == 1 and not self.decode_errors:
             # A GIF, or an MP4 of one picture: no swap tool for video made it, and there is no motion to read.
             self.info = replace(self.info, kind="image")
         if self.decode_errors:
@@ -414,7 +454,7 @@ class VideoSource:
             self.warnings.append(f"truncated: {missing}")
 
     def _missing(self, end_s: float) -> str:
-        if self.info.kind == "live":
+        if self.path is None:
             return ""
         duration = self.info.duration_s
         if duration is not None and duration - end_s > max(0.5, 2 * self._clock.frame_s, 0.02 * duration):
