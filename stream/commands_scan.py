@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from difffake.anchors.file import AnchorFile, load_anchors
 from difffake.detector import Detector
-from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError, OutputError
+from difffake.errors import DiffFakeError, LimitExceededError, MediaNotFoundError, NoFaceError, OutputError
 from difffake.faces.runtime import DetectorRuntime
 from difffake.files import check_apart, check_targets, write_whole
 from difffake.folder import left_out_in_words, media_in
@@ -44,7 +45,7 @@ from stream.console import (
 )
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, ThreadsOption, engine_choice
 from stream.packets import is_address
-from stream.scan_table import ScoreTable, row_of, row_of_failure
+from stream.scan_table import MadeWith, ScoreTable, row_of, row_of_failure
 
 log = structlog.get_logger()
 
@@ -105,7 +106,8 @@ def scan(
         bool,
         typer.Option(
             "--resume",
-            help="Leave out what has a line in --scores already, and go on behind it, after a scan that ended.",
+            help="Go on behind the lines that --scores has, after a scan that ended. What failed is scanned again "
+            "(not where no face was found), and so is what has no report in --report.",
         ),
     ] = False,
     report: Annotated[
@@ -143,6 +145,8 @@ def scan(
         raise typer.BadParameter("--resume goes on in the table of --scores FILE.csv")
     if resume and fail_on is not None:
         raise typer.BadParameter("--fail-on judges what this run scans: with --resume it would say nothing of the rest")
+    if resume and json not in (None, "-") and Path(json).is_file():
+        raise typer.BadParameter(f"--json {json} is there: with --resume it would lose what is not scanned again")
     if scores == Path("-"):
         raise typer.BadParameter("--scores needs a file of its own, to which lines are added; --json - goes to stdout")
     sources, failures = _expand(paths)
@@ -156,16 +160,17 @@ def scan(
     with (
         Detector.load(bundle, settings, engine_choice(engine, engines, detector_engine)) as detector,
         nullcontext(None if anchor is None else load_anchors(anchor, detector.bundle)) as anchors,
+        nullcontext(_made_with(detector, None if scores is None else anchor)) as made_with,
         # The last one: what cannot be scanned at all costs no table of before.
-        ScoreTable(scores, resumed=resume) as table,
+        ScoreTable(
+            scores, resumed=resume, made_with=made_with, is_again=_is_again(sources, reports, failures)
+        ) as table,
         progress_bar(TextColumn("{task.completed:.0f} s"), TimeRemainingColumn(), quiet=quiet) as progress,
     ):
-        lines = [row_of_failure(f.path or f.name, f.error) for f in failures]
+        lines = [row_of_failure(f.path or f.name, f.error, made_with) for f in failures]
         _write_rows(table, [line for line in lines if line[0] not in table.done], failures)
-        if table.done:
-            left = [(s, r) for s, r in zip(sources, reports, strict=True) if _key(s) not in table.done]
-            print_note(f"{table.name} has {len(sources) - len(left)} of {len(sources)} already; {len(left)} to scan")
-            sources, reports = [source for source, _ in left], [target for _, target in left]
+        if table.done or table.again:
+            sources, reports = _left(table, sources, reports)
         for number, (source, target) in enumerate(zip(sources, reports, strict=True)):
             try:
                 result = _scan_one(detector, source, progress, anchors, 0 if target is None else settings.moments)
@@ -177,10 +182,10 @@ def scan(
                 if context.obj.debug and not isinstance(error, DiffFakeError):
                     raise
                 failures.append(_failed(source, error))
-                _write_rows(table, [row_of_failure(_key(source), failures[-1].error)], failures)
+                _write_rows(table, [row_of_failure(_key(source), failures[-1].error, made_with)], failures)
                 continue
             results.append(result)
-            _write_rows(table, [row_of(_key(source), result)], failures)
+            _write_rows(table, [row_of(_key(source), result, made_with)], failures)
             if target is not None:
                 try:
                     write_whole(target, render_report(result).encode())
@@ -190,7 +195,8 @@ def scan(
             if not quiet:
                 print_result(tables, result, target)
     if interrupted and scores is not None:
-        print_note(f"what is done stands in {scores}; the same command with --resume goes on from there")
+        other = "" if json in (None, "-") else ", and another --json,"
+        print_note(f"what is done stands in {scores}; the same command with --resume{other} goes on from there")
     if json is not None:
         document = msgspec.json.encode(ScanDocument(results=results, failures=failures))
         if json == "-":
@@ -252,6 +258,42 @@ def _scan_one(
         return detector.scan(source, advance, anchors=anchors, explained=explained)
     finally:
         progress.remove_task(task)
+
+
+def _made_with(detector: Detector, anchor: Path | None) -> MadeWith:
+    digest = "" if anchor is None else hashlib.sha256(anchor.read_bytes()).hexdigest()[:12]
+    return MadeWith.of(detector.model_id, detector.settings, digest)
+
+
+def _is_missing(report: Path | None) -> bool:
+    return report is not None and not report.exists()
+
+
+def _is_again(sources: list[str], reports: list[Path | None], failures: list[Failure]) -> Callable[[str, str], bool]:
+    """Which lines of a table that is gone on with say nothing that stays: failures, which may pass (an address that did
+    not answer), and results of files whose report is missing. That there is no face in it is a result, of the same
+    work. Nothing of an address comes twice."""
+    targets = {_key(source): target for source, target in zip(sources, reports, strict=True)}
+    targets |= {failure.path or failure.name: None for failure in failures}
+
+    def is_again(path: str, error: str) -> bool:
+        if path not in targets or error == NoFaceError.__name__:
+            return False
+        return bool(error) or (_is_missing(targets[path]) and Path(path).is_file())
+
+    return is_again
+
+
+def _left(table: ScoreTable, sources: list[str], reports: list[Path | None]) -> tuple[list[str], list[Path | None]]:
+    """What a table that is gone on with has no line of; a note says how much that is."""
+    both = list(zip(sources, reports, strict=True))
+    left = [(source, report) for source, report in both if _key(source) not in table.done]
+    again = f" ({table.again} again, which failed or had no report)" if table.again else ""
+    print_note(f"{table.name} has {len(both) - len(left)} of {len(both)} already; {len(left)} to scan{again}")
+    lost = sum(_is_missing(report) for source, report in both if table.done.get(_key(source)) == "")
+    if lost:
+        print_note(f"{lost} of them {'has' if lost == 1 else 'have'} no report: addresses, and files that are gone")
+    return [source for source, _ in left], [report for _, report in left]
 
 
 def _write_rows(table: ScoreTable, rows: list[list[str]], failures: list[Failure]) -> None:
