@@ -51,7 +51,7 @@ _FILE = Path("anchors.msgpack")
 def enroll(
     footage: Annotated[list[Path], typer.Argument(help="Video of the person alone, or three or more photos.")],
     stream: Annotated[str, typer.Option(help="Id of the stream that the person appears in.")],
-    person: Annotated[str, typer.Option(help="The person's name, as verdicts will give it.")],
+    person: Annotated[str, typer.Option(help="The person's name, as verdicts will give it; not 'person 1'.")],
     kafka: KafkaOptions | None,
     out: Annotated[
         Path | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from difffake.files import write_whole
 
 KIND, VERSION = "difffake-anchors", 1
 MAX_PEOPLE = 256
+#: In verdicts, alerts and scores. Whoever is enrolled so could not be told from them.
+_NAMELESS = re.compile(r"person\s*\d+|somebody|everybody", re.IGNORECASE)
 MAX_SOURCES = 256
 MAX_NAME = 200
 _ENROL_AGAIN = "enrol again: difffake enroll --stream {stream} --person NAME FOOTAGE --out {file} --overwrite"
@@ -119,13 +122,19 @@ def checked_name(text: str, what: str) -> str:
     """A name for a person or a stream, in Unicode's normal form C.
 
     Raises:
-        AnchorError: empty, too long, with blanks at its ends or with control characters.
+        AnchorError: empty, too long, with blanks at its ends or with control characters; of a person, what people
+            without a name are called.
     """
     name = unicodedata.normalize("NFC", text)
     if not 0 < len(name) <= MAX_NAME or name != name.strip() or not name.isprintable():
         raise AnchorError(
             f"not a name for a {what}: {text[:60]!r}",
             hint=f"give 1 to {MAX_NAME} printable characters without blanks at the ends",
+        )
+    if what == "person" and _NAMELESS.fullmatch(name):
+        raise AnchorError(
+            f"not a name for a person: {name!r} is what people without a name are called",
+            hint="give the person's own name, or another word, such as 'guest 1'",
         )
     return name
 

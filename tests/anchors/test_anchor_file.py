@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,30 @@ def test_names_are_checked(name: str, bundle: Bundle, tmp_path: Path) -> None:
         with pytest.raises(AnchorError, match="not a name"):
             add_person(tmp_path / "a", stream, bundle, person(who))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["person 1", "Person 12", "PERSON 0", "person1", "person \u0661", "somebody", "Everybody"]
+)
+def test_nobody_is_enrolled_under_what_the_nameless_are_called(
+    name: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verdict about "person 1" was about the enrolled one, or about the first without a name."""
+    with pytest.raises(AnchorError, match="people without a name are called") as raised:
+        add_person(tmp_path / "a", "s", bundle, person(name))
+    assert "guest 1" in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as earlier:  # a file of before
+        earlier.setattr("difffake.anchors.file._NAMELESS", re.compile("nobody"))
+        add_person(tmp_path / "a", "s", bundle, person(name))
+    with pytest.raises(AnchorError, match="people without a name"):
+        load_anchors(tmp_path / "a", bundle)
+
+
+@pytest.mark.parametrize("name", ["person", "person A", "guest 1", "Person 1 (studio)", "a person 1"])
+def test_other_names_with_such_words_are_names(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    add_person(tmp_path / "a", "person 1", bundle, person(name))
+    assert [p.name for p in read_anchors(tmp_path / "a").people] == [name]
 
 
 def test_files_that_make_no_sense_are_not_written(bundle: Bundle, tmp_path: Path) -> None:

@@ -370,4 +370,7 @@ def test_a_name_of_digits_is_refused_before_any_footage_is_looked_at(
     enrol = ["enroll", tmp_path / "missing.mp4", "--stream", "s", "--person", "12", "--out", out]
     assert run(*enrol) == run(*enrol, "--bootstrap-servers", "memory:1") == AnchorError.exit_code
     assert "guest 12" in capsys.readouterr().err
+    enrol[enrol.index("12")] = "person 1"
+    assert run(*enrol) == run(*enrol, "--bootstrap-servers", "memory:1") == AnchorError.exit_code
+    assert "people without a name are called" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()

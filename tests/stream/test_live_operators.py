@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,17 @@ def test_enrolments_that_do_not_fit_are_refused_and_change_nothing(
     before = show.stream.sections()
     assert len(show.stream.apply(spoil(enrol("Anna", A)))) == 1
     assert show.stream.sections() == before
+
+
+def test_an_enrolment_under_what_the_nameless_are_called_is_refused(
+    models: LiveModels, enrol: Callable[..., EnrolmentRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores and alerts call the first of them "person 0"."""
+    show = Show(models)
+    with monkeypatch.context() as earlier:  # written by a program of before
+        earlier.setattr("difffake.anchors.file._NAMELESS", re.compile("nobody"))
+        record = enrol("person 0", A)
+    assert "people without a name are called" in show.stream.apply(record)[0]
 
 
 def test_enrolments_of_other_networks_or_for_another_stream_are_refused(
