@@ -16,7 +16,7 @@ import difffake
 from difffake.anchors.file import AnchorFile
 from difffake.bundle import Bundle
 from difffake.crops import channels_first
-from difffake.errors import ArgumentError, NoFaceError
+from difffake.errors import ArgumentError, MediaChangedError, NoFaceError
 from difffake.explain import explain, overlay
 from difffake.faces import Reason
 from difffake.faces.finder import FaceFinder, Finder
@@ -180,7 +180,6 @@ class Detector:
         Raises:
             ArgumentError: arguments of other kinds.
             NoFaceError: no face in it that can be scored.
-            MediaChangedError: the file was written to meanwhile.
             DiffFakeError: what `difffake.video.open_video` says about the source.
         """
         _check_request(on_progress, anchors, explained)
@@ -197,7 +196,12 @@ class Detector:
             fields = {name: getattr(video.info, name) for name in Source.__struct_fields__ if hasattr(video.info, name)}
             # A path that is no UTF-8 can be opened, but not written into JSON.
             given = None if video.path is None else str(video.path).encode(errors="replace").decode()
-            described = msgspec.convert(fields | {"name": video.name, "path": given, "sha256": video.sha256()}, Source)
+            sha256 = None
+            try:
+                sha256 = video.sha256()
+            except MediaChangedError as error:  # a recording that goes on: what was seen of it stays true
+                warned.append(f"changed: {error}: there is no digest of what was looked at")
+            described = msgspec.convert(fields | {"name": video.name, "path": given, "sha256": sha256}, Source)
             hint = _DAMAGED_HINT if video.decode_errors else _FACELESS_HINT
         return self._result(described, seen, enrolled, explained, ends, warned, hint)
 

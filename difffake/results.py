@@ -226,7 +226,8 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """The file or address: what it is. ``sha256`` and ``path`` (as it was given) are ``None`` for live sources."""
+    """The file or address: what it is. ``sha256`` and ``path`` (as it was given) are ``None`` for live sources,
+    ``sha256`` also where the file was written to meanwhile."""
 
     name: str
     path: str | None = None
