@@ -15,6 +15,10 @@ from stream.broker.contract import Record, TopicPartition
 
 #: A stream: the partition that its records come through, and its id.
 StreamKey = tuple[TopicPartition, str]
+#: Who is next: what is under suspicion, has been served least, and came first.
+_Rank = tuple[bool, float, int, StreamKey]
+#: Ranks that hold no more, beyond one for each stream that waits, before they are looked through.
+_FEW_OUTDATED = 64
 #: Streams of which nothing waits, and of which is known how far they were served: before they are looked through, and
 #: at the most afterwards.
 _FEW_SERVED, _MOST_SERVED = 1_024, 32_768
@@ -28,12 +32,17 @@ class _Queue:
     records: deque[Record] = field(default_factory=deque)
     urgent: bool = False
 
+    def rank(self, key: StreamKey) -> _Rank:
+        return not self.urgent, self.served, self.records[0].offset, key
+
 
 class Intake:
     """The records of all partitions that are ours, up to what the owner lets in."""
 
     def __init__(self) -> None:
         self._queues: dict[StreamKey, _Queue] = {}
+        #: A heap: the rank of each queue, among others that it had before.
+        self._ranks: list[_Rank] = []
         self._served: dict[StreamKey, float] = {}
         self._now = 0.0
         self._most_served = _FEW_SERVED
@@ -53,6 +62,8 @@ class Intake:
         if queue is None:
             queue = self._queues[key] = _Queue(max(self._now, self._served.get(key, 0.0)))
         queue.records.append(record)
+        if len(queue.records) == 1:
+            self._rank(key, queue)
         self.waiting[key[0]] += 1
         self.waiting_bytes[key[0]] += len(record.value or b"")
 
@@ -60,19 +71,27 @@ class Intake:
         """Let a record wait again before the others of its stream."""
         queue = self._queues.setdefault(key, _Queue(self._served.get(key, self._now)))
         queue.records.appendleft(record)
+        self._rank(key, queue)
         self.waiting[key[0]] += 1
         self.waiting_bytes[key[0]] += len(record.value or b"")
 
     def pick(self, busy: Container[StreamKey]) -> tuple[StreamKey, Record] | None:
         """The next record, of a stream that is not busy; None where there is none."""
-        free = [
-            (not q.urgent, q.served, q.records[0].offset, key) for key, q in self._queues.items() if key not in busy
-        ]
-        if not free:
-            return None
-        key = min(free)[-1]
-        self._now = max(self._now, self._queues[key].served)
-        return self._taken(key)
+        passed_over, found = [], None
+        while self._ranks and found is None:
+            rank = heapq.heappop(self._ranks)
+            key = rank[-1]
+            queue = self._queues.get(key)
+            if queue is None or queue.rank(key) != rank:
+                continue
+            if key in busy:
+                passed_over.append(rank)
+                continue
+            self._now = max(self._now, queue.served)
+            found = self._taken(key)
+        for rank in passed_over:
+            heapq.heappush(self._ranks, rank)
+        return found
 
     def pick_late(
         self, busy: Container[StreamKey], is_late: Callable[[Record, bool], bool]
@@ -106,10 +125,19 @@ class Intake:
             queue = self._queues.get(key)
         return found
 
+    def _rank(self, key: StreamKey, queue: _Queue) -> None:
+        """A queue has another rank than before."""
+        heapq.heappush(self._ranks, queue.rank(key))
+        if len(self._ranks) > 2 * len(self._queues) + _FEW_OUTDATED:
+            self._ranks = [queue.rank(key) for key, queue in self._queues.items()]
+            heapq.heapify(self._ranks)
+
     def _taken(self, key: StreamKey) -> tuple[StreamKey, Record]:
         queue = self._queues[key]
         record = queue.records.popleft()
-        if not queue.records:
+        if queue.records:
+            self._rank(key, queue)
+        else:
             self._served[key] = queue.served
             del self._queues[key]
         self.waiting[key[0]] -= 1
@@ -124,6 +152,7 @@ class Intake:
         else:
             queue.served += cost
             queue.urgent = urgent
+            self._rank(key, queue)
         if len(self._served) > 2 * len(self._queues) + self._most_served:
             self._forget_served()
 

@@ -166,3 +166,54 @@ def test_ids_that_never_come_again_are_not_remembered_for_ever(monkeypatch: pyte
         assert picked is not None
         intake.serve(picked[0], 1.0, urgent=False)
     assert len(intake._served) < 10_000
+
+
+_STREAMS = st.sampled_from("abcd")
+_ACTIONS = st.one_of(
+    st.tuples(st.just("put"), _STREAMS),
+    st.tuples(st.just("serve"), _STREAMS, st.floats(0.0, 3.0), st.booleans()),
+    st.tuples(st.just("pick"), st.sets(_STREAMS)),
+    st.tuples(st.just("put back")),
+    st.tuples(st.just("late"), st.sets(_STREAMS)),
+    st.tuples(st.just("drop")),
+)
+
+
+@given(st.lists(_ACTIONS, max_size=80))
+def test_the_next_is_always_who_a_look_at_all_of_them_would_choose(actions: list[tuple[object, ...]]) -> None:
+    intake, taken = Intake(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stream.intake._FEW_OUTDATED", 2)
+        for offset, (what, *more) in enumerate(actions):
+            match what, *more:
+                case "put", str(stream):
+                    intake.put(stream, record(offset, stream))
+                case "serve", str(stream), float(cost), bool(urgent):
+                    intake.serve(key(stream), cost, urgent=urgent)
+                case "pick", set(busy):
+                    free = [
+                        (not queue.urgent, queue.served, queue.records[0].offset, one)
+                        for one, queue in intake._queues.items()
+                        if one[1] not in busy
+                    ]
+                    found = intake.pick({key(stream) for stream in busy})
+                    assert (found is None) == (not free)
+                    if found is not None:
+                        assert (found[0], found[1].offset) == (min(free)[3], min(free)[2])
+                        taken.append(found)
+                case ("put back",) if taken:
+                    intake.put_back(*taken.pop())
+                case "late", set(busy):
+                    intake.pick_late({key(stream) for stream in busy}, lambda one, _urgent: one.offset % 2 == 0)
+                case ("drop",):
+                    intake.drop(SOURCE)
+                    taken.clear()
+
+
+def test_what_ranks_were_before_does_not_fill_memory() -> None:
+    intake = Intake()
+    intake.put("a", record(0, "a"))
+    for _ in range(10_000):
+        intake.serve(key("a"), 1.0, urgent=False)
+    assert len(intake._ranks) < 100
+    assert pick(intake) == 0
