@@ -73,14 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DiffFakeError as error:
         print_error(error)
         code = error.exit_code
+    except KeyboardInterrupt:  # before a command has begun: its options are still being put together
+        code = _interrupted()
     except SystemExit as left:
         # Typer ends by itself at Ctrl-C, and when the reader of our output has gone (`| head`).
         if isinstance(left.__context__, BrokenPipeError):
             _drop_output()
             code = 141
         elif left.code == 130:
-            print("interrupted", file=sys.stderr)  # noqa: T201
-            code = 130
+            code = _interrupted()
         else:
             raise
     except Exception as error:  # the last line of defence: one line for the user, the rest with --debug
@@ -95,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         code = 0
     sys.exit(code)
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)  # noqa: T201
+    return 130
 
 
 def _drop_output() -> None:

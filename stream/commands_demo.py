@@ -23,6 +23,7 @@ from difffake.demo.clips import fetch_clips
 from difffake.demo.swap import DemoClips, Donor, make_demo_clips, pick_donor
 from difffake.detector import Detector
 from difffake.faces.runtime import DetectorRuntime
+from difffake.files import check_targets, write_whole
 from difffake.networks import EngineChoice
 from difffake.report import render_report
 from difffake.results import EVIDENCES, ScanResult
@@ -32,7 +33,7 @@ from stream.broker.contract import Broker, Record
 from stream.broker.memory import MemoryBroker
 from stream.commands_scan import print_result
 from stream.commands_tail import picture
-from stream.console import LEVEL_STYLES, print_table, printable, progress_bar, results_console
+from stream.console import LEVEL_STYLES, print_heading, print_table, printable, progress_bar, results_console
 from stream.demo import Deployment
 from stream.engine_options import DetectorOption, EngineOption, EnginesOption, engine_choice
 from stream.kafka_options import KafkaOptions, with_kafka
@@ -76,6 +77,7 @@ def demo(
         # Connected before the work, so that a wrong address costs no wait.
         kafka.broker().close()
     console, choice = results_console(), engine_choice(engine, engines, detector_engine)
+    check_targets(out / "genuine.html")
     free = fetch_clips(clips) if source is None or donor is None else {}
     genuine, other = source or free["woman"], donor or free["man"]
     face = pick_donor(other)
@@ -207,7 +209,7 @@ def _summarise(console: Console, seen: _Seen, made: DemoClips, seconds: float) -
             str(sum(alert.stream == row.stream for alert in seen.opened)),
             ", ".join(f"{n} {status}" for status, n in sorted(seen.statuses[row.stream].items())),
         )
-    console.rule(f"{len(seen.pts_ns)} frames in {seconds:.0f} s, and the worst p-value of each evidence")
+    print_heading(console, f"{len(seen.pts_ns)} frames in {seconds:.0f} s, and the worst p-value of each evidence")
     print_table(console, table)
     for alert in seen.opened:
         after = ""
@@ -248,7 +250,7 @@ def _scan_files(
     with Detector.load(bundle, ScanSettings(window_s=2.0), engines) as detector:
         for name, path, title, note in acts:
             result, report = _scan(detector, name, path, out)
-            console.rule(f"{title}: {path}{note}")
+            print_heading(console, f"{title}: {path}{note}")
             print_result(console, result, report)
 
 
@@ -257,6 +259,6 @@ def _scan(detector: Detector, name: str, path: Path, out: Path) -> tuple[ScanRes
         task = bar.add_task(f"scanning {path.name}", total=None)
         result = detector.scan(path, lambda at, end: bar.update(task, completed=at, total=end))
     report = out / f"{name}.html"
-    report.write_text(render_report(result), encoding="utf-8")
-    (out / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+    write_whole(report, render_report(result).encode())
+    write_whole(out / f"{name}.json", msgspec.json.format(msgspec.json.encode(result), indent=2))
     return result, report

