@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help demo test test-gpu lint format chaos fuzz bench bench-full bench-gpu simulate-alerts docs lock sbom licences clean
 
 help: ## list the daily acts
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 .venv/base: pyproject.toml scripts/venv.sh
 	@scripts/venv.sh "$(PYTHON)" demo

@@ -41,7 +41,7 @@ is lost or seen twice by that either, only done again.
 ## Beside workers
 ```
 difffake hooks --http 0.0.0.0:{DEFAULT_PORT} ...       # or DIFFFAKE_HOOK_HTTP: metrics and the same probes
-curl localhost:8080/metrics                      # the wall, where its page is
+curl localhost:8080/metrics                  # the wall, where its page is
 ```
 
 Neither tells the name of a stream. A receiver that takes nothing shows in `difffake_hooks_lag_seconds`, an alert that

@@ -30,7 +30,7 @@ EvidenceOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Set how many false alerts a stream may raise")
 @with_kafka
 def budget(
     per_day: Annotated[
@@ -51,7 +51,7 @@ def budget(
     print_line(f"{stream}: alert budget {per_day}, sent as {record.id}")
 
 
-@app.command()
+@app.command(short_help="Hear no alerts of a stream")
 @with_kafka
 def mute(
     stream: StreamOption,
@@ -72,7 +72,7 @@ def mute(
     print_line(f"{stream}: muted, sent as {record.id}")
 
 
-@app.command()
+@app.command(short_help="Take a mute back")
 @with_kafka
 def unmute(
     stream: StreamOption,
@@ -93,7 +93,7 @@ def unmute(
     print_line(f"{stream}: unmuted, sent as {record.id}")
 
 
-@app.command()
+@app.command(short_help="Say that you have seen an alert")
 @with_kafka
 def ack(
     alert: Annotated[str, typer.Argument(metavar="ID", help="Id of an open alert, or how it begins.")],

@@ -52,6 +52,16 @@ def test_what_is_typed_is_what_workers_get(broker: MemoryBroker) -> None:
 
 
 @pytest.mark.usefixtures("broker")
+def test_no_summary_of_a_command_is_cut_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("alerts", "--help") == 0
+    summaries = capsys.readouterr().out.partition("Commands:")[2]
+    assert "unmute  Take a mute back" in summaries
+    assert "..." not in summaries
+
+
 def test_the_help_says_that_an_unmute_takes_back_just_that_mute(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("alerts", "unmute", "--help") == 0
     assert "hold on" in capsys.readouterr().out
