@@ -31,7 +31,7 @@ import numpy.typing as npt
 from difffake.bundle import default_bundle_path
 from difffake.evaluation.metrics import eer
 from difffake.faces import CenterFace
-from difffake.identity import IDENTITY_DIM, align_identity
+from difffake.identity import align_identity
 from difffake.training.sources import SourceLimits, read_items
 from engines.onnx import OnnxEngine
 
@@ -253,7 +253,7 @@ def main() -> None:
         genuine, impostor = draw_pairs(names, options.impostors)
         labels = {"ours": "ours (CenterFace, 5 points)", "dlib": "dlib's (its detector, its 5 points)"}
         result = {
-            "dim": IDENTITY_DIM,
+            "dim": embeddings["ours"].shape[1],
             "agreement": agreement,
             "counts": counts,
             "pairs": {"genuine": len(genuine), "impostor": len(impostor)},

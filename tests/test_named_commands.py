@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,36 @@ def test_every_option_of_a_command_line_on_a_page_is_one() -> None:
     ]
     assert len(given) > 100
     assert [(option, where) for option, is_one, where in given if not is_one] == []
+
+
+def test_benchmarks_and_scripts_import_what_is_there() -> None:
+    """`benchmarks/identity.py` asked for a name that had gone, and nothing ran it."""
+    files = [path for room in ("benchmarks", "scripts", "deploy") for path in (ROOT / room).rglob("*.py")]
+    asked = [
+        (node.module, alias.name, path.name)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in _ROOMS
+        for alias in node.names
+    ]
+    assert len(asked) > 100
+    assert [(module, name, where) for module, name, where in asked if name not in _names_of(module)] == []
+
+
+_ROOMS = ("difffake", "engines", "stream")
+
+
+@cache
+def _names_of(module: str) -> set[str]:
+    """Whatever a module binds, and the modules below it; read, not imported: some need torch."""
+    place = ROOT.joinpath(*module.split("."))
+    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    names = {path.stem for path in place.glob("*")}
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
