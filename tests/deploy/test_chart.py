@@ -272,3 +272,18 @@ def test_rules_and_dashboards_are_those_of_the_repository(chart: Any) -> None:
 def test_values_that_cannot_be_meant_are_refused(chart: Any, values: dict[str, Any]) -> None:
     with pytest.raises(helm.HelmError):
         rendered(chart, values)
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        {"extraArgs": ["--guests", "--workers=4"]},
+        {"extraArgs": ["--workers", "0"]},
+        {"extraEnv": [{"name": "DIFFFAKE_WORKERS", "value": "4"}]},
+    ],
+)
+def test_several_workers_in_a_pod_of_which_only_the_first_is_seen_are_refused(
+    chart: Any, worker: dict[str, Any]
+) -> None:
+    with pytest.raises(helm.HelmError, match=r"see the first worker of each pod alone: set worker\.replicas"):
+        rendered(chart, {**LEAST, "worker": worker})
