@@ -71,8 +71,9 @@ def replay_command(
     except (ValueError, msgspec.ValidationError) as error:
         raise typer.BadParameter(str(error)) from error
     hardware.check(hwaccel)
+    given = _given(from_score, line)
     with closing(kafka.broker()) as broker:
-        score = _score(broker, from_score, line)
+        score = given if isinstance(given, ScoreRecord) else _fetched(broker, given)
         choice = ModelName.parse(score.model_id).choice(engines)
         if engine is not None:
             choice = replace(choice, kind=engine, identity=None)
@@ -95,7 +96,8 @@ def _models(score: ScoreRecord, bundle: Path | None, live: LiveSettings, choice:
         ) from error
 
 
-def _score(broker: Broker, place: str, line: int) -> ScoreRecord:
+def _given(place: str, line: int) -> ScoreRecord | re.Match[str]:
+    """A score out of a file, or where in Kafka it lies: what is neither costs no wait for a broker."""
     if place == "-":
         return parse_lines(list(islice(sys.stdin.buffer, line)), line)
     path = Path(place)
@@ -105,12 +107,18 @@ def _score(broker: Broker, place: str, line: int) -> ScoreRecord:
     found = _PLACE.match(place)
     if found is None:
         raise ReplayError(f"{place}: no such file", hint="give a file, - for stdin, or TOPIC:PARTITION:OFFSET")
+    return found
+
+
+def _fetched(broker: Broker, found: re.Match[str]) -> ScoreRecord:
     partition, offset = TopicPartition(found[1], int(found[2])), int(found[3])
     with closing(broker.reader()) as reader:
         end = reader.end_offset(partition)
         record = next(reader.read(partition, offset, min(offset + 1, end)), None) if offset < end else None
     if record is None or record.value is None:
-        raise ReplayError(f"{place}: no record there", hint="`difffake tail --json` prints scores that can be replayed")
+        raise ReplayError(
+            f"{found[0]}: no record there", hint="`difffake tail --json` prints scores that can be replayed"
+        )
     return decode(record.value, ScoreRecord)
 
 

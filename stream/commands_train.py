@@ -101,6 +101,8 @@ def train(
         if name not in TrainSettings.__struct_fields__:
             raise typer.BadParameter(f"{name!r}: one of {', '.join(TrainSettings.__struct_fields__)}")
         known[name] = msgspec.json.decode(value) if value[:1] in "{[" else value
+    if all(known.get(budget) is None for budget in ("minutes", "images", "steps")):
+        raise typer.BadParameter("when does training end? Give --minutes, --images, or --set steps=N")
     try:
         settings = msgspec.convert(known, TrainSettings, strict=False)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:

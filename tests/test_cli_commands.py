@@ -70,6 +70,11 @@ def test_an_interrupted_training_is_no_success(
     assert capsys.readouterr().err == "stopped at step 16; the same command goes on from there\ninterrupted\n"
 
 
+def test_a_training_without_an_end_says_what_ends_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", tmp_path / "store", "--out", tmp_path / "run") == 2
+    assert "Give --minutes, --images, or --set steps=N" in capsys.readouterr().err
+
+
 def test_a_bundle_of_our_own_scans_and_evaluates(bundle: Path, clips: dict[str, Path], tmp_path: Path) -> None:
     assert run("scan", clips["man"], "--bundle", bundle, "--json", tmp_path / "scan.json", "--quiet") == 0
     document = msgspec.json.decode((tmp_path / "scan.json").read_bytes())

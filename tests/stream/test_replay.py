@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -227,3 +227,16 @@ def test_on_the_command_line(
     file.write_text("{}")
     assert run(file) == 40
     assert "tail --json" in capsys.readouterr().err
+
+
+def test_what_is_no_place_of_a_score_costs_no_wait_for_kafka(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody(_options: KafkaOptions, **_more: Any) -> NoReturn:
+        raise AssertionError("Kafka was looked for")
+
+    monkeypatch.setattr(KafkaOptions, "broker", nobody)
+    with pytest.raises(SystemExit) as left:
+        main(["replay", "--from-score", "nonsense", "--bootstrap-servers", "memory:1"])
+    assert left.value.code == 42
+    assert "Give a file, - for stdin, or TOPIC:PARTITION:OFFSET" in capsys.readouterr().err
