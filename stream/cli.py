@@ -19,11 +19,14 @@ import structlog
 import typer
 
 import difffake
-from difffake.errors import DiffFakeError, out_of_memory
+from difffake.errors import DiffFakeError, OutputError, out_of_memory
 from difffake.files import not_written
 from stream.commands import Commands
 from stream.console import print_error
 from stream.logs import LenientLog
+
+#: Of a path that somebody named, or of the folder that a command was called in: no fault of the program.
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 app = typer.Typer(
     name="difffake",
@@ -90,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error = not_written("the output", error)
             _drop_output()
+        elif isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
+            what = f"{error.filename}: {os.strerror(error.errno).lower()}"
+            error = OutputError(what, hint="check the folder and its rights, or name another one")
         error = out_of_memory(error) or error
         print_error(error)
         code = error.exit_code if isinstance(error, DiffFakeError) else 1

@@ -70,6 +70,27 @@ def test_an_interrupted_training_is_no_success(
     assert capsys.readouterr().err == "stopped at step 16; the same command goes on from there\ninterrupted\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["crops", "{tmp}", "--out", "{tmp}/file/store"],
+        ["evaluate", "{tmp}", "--layout", "folders", "--cache", "{tmp}/file"],
+        ["robustness", "{tmp}", "--layout", "folders", "--out", "{tmp}/out", "--cache", "{tmp}/file"],
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_no_fault_to_report(
+    arguments: list[str], clips: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("real", "fake"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.mp4").symlink_to(clips["man"].resolve())
+    (tmp_path / "file").touch()
+    assert run(*[a.replace("{tmp}", str(tmp_path)) for a in arguments]) == 18
+    told = capsys.readouterr().err
+    assert re.search(rf"^error: {tmp_path}/file\S*: not a directory\. Check the folder", told, re.MULTILINE)
+    assert "report this" not in told
+
+
 def test_a_training_without_an_end_says_what_ends_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", tmp_path / "store", "--out", tmp_path / "run") == 2
     assert "Give --minutes, --images, or --set steps=N" in capsys.readouterr().err
