@@ -32,7 +32,7 @@ from engines.profile import BatchProfile, PictureProfile
 from engines.tensorrt_api import HostInfo, host_info
 from engines.tensorrt_build import BuildSettings
 from stream.commands import StrictCommand
-from stream.console import print_error, printable, progress_bar
+from stream.console import print_error, print_table, printable, progress_bar, results_console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _CLIPS = Path(".cache/clips")
@@ -167,7 +167,7 @@ def build(
             bar.update(task, description=what, completed=share)
 
         built = runtime(request, host, show)
-    _summarise(Console(), source, built)
+    _summarise(results_console(), source, built)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +285,8 @@ def _summarise(console: Console, source: Source, built: BuiltEngine) -> None:
     if pictures is not None:
         batches += f"; up to {pictures.max[0]} x {pictures.max[1]} px, tuned for {pictures.opt[0]} x {pictures.opt[1]}"
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is longer than a terminal
     for name, value in (
         ("network", source.name),
         ("engine", f"{built.folder}"),
@@ -297,10 +299,10 @@ def _summarise(console: Console, source: Source, built: BuiltEngine) -> None:
     ):
         table.add_row(name, printable(value))
     console.print(table)
-    console.print(_parity_table(manifest.parity))
+    print_table(console, _parity_table(manifest.parity))
     for step in manifest.parity:
         if any("." in name for name in step.figures):
-            console.print(_score_table(step))
+            print_table(console, _score_table(step))
 
 
 def _target(manifest: EngineManifest) -> str:

@@ -18,6 +18,8 @@ from difffake.results import Level
 
 LEVEL_STYLES = {Level.NOTHING: "green", Level.SUSPICIOUS: "yellow", Level.STRONG: "bold red"}
 _PIPE_WIDTH = 400
+#: How hints begin that are to be typed as they stand.
+_COMMANDS = ("pip ", "difffake ", "python ")
 
 
 def printable(text: str) -> str:
@@ -28,7 +30,10 @@ def printable(text: str) -> str:
 def print_error(error: Exception) -> None:
     """One line on stderr: what went wrong, and what to do about it."""
     if isinstance(error, DiffFakeError):
-        line = f"{str(error).rstrip('.')}. {error.hint[:1].upper()}{error.hint[1:]}"
+        hint = error.hint
+        if not hint.startswith(_COMMANDS):
+            hint = hint[:1].upper() + hint[1:]
+        line = f"{str(error).rstrip('.')}. {hint}"
     else:
         what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
         line = f"unexpected {what}. Please report this with the output of `difffake --debug ...`"
@@ -63,10 +68,12 @@ def print_table(console: Console, table: Table) -> None:
         return
     if table.title:
         console.print(table.title)
-    heads = [str(column.header).strip() for column in table.columns]
+    heads = [" ".join(str(column.header).split()) for column in table.columns]
     for row in zip(*(column.cells for column in table.columns), strict=True):
         parts = [Text.assemble((f"{head} ", "dim"), _one_line(cell)) for head, cell in zip(heads, row, strict=True)]
         console.print(Padding(Text(", ").join(parts), (0, 0, 0, 4), expand=False))
+    if table.caption:
+        console.print(table.caption)
 
 
 def _one_line(cell: RenderableType) -> Text:

@@ -59,7 +59,7 @@ def few_faces(clips: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 def build_engine(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "build_engine.py"), *map(str, arguments), "--threads", "1"]
-    environment = os.environ | {"COLUMNS": "110", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    environment = os.environ | {"COLUMNS": "80", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=500)
 
 
@@ -83,6 +83,7 @@ def test_the_shipped_extractor_becomes_an_engine_with_its_proof(clips: dict[str,
     assert [p.name for p in (tmp_path / "extractor").iterdir()] == [folder.name]
     for shown in ("cosine_min", "ONNX fp32", "engine's files", "passed", "tensorrt_rtx", "signed_anchor"):
         assert shown in run.stdout
+    assert "…" not in run.stdout  # no name and no figure is cut off
     if manifest.parity[-1].not_run is not None:
         assert "not run, no device" in " ".join(run.stdout.split())
 

@@ -193,7 +193,7 @@ def test_an_engine_that_is_not_installed_names_its_package(tiny_bundle: Bundle) 
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 25
-    assert done.stderr.startswith("error: OpenVINO is not installed. Pip install 'difffake[openvino]'")
+    assert done.stderr.startswith("error: OpenVINO is not installed. pip install 'difffake[openvino]'")
 
 
 # -- Kafka -------------------------------------------------------------------------------------------------------------
