@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import os
 import pkgutil
-import sys
 from pathlib import Path
 
 os.environ |= {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
@@ -32,6 +32,9 @@ _TRAINING = ("difffake.training", "difffake.extractor")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    target: Path = parser.parse_args().page
     runner = CliRunner()
     commands = typer.main.get_group(app).commands
     names = [[name, *more] for name in sorted(commands) for more in [[], *([n] for n in _below(commands[name]))]]
@@ -44,7 +47,7 @@ def main() -> None:
         text = result.output
         page += [f"## {title}", "", "```", text.strip(), "```", ""]
     page += _exit_codes()
-    Path(sys.argv[1]).write_text("\n".join(page), encoding="utf-8")
+    target.write_text("\n".join(page), encoding="utf-8")
 
 
 def _exit_codes() -> list[str]:

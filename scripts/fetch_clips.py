@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from difffake.demo.clips import fetch_clips
 
-for name, path in fetch_clips(Path(sys.argv[1])).items():
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("folder", type=Path)
+for name, path in fetch_clips(parser.parse_args().folder).items():
     print(f"{name}: {path.name}")

@@ -6,6 +6,7 @@ not what tests and training use. Exit code 1: a licence that is refused, or none
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import re
 import sys
@@ -79,7 +80,9 @@ def _required(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
 
 def main() -> int:
     """Print the table."""
-    found = closure(frozenset(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("extra", nargs="*")
+    found = closure(frozenset(parser.parse_args().extra))
     for one in found:
         note = CARRIED.get(one.name, "")
         print(f"{one.name:28} {one.version:16} {one.licence or 'UNKNOWN'}{'; ' + note if note else ''}")

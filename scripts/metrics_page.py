@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from itertools import groupby
 from pathlib import Path
 
@@ -90,11 +90,14 @@ rate(difffake_stage_seconds_sum[5m]) / rate(difffake_stage_items_total[5m])     
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    target: Path = parser.parse_args().page
     page = [_INTRO]
     every = [*CATALOGUE.values(), *HOOKS.values(), *WALL.values()]
     for section, metrics in groupby(every, key=lambda metric: metric.section):
         page += [f"## {section}", "", "| metric | type | what | labels |", "|---|---|---|---|", *map(_row, metrics), ""]
-    Path(sys.argv[1]).write_text("\n".join(page), encoding="utf-8")
+    target.write_text("\n".join(page), encoding="utf-8")
 
 
 def _row(metric: Metric) -> str:

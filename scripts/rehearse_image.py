@@ -13,6 +13,7 @@ the tests.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -160,7 +161,11 @@ def _step(stage: Stage, stages: dict[str, Stage], word: str, rest: str) -> None:
 
 def main() -> int:
     """See the module."""
-    target, *words = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    target, words = options.target, options.command
     CACHE.mkdir(parents=True, exist_ok=True)
     stage = build(target, is_built=bool(words) and (CACHE / target).exists())
     if not words:

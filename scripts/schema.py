@@ -5,10 +5,10 @@ Refuses when a schema changed under a version that is already in ``versions.json
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import inspect
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -132,7 +132,9 @@ topics, keys, headers), and `versions.json`, which keeps a schema from changing 
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in documents(folder / "versions.json").items():
         (folder / name).write_text(data, encoding="utf-8")

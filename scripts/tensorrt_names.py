@@ -8,9 +8,9 @@ API_DUMP lists the bindings of full TensorRT, one ``CLASS Name ['member', ...]``
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
-import sys
 from pathlib import Path
 
 import tensorrt_rtx
@@ -75,4 +75,6 @@ def main(dump: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("api_dump", type=Path)
+    main(parser.parse_args().api_dump)
