@@ -25,9 +25,9 @@ Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 #: Those of `difffake.results.EVIDENCES`.
 EvidenceName = Literal["artifact", "anchor", "identity"]
 
-_FOREIGN = "check that the topic is the right one and that only difffake writes to it"
+FOREIGN = "check that the topic is the right one and that only difffake writes to it"
 #: RecursionError: JSON and msgpack nest without bound.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _BUG = "report this as a bug of difffake, with the input that led to it"
 
 
@@ -81,7 +81,7 @@ def encode(message: Message) -> bytes:
     # A few microseconds, so that no reader ever meets a message that only its writer could have corrected.
     try:
         _decoder(type(message)).decode(data)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise MessageError(f"a {message.NAME} that nobody could read: {error}", hint=_BUG) from error
     return data
 
@@ -95,15 +95,15 @@ def decode(data: bytes, kind: type[M]) -> M:
     if len(data) > kind.MAX_BYTES:
         raise MessageError(
             f"a {kind.NAME} of {len(data)} bytes, over {kind.MAX_BYTES}",
-            hint=_FOREIGN,
+            hint=FOREIGN,
         )
     try:
         head = _head(kind.FORMAT).decode(data)
         if head.version not in kind.OLDER:
             check_version(kind.NAME, head.version, current_version(kind))
         message: M = _decoder(kind).decode(data)
-    except _UNREADABLE as error:
-        raise MessageError(f"not a {kind.NAME}: {error}", hint=_FOREIGN) from error
+    except UNREADABLE as error:
+        raise MessageError(f"not a {kind.NAME}: {error}", hint=FOREIGN) from error
     return message
 
 

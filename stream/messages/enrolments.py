@@ -12,7 +12,17 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from stream.messages.codec import EvidenceName, Message, MessageError, Name, Nanoseconds, StreamId, decode
+from stream.messages.codec import (
+    FOREIGN,
+    UNREADABLE,
+    EvidenceName,
+    Message,
+    MessageError,
+    Name,
+    Nanoseconds,
+    StreamId,
+    decode,
+)
 
 MAX_ANCHOR_BYTES = 8 << 20
 #: The one key of `BatchRecord`. No stream has it: a ``#`` in the name of one is percent-encoded.
@@ -158,15 +168,19 @@ def decode_enrolment(value: bytes) -> EnrolmentRecord | CommandRecord | BatchRec
     """
     try:
         head = msgspec.json.decode(value[: EnrolmentRecord.MAX_BYTES + 1], type=_Head)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         head = _Head("enrolment")  # whose decoder says what is wrong
     if head.type == "enrolment":
         return decode(value, EnrolmentRecord)
     if head.type == "batch":
         return decode(value, BatchRecord)
     if head.version == _BEFORE_ALERTS and len(value) <= CommandRecord.MAX_BYTES:
-        old: dict[str, object] = msgspec.json.decode(value)
-        value = msgspec.json.encode({**old, "version": 3})
+        # The head passes over whatever else there is; here it is read.
+        try:
+            old: dict[str, object] = msgspec.json.decode(value)
+            value = msgspec.json.encode({**old, "version": 3})
+        except UNREADABLE as error:
+            raise MessageError(f"not a {CommandRecord.NAME}: {error}", hint=FOREIGN) from error
     return decode(value, CommandRecord)
 
 

@@ -441,7 +441,18 @@ def test_the_enrolments_topic_tells_its_records_apart(record: EnrolmentRecord | 
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"null", b'{"type":"party","version":1}', b'{"version":1}', b"[" * 100_000, again(command(), command="fry")],
+    [
+        b"",
+        b"null",
+        b'{"type":"party","version":1}',
+        b'{"version":1}',
+        b"[" * 100_000,
+        again(command(), command="fry"),
+        b'{"type":"command","version":2,"by":"\xff"}',
+        b'{"type":"command","version":2,"\xff":1}',
+        b'{"type":"command","version":2,"value":1e999}',
+        b'{"type":"command","version":2,"person":1%s}' % (b"0" * 6000),
+    ],
 )
 def test_what_is_no_enrolment_and_no_command_is_refused(value: bytes) -> None:
     with pytest.raises(MessageError):
