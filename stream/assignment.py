@@ -11,7 +11,8 @@ import structlog
 from stream.broker.contract import Consumer, Reader, TopicPartition
 from stream.broker.errors import TopicNotFoundError
 from stream.checkpoint import restore
-from stream.live import LiveModels
+from stream.live import LiveModels, OtherModelError
+from stream.messages import MessageError
 from stream.metrics.instruments import Metrics
 from stream.partition import Partition, StreamSettings
 from stream.settings import WorkerSettings
@@ -71,8 +72,7 @@ class Assignment:
         topic_id, first = self._input(source)
         restored = restore(self._reader, self._settings.topics, self._state_partitions, source, topic_id)
         for stream, error in restored.damaged.items():
-            log.warning("state lost", stream=stream, error=str(error), hint=error.hint)
-            self._counts["state_lost"] += 1
+            self._tell_lost(stream, error)
         position, gone = restored.resume_offset, 0
         if restored.is_remade:
             log.error("input topic made again", source=tuple(source), streams=len(restored.streams),
@@ -95,10 +95,13 @@ class Assignment:
             position = max(position, first)
         self._consumer.seek(source, position)
         topic_id = topic_id or restored.topic_id
-        self.partitions[source] = Partition(source, position, restored, self._models, self._streams, topic_id)
+        self.partitions[source] = Partition(
+            source, position, restored, self._models, self._streams, topic_id, self._tell_lost
+        )
         took_s = time.monotonic() - began_s
         self._counts["restored_streams"] += len(restored.streams)
-        self._metrics.restored(took_s, len(restored.streams), len(restored.damaged) + gone)
+        self._metrics.restored(took_s, len(restored.streams))
+        self._metrics.state_lost(gone)
         self._metrics.health.turn()
         log.info("partition", source=tuple(source), position=position, streams=len(restored.streams),
                  seconds=round(took_s, 3))  # fmt: skip
@@ -120,6 +123,16 @@ class Assignment:
             return self._reader.topic_ids([source.topic])[source.topic], self._reader.beginning_offset(source)
         except (KeyError, TopicNotFoundError):
             return "", 0
+
+    def _tell_lost(self, stream: str, error: MessageError) -> None:
+        """A stream whose state cannot be used begins anew."""
+        if isinstance(error, OtherModelError):  # as whoever changed the bundle wants it
+            log.info("state of other networks", stream=stream, error=str(error), hint=error.hint)
+            self._counts["state_of_other_networks"] += 1
+            return
+        log.warning("state lost", stream=stream, error=str(error), hint=error.hint)
+        self._counts["state_lost"] += 1
+        self._metrics.state_lost(1)
 
     def _tell_gone(self, source: TopicPartition, due: int, first: int) -> None:
         """Records from ``due`` up to ``first`` are gone unread: nobody looked at them, and nobody will."""

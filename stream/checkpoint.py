@@ -36,7 +36,7 @@ from stream.messages import (
     decode_state,
     encode,
 )
-from stream.messages.codec import MessageError, bounded
+from stream.messages.codec import UNREADABLE, MessageError, bounded
 from stream.topics import Topics
 
 
@@ -146,7 +146,7 @@ def _from_the_beginning(state: StateRecord) -> StateRecord:
     """The state of a stream that goes on in another topic: people, anchors, evidence and its time stay."""
     try:
         decoder = msgspec.msgpack.decode(state.decoder, type=DecoderState)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         decoder = DecoderState()
     decoder = msgspec.structs.replace(decoder, offset=-1, key=None, progress=Progress())
     return msgspec.structs.replace(state, next_offset=0, resume_offset=None, decoder=msgspec.msgpack.encode(decoder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,7 +18,7 @@ from stream.decode import DecoderState, DecodeSettings, StreamDecoder
 from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import AnchorsRecord, StateKey, StateRecord, digest_of
-from stream.messages.codec import MessageError
+from stream.messages.codec import UNREADABLE, MessageError
 from stream.metrics.coverage import Coverage
 
 MAX_STREAM_ID_BYTES = 1024
@@ -134,6 +134,10 @@ class StreamState:
         return warnings
 
 
+def _untold(_stream: str, _error: MessageError) -> None:
+    pass
+
+
 class Partition:
     """One input partition that is ours. Records may be done in another order than that of their offsets.
 
@@ -144,6 +148,7 @@ class Partition:
         models: the networks.
         settings: of its streams.
         topic_id: tells its topic from another one of that name.
+        lost: is told of a stream whose state cannot be used, and why: it begins anew.
     """
 
     def __init__(
@@ -154,8 +159,9 @@ class Partition:
         models: LiveModels,
         settings: StreamSettings,
         topic_id: str = "",
+        lost: Callable[[str, MessageError], None] = _untold,
     ) -> None:
-        self.source, self.position, self.topic_id = source, position, topic_id
+        self.source, self.position, self.topic_id, self._lost = source, position, topic_id, lost
         #: The first offset whose outputs were not all out when this partition became ours.
         self.first_offset = position if restored.next_offset is None else restored.next_offset
         self.moved = False
@@ -227,6 +233,7 @@ class Partition:
         except MessageError as error:
             if error.newer:
                 raise
+            self._lost(name, error)
             stream = self._new(name)
             stream.next_offset = 0 if stored is None else stored.next_offset
         self._streams[name] = stream
@@ -252,7 +259,7 @@ class Partition:
         try:
             decoder_state = msgspec.msgpack.decode(stored.decoder, type=DecoderState)
             evidence = _EVIDENCE.decode(stored.evidence)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise MessageError(f"the state of {name} is damaged: {error}", hint="it begins anew") from error
         stored = msgspec.structs.replace(stored, evidence=evidence.windows)
         return StreamState(
@@ -389,5 +396,5 @@ class Partition:
 def _has_open_alert(state: StateRecord) -> bool:
     try:
         return Alerts.from_state(_EVIDENCE.decode(state.evidence).alerts).is_open
-    except (msgspec.MsgspecError, MessageError):
+    except (*UNREADABLE, MessageError):
         return False  # told when the stream is restored

@@ -18,6 +18,7 @@ from stream.live.models import LiveModels
 from stream.live.settings import LiveSettings
 from stream.live.windows import Windows
 from stream.messages import MessageError, StateRecord, pack_arrays, unpack_arrays
+from stream.messages.codec import UNREADABLE
 
 VERSION = 2
 _HINT = "restore from an earlier state, or delete this stream's state: it then warms up again"
@@ -104,7 +105,7 @@ class Memory:
                 Windows.from_arrays(evidence, settings.window_s),
                 shot,
             )
-        except (DataError, AnchorError, msgspec.MsgspecError) as error:
+        except (DataError, AnchorError, *UNREADABLE) as error:
             raise MessageError(f"the state of {record.stream[:80]}: {error}", hint=_HINT) from error
         if ModelName.parse(_words(evidence, "model")).model != ModelName.parse(models.model_id).model:
             # Scores of other densities have no place in one window with new ones; those of another engine have.

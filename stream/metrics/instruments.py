@@ -293,11 +293,14 @@ class Metrics(Collector):
         if event != "assigned":
             self._streams.drop(partitions)
 
-    def restored(self, seconds: float, streams: int, damaged: int) -> None:
+    def restored(self, seconds: float, streams: int) -> None:
         """The state of a partition was read."""
         self._store.observe(names.RESTORE, seconds)
         self._store.add(names.RESTORED, streams)
-        self._store.add(names.STATE_LOST, damaged)
+
+    def state_lost(self, count: int) -> None:
+        """Streams whose state cannot be read, or partitions that it is gone of: they begin anew."""
+        self._store.add(names.STATE_LOST, count)
 
     def commands(self, applied: int, warnings: int) -> None:
         """Commands were applied to a stream."""

@@ -106,6 +106,33 @@ def test_a_state_without_its_arrays_is_damaged_and_its_stream_begins_anew(world:
     assert restored(world).streams["a"].arrays, "written anew"
 
 
+@pytest.mark.parametrize("change", [{"content_type": "text"}, {"offset": "text"}])
+def test_a_damaged_section_costs_its_stream_its_memory_is_told_and_ends_nobody(
+    world: World, change: dict[str, str]
+) -> None:
+    world.drain(world.worker())
+    last = restored(world).streams["a"]
+    fields = msgspec.msgpack.decode(last.decoder)
+    data = msgspec.msgpack.encode(fields | change).replace(b"text", b"\xff\xfe\xfd\xfc")
+    damaged = msgspec.structs.replace(last, decoder=data).apart()[0]
+    put(world, StateKey(last.topic, last.partition, "a"), encode(damaged))
+    world.publish(streams=("a",), start_pts_ns=10**11)
+    worker = world.worker()
+    world.drain(worker)
+    assert worker.counts["state_lost"] == 1
+
+
+def test_streams_that_begin_anew_for_other_networks_are_told_of_and_are_no_damage(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.drain(world.worker())
+    world.publish(streams=("a",), start_pts_ns=10**11)
+    monkeypatch.setattr(LiveModels, "networks", property(lambda _: "others"))
+    worker = world.worker()
+    world.drain(worker)
+    assert (worker.counts["state_of_other_networks"], worker.counts["state_lost"]) == (1, 0)
+
+
 def test_a_topic_of_the_version_before_is_taken_over(world: World) -> None:
     world.drain(world.worker())
     streams = restored(world).streams
