@@ -28,6 +28,7 @@ from stream.broker.errors import (
     TlsError,
     TopicNotFoundError,
 )
+from stream.broker.kafka_records import read_any_header_name
 from stream.broker.kafka_refusals import Refusals
 from stream.broker.kafka_sockets import plain_socket
 from stream.broker.tls import TlsFailedError, tls_context
@@ -69,6 +70,8 @@ async def _shake_hands_or_close(self: Any) -> None:
 KafkaSSLTransport.handshake = _shake_hands_or_close
 
 KafkaNetSocket.socket = plain_socket
+
+read_any_header_name()
 
 MIB = 1024 * 1024
 RECONNECT_MAX_S = 2.0
