@@ -24,6 +24,10 @@ _MAX_RETRY_AFTER_S = 300.0
 _MAX_DATE = 64
 #: Of a name that stands for more, so many are tried.
 _MAX_ADDRESSES = 4
+#: Where clouds hand out credentials, beside the link-local addresses: AWS by IPv6, Alibaba, Oracle.
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+#: IPv4 in the last 32 bits, by translation (RFC 6052).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 #: Answers that say "not now": all others of 400 to 499 say "never".
 _NOT_NOW = frozenset({408, 425, 429})
 
@@ -125,7 +129,9 @@ def _is_allowed(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     ip = ip if mapped is None else mapped
-    return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+    if ip in _NAT64:
+        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip in _METADATA)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from stream.hooks.settings import PayloadKind
@@ -24,7 +26,10 @@ def payload(alert: AlertRecord, kind: PayloadKind, *, thumbnails: bool) -> bytes
 def idempotency_key(alert: AlertRecord, partition: int, offset: int) -> str:
     """The same for every attempt to send a record, and for no other: an alert opens and closes once, and may be updated
     often."""
-    once = f"{alert.id}-{alert.state.value}"
+    # An id of line breaks or other letters than ASCII cannot stand in a header: no attempt would ever be made with it.
+    is_plain = alert.id.isascii() and alert.id.isprintable()
+    name = alert.id if is_plain else hashlib.sha256(alert.id.encode()).hexdigest()
+    once = f"{name}-{alert.state.value}"
     return f"{once}-{partition}-{offset}" if alert.state is AlertState.UPDATED else once
 
 

@@ -243,13 +243,17 @@ def test_a_dead_address_of_a_name_does_not_hide_the_one_where_the_receiver_is(
 
 @pytest.mark.parametrize(
     "address",
-    ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"],  # noqa: S104
+    [
+        *("169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"),  # noqa: S104
+        *("fd00:ec2::254", "100.100.100.200", "::ffff:100.100.100.200", "192.0.0.192", "64:ff9b::169.254.169.254"),
+    ],
 )
 def test_addresses_that_are_nobodys_receiver_are_not_posted_to(address: str) -> None:
     assert not _is_allowed(address)
     assert _is_allowed("127.0.0.1")
     assert _is_allowed("10.0.0.7")
     assert _is_allowed("2606:4700::1111")
+    assert _is_allowed("64:ff9b::10.0.0.7")
 
 
 @pytest.mark.parametrize(

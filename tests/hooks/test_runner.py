@@ -362,6 +362,20 @@ def test_nonsense_on_the_topic_and_old_alerts_are_counted_and_passed_over(world:
     assert world.committed() == 4
 
 
+@pytest.mark.parametrize("name", ["line\r\nX-Forged: 1", "оповещение", "a\x00b", "plain"])
+def test_an_alert_whose_id_fits_in_no_header_arrives_and_holds_nothing_up(world: World, name: str) -> None:
+    world.send(*(made_up.alert(one, stream="studio-1") for one in (name, f"{name}x", name)), alert(2))
+    with serving() as server:
+        hooks = world.run(world.hooks(receiver=Receiver(HookSettings(url=server.url()))))
+        keys = [headers["Idempotency-Key"] for _, headers, _ in server.came]
+        assert not any("X-Forged" in headers for _, headers, _ in server.came)
+    assert (hooks.counts["delivered"], hooks.counts["retries"], hooks.waiting) == (4, 0, 0)
+    assert keys[0] == keys[2] != keys[1]
+    assert (keys[0] == f"{name}-opened") == (name == "plain")
+    assert keys[3] == "a2-opened"
+    end(hooks)
+
+
 def test_a_message_for_a_chat_mentions_nobody_and_links_nowhere(world: World) -> None:
     world.settings = HookSettings(url="http://receiver/", payload=PayloadKind.SLACK)
     world.send(alert(1, stream="<!channel> & <http://evil|x>\nfake: line"))
