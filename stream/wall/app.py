@@ -41,6 +41,7 @@ log = structlog.get_logger()
 _BY = "{} (wall)"
 _FAILURES, _ACTIONS, _WINDOW_S = 10, 60, 60.0
 _AT_ONCE, _DRAWN_AT_ONCE = 4, 2
+_MAX_DIGITS = 19
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -90,7 +91,7 @@ def make_app(door: Door) -> ASGIApp:
             Route("/", pages.index),
             Route("/static/{name}", pages.static),
             Route("/events", pages.events),
-            Route("/pictures/{key:int}", pages.picture),
+            Route("/pictures/{key}", pages.picture),
             Route("/alerts/{alert}/thumbnail", pages.thumbnail),
             Route("/healthz", pages.health),
             Route("/metrics", pages.metrics),
@@ -160,8 +161,10 @@ class _Pages:
         return EventStream(hub, last, getattr(request.state, "let_go", lambda: None))  # type: ignore[return-value]
 
     async def picture(self, request: Request) -> Response:
-        pictures = self._door.pictures
-        found = None if pictures is None else self._door.hub.wall.scored(request.path_params["key"])
+        pictures, text = self._door.pictures, request.path_params["key"]
+        # Of thousands of digits Python makes no number: an answer of 500, and a traceback in the log for each.
+        key = int(text) if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS else None
+        found = None if pictures is None or key is None else self._door.hub.wall.scored(key)
         if pictures is None or found is None:
             return _problem(404, "no picture of that", "start the wall with --pictures")
         async with self._drawing:

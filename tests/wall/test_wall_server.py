@@ -67,6 +67,8 @@ class TestPages:
             "/pictures/1",
             "/pictures/x",
             "/pictures/99999999999999999999999",
+            "/pictures/" + "9" * 5000,
+            "/pictures/%D9%A3",
             "/alerts/none/thumbnail",
         ],
     )
