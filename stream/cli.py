@@ -13,9 +13,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, TextIO, cast
+from typing import Annotated
 
-import structlog
 import typer
 
 import difffake
@@ -23,7 +22,7 @@ from difffake.errors import DiffFakeError, OutputError, out_of_memory
 from difffake.files import not_written
 from stream.commands import Commands
 from stream.console import print_error
-from stream.logs import LenientLog
+from stream.logs import configure
 
 #: Of a path that somebody named, or of the folder that a command was called in: no fault of the program.
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -61,11 +60,7 @@ def _root(
     ] = False,
 ) -> None:
     context.obj.debug = debug
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, LenientLog(sys.stderr))),
-        cache_logger_on_first_use=False,
-    )
+    configure(logging.DEBUG if debug else logging.WARNING)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,9 +6,10 @@ would look at nothing for the sake of a line about what it looks at.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -41,6 +42,24 @@ class LenientLog:
                 file.flush()
         except (OSError, ValueError):
             return
+
+
+def configure(minimum: int) -> None:
+    """Log lines of a level and above, as text. Tracebacks are those of Python: structlog's own, with rich, tell every
+    variable on the way, and a request's headers or a connection's settings are not for a log."""
+    environment = os.environ
+    is_terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=not environment.get("NO_COLOR") and (bool(environment.get("FORCE_COLOR")) or is_terminal),
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+    before = [one for one in structlog.get_config()["processors"] if not isinstance(one, structlog.dev.ConsoleRenderer)]
+    structlog.configure(
+        processors=[*before, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(minimum),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, LenientLog(sys.stderr))),
+        cache_logger_on_first_use=False,
+    )
 
 
 def tell(line: str) -> None:

@@ -60,3 +60,21 @@ def test_a_log_that_can_be_written_is(capsys: pytest.CaptureFixture[str]) -> Non
     tell("working")
     said = capsys.readouterr().err
     assert all(word in said for word in ("commit failed", "failures", "working"))
+
+
+def test_a_traceback_in_the_log_tells_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["work", "--help"])
+    capsys.readouterr()
+
+    def fail(headers: dict[str, str]) -> str:
+        return headers["other"]
+
+    try:
+        fail({"authorization": "".join(["Bearer ", "sec", "ret"])})
+    except KeyError:
+        structlog.get_logger().exception("it failed")
+    told = capsys.readouterr().err
+    assert "it failed" in told
+    assert "KeyError: 'other'" in told
+    assert "Bearer secret" not in told
