@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -277,6 +277,8 @@ class _Actions:
                     body += part
                     if len(body) > settings.body_bytes:
                         raise HTTPException(413, "too large for an action", {"connection": "close"})
+        except ClientDisconnect as error:  # nobody reads the answer; a traceback in the log would help nobody either
+            raise HTTPException(400, "the request broke off", {"connection": "close"}) from error
         except TimeoutError as error:
             raise HTTPException(408, "the request did not come", {"connection": "close"}) from error
         return body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,18 @@ class TestActions:
                 "content-type: application/json\r\ncontent-length: 100\r\n\r\n{".encode()
             )
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+    def test_a_body_that_breaks_off_is_no_error_of_ours(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with served(operators=Operators({"ada": TOKEN})) as (server, _):
+            with dial(server) as leaving:
+                leaving.sendall(
+                    f"POST /actions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\n"
+                    "content-type: application/json\r\ncontent-length: 100\r\n\r\n{".encode()
+                )
+                time.sleep(0.5)
+            assert ask(server, "/operator", **BEARER)[0] == 200
+            time.sleep(0.5)
+        assert "failed to answer" not in capsys.readouterr().out
 
     def test_an_action_that_cannot_be_sent_says_so(self, acting: tuple[WallServer, MemoryBroker, Path]) -> None:
         server, broker, audit = acting
