@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -61,8 +62,9 @@ _QUESTION: dict[str, str] = {
     "identity_enrolled": "identity",
 }
 
-#: How an ONNX tensor begins to say where its numbers lie, if not in the file itself (an entry with the key "location").
-_EXTERNAL_DATA = b"\n\x08location\x12"
+#: How an ONNX tensor says where its numbers lie, if not in the file itself: an entry with the key "location", whose
+#: length may be written in more bytes than it needs, before or behind its value.
+_EXTERNAL_DATA = re.compile(rb"\n(?:\x08|\x88\x80{0,8}\x00)location")
 _MAX_NAME = 100
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 30
@@ -159,7 +161,8 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle in memory, checked. ``path`` is where its extractor lies."""
+    """A bundle in memory, checked. ``path`` is where its extractor lies, ``stamps`` by what the files of its networks
+    are known again."""
 
     path: Path
     manifest: Manifest
@@ -167,6 +170,7 @@ class Bundle:
     calibrations: dict[str, Calibration]
     projection: Projection | None = None
     heads: dict[str, LinearHead] = field(default_factory=dict)
+    stamps: dict[str, _Stamp] = field(default_factory=dict, compare=False)
 
     @property
     def engine_path(self) -> Path:
@@ -193,6 +197,7 @@ class Bundle:
         path = default_bundle_path() if path is None else Path(path)
         try:
             manifest = _read_manifest(path)
+            stamps = {name: _stamp(path / name) for name in (EXTRACTOR, IDENTITY) if name in manifest.files}
             contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items()}
         except OSError as error:  # no right to read it, a name that no file can have, a disk that fails
             told = f"bundle {path}: cannot be read ({(error.strerror or str(error)).lower()})"
@@ -216,9 +221,22 @@ class Bundle:
         if PROJECTION in contents:
             arrays = _tensors(contents, PROJECTION)
             projection = _checked_projection(arrays, manifest.dim)
-        bundle = cls(path, manifest, densities, calibrations, projection, heads)
+        bundle = cls(path, manifest, densities, calibrations, projection, heads, stamps)
         bundle._check()
         return bundle
+
+    def check_unchanged(self) -> None:
+        """Whether the networks are still those that were checked, asked when they are open: one of another bundle that
+        took its place meanwhile would be read by the densities of this one.
+
+        Raises:
+            BundleError: they are not.
+        """
+        for name, stamp in self.stamps.items():
+            if _stamp(self.path / name) != stamp:
+                raise BundleError(
+                    f"bundle {self.path.name}: {name} was replaced while the bundle was loaded", hint="load it again"
+                )
 
     def _check(self) -> None:
         manifest = self.manifest
@@ -231,6 +249,8 @@ class Bundle:
         # It names topics' records, file names and metrics.
         if not (0 < len(manifest.name) <= _MAX_NAME and manifest.name.isprintable()):
             raise BundleError(f"bundle {self.path.name}: its name is no name", hint=_REINSTALL)
+        if not manifest.evidence:
+            raise BundleError(f"bundle {self.path.name}: nothing in it is read as evidence", hint=_REINSTALL)
         if not 0 < manifest.eye_distance < 1:
             raise BundleError(
                 f"bundle {self.path.name}: eye_distance is {manifest.eye_distance}, not a share of the crop's side",
@@ -382,7 +402,7 @@ def _read_manifest(path: Path) -> Manifest:
         )
     if file.stat().st_size > _MAX_MANIFEST_BYTES:
         raise BundleError(f"bundle {path.name}: {MANIFEST} is over 1 MiB", hint=_REINSTALL)
-    data = file.read_bytes()
+    data = _read(file, _MAX_MANIFEST_BYTES)
     try:
         version = msgspec.json.decode(data, type=dict[str, Any]).get("format")
         if version not in _READABLE:
@@ -391,7 +411,7 @@ def _read_manifest(path: Path) -> Manifest:
                 hint="upgrade difffake, or take a bundle made for this version",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"bundle {path.name}: {MANIFEST} is damaged: {error}", hint=_REINSTALL) from error
     required = {EXTRACTOR, DENSITY, CALIBRATION}
     known = required | {PROJECTION, IDENTITY, HEAD}
@@ -411,14 +431,31 @@ def _read_checked(file: Path, entry: FileEntry) -> bytes:
         raise BundleError(
             f"bundle file {file.name} has {size} bytes, the manifest says {entry.size_bytes}", hint=_REINSTALL
         )
-    data = file.read_bytes()
+    data = _read(file, size)
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BundleError(f"bundle file {file.name} is damaged: its SHA-256 is not the manifest's", hint=_REINSTALL)
-    if file.suffix == ".onnx" and _EXTERNAL_DATA in data:
+    if file.suffix == ".onnx" and _EXTERNAL_DATA.search(data):
         raise BundleError(
             f"bundle file {file.name} keeps weights in another file, which no hash covers", hint=_REINSTALL
         )
     return data
+
+
+def _read(file: Path, most: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(most + 1)  # it may grow meanwhile
+
+
+#: Device, number, size and time of change of a file.
+_Stamp = tuple[int, int, int, int]
+
+
+def _stamp(file: Path) -> _Stamp:
+    try:
+        status = file.stat()
+    except OSError:  # told by who reads it
+        return 0, 0, 0, 0
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _tensors(contents: Mapping[str, bytes], name: str) -> dict[str, npt.NDArray[Any]]:
@@ -433,7 +470,11 @@ def _checked_projection(arrays: Mapping[str, npt.NDArray[Any]], dim: int) -> Pro
     mean, matrix = arrays.get("mean"), arrays.get("matrix")
     if mean is None or matrix is None or mean.shape != (dim,) or matrix.ndim != 2 or matrix.shape[0] != dim:
         raise BundleError(f"bundle file {PROJECTION} does not fit embeddings of {dim}", hint=_REINSTALL)
-    return Projection(mean.astype(np.float32), matrix.astype(np.float32))
+    with np.errstate(over="ignore"):
+        mean, matrix = mean.astype(np.float32), matrix.astype(np.float32)
+    if not (np.isfinite(mean).all() and np.isfinite(matrix).all()):
+        raise BundleError(f"bundle file {PROJECTION} holds what is no finite number in float32", hint=_REINSTALL)
+    return Projection(mean, matrix)
 
 
 def _join(groups: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:

@@ -143,6 +143,7 @@ def open_networks(
     Raises:
         EngineError: the engine that was asked for by name cannot run here; or a network cannot be loaded at all.
         EngineFileError: a network is not the one that the bundle's manifest speaks of.
+        BundleError: a network was replaced since the bundle was loaded.
     """
     choice = choice or EngineChoice()
     folder = bundle.path / "engines" if choice.folder is None else choice.folder
@@ -157,6 +158,7 @@ def open_networks(
         identity = _identity(bundle.identity_path, folder / IDENTITY, choice, threads, run[IDENTITY])
         if identity is not None:
             _check(bundle, IDENTITY, identity.engine.spec, IDENTITY_SIDE_PX, manifest.identity_dim, has_logit=False)
+        bundle.check_unchanged()
     except BaseException:
         extractor.engine.close()
         if identity is not None:

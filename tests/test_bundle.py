@@ -16,6 +16,7 @@ from tiny import DIM, SCORES, write_tiny_bundle
 from difffake.bundle import Bundle, Projection, ScoreSpec, check_bundle_target, save_bundle
 from difffake.errors import BundleError, OutputError
 from difffake.head import LinearHead
+from difffake.networks import open_networks
 from difffake.scoring import Scorer
 
 
@@ -104,6 +105,7 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
         ({"eye_distance": 5.0}, "eye_distance is 5.0"),
         ({"name": "x\n../y"}, "its name"),
         ({"name": ""}, "its name"),
+        ({"evidence": {}}, "nothing in it is read"),
         ({"name": "x" * 10_000}, "its name"),
         ({"evidence": {"artifact": "signed_anchor"}}, "signed_anchor is no score of the evidence artifact"),
         ({"evidence": {"mood": "logit"}}, "logit is no score of the evidence mood"),
@@ -132,7 +134,55 @@ def test_a_network_whose_weights_lie_elsewhere_is_refused(folder: Path) -> None:
         Bundle.load(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"{" * 100_000, b" " * (2 << 20)])
+@pytest.mark.parametrize("length", [b"\x08", b"\x88\x00", b"\x88\x80\x80\x00"])
+@pytest.mark.parametrize("is_value_first", [False, True])
+def test_however_it_is_written_that_weights_lie_elsewhere_it_is_seen(
+    folder: Path, length: bytes, is_value_first: bool
+) -> None:
+    key, value = b"\n" + length + b"location", b"\x12\x0bweights.bin"
+    entry = value + key if is_value_first else key + value
+    tensor = b"\x08\x01\x10\x01\x42\x01w" + b"\x6a" + bytes([len(entry)]) + entry + b"\x70\x01"  # external_data, 13
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor  # initializer, 5
+    model = (folder / "extractor.onnx").read_bytes() + b"\x3a" + bytes([len(graph)]) + graph  # graph, 7: joined
+    read = onnx.load_from_string(model).graph.initializer[-1]
+    assert [(one.key, one.value) for one in read.external_data] == [("location", "weights.bin")]
+    (folder / "extractor.onnx").write_bytes(model)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    told = {"sha256": hashlib.sha256(model).hexdigest(), "size_bytes": len(model)}
+    edit_manifest(folder, files=files | {"extractor.onnx": told})
+    with pytest.raises(BundleError, match=r"extractor\.onnx keeps weights in another file"):
+        Bundle.load(folder)
+
+
+def test_a_network_that_takes_the_place_of_the_one_that_was_checked_is_refused(
+    tiny_bundle: Bundle, folder: Path
+) -> None:
+    bundle = Bundle.load(folder)
+    open_networks(bundle, threads=1).close()
+    again(tiny_bundle, folder)  # the same bytes: what counts is that nobody checked them
+    with pytest.raises(BundleError, match=r"extractor\.onnx was replaced while") as caught:
+        open_networks(bundle, threads=1)
+    assert caught.value.hint
+    open_networks(Bundle.load(folder), threads=1).close()
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def refuse(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.name == "density.safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BundleError, match=r"density\.safetensors cannot be read: Permission denied"):
+        Bundle.load(folder)
+
+
+_DEEP = b'{"format":5,"training":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"{" * 100_000, b" " * (2 << 20), _DEEP])
 def test_a_manifest_of_rubbish_is_refused(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError):
@@ -162,6 +212,14 @@ def test_a_projection_travels_with_the_bundle(tiny_bundle: Bundle, tmp_path: Pat
     assert bundle.projection is not None
     x = rng.normal(size=(3, DIM)).astype("f4")
     np.testing.assert_array_equal(bundle.projection(x), projection(x))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
+def test_a_projection_that_is_not_finite_is_refused(tiny_bundle: Bundle, tmp_path: Path, number: float) -> None:
+    dtype = "f8" if np.isfinite(number) else "f4"
+    projection = Projection(np.zeros(DIM, dtype), np.full((DIM, DIM), number, dtype))
+    with pytest.raises(BundleError, match="no finite number in float32"):
+        again(tiny_bundle, tmp_path / "projected", projection=projection)
 
 
 def test_a_bundle_that_is_there_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> None:
