@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,6 +44,10 @@ WEB_SCHEMES = frozenset({"http", "https"})
 #: More than any picture within `Limits` has, at 16 bits without compression.
 MAX_STILL_BYTES = 1 << 29
 _FETCH_S = 300.0
+#: Formats that show what other files or addresses hold. One that is scanned as a file is whatever somebody sent: it
+#: would have files of ours opened, and a list without an end is asked for more for ever.
+_REFERRING = frozenset({"concat", "dash", "hls", "imf", "rtsp", "sap", "sdp", "vobsub"})
+_LISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 _FILE_ADDRESS = re.compile(r"file://(localhost(?=/))?", re.IGNORECASE)
 #: What a `Path` makes of an address.
 _PATH_OF_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/[^/]")
@@ -220,6 +225,17 @@ def _duration_s(container: av.container.InputContainer, stream: av.video.stream.
         begins_s = max(container.start_time or 0, 0) / 1e6
         return max(int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - begins_s, 0.0)
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+@cache
+def self_contained_formats() -> str:
+    """What FFmpeg may take a file for, as its option ``format_whitelist``."""
+    return ",".join(sorted(av.formats_available - _REFERRING))
+
+
+def is_list(head: bytes) -> bool:
+    """Whether a file begins as playlists and manifests do."""
+    return head.removeprefix(b"\xef\xbb\xbf").startswith(_LISTS)
 
 
 def reason(error: Exception) -> str:

@@ -46,8 +46,10 @@ from difffake.media import (
     bytes_at,
     check_readable,
     describe,
+    is_list,
     local_path,
     reason,
+    self_contained_formats,
     without_secrets,
 )
 from difffake.picture import Deinterlacer, RgbConverter, rotation_deg
@@ -271,7 +273,8 @@ class VideoSource:
             self._begin_still(header, self._file.read(MAX_STILL_BYTES))
             return
         # `file:` keeps a file whose name looks like a protocol a file; the list keeps playlists from the network.
-        options = {"protocol_whitelist": _LOCAL_PROTOCOLS, "max_pixels": str(self._limits.max_pixels)}
+        options = {"protocol_whitelist": _LOCAL_PROTOCOLS, "format_whitelist": self_contained_formats()}
+        options |= {"max_pixels": str(self._limits.max_pixels)}
         try:
             container = self._hardware.open(
                 lambda hwaccel: av.open(
@@ -299,6 +302,11 @@ class VideoSource:
                 f"{self.name}: the video breaks off before its index",
                 hint="wait if it is still being written, else copy or download it again; "
                 "a recording that was cut off can sometimes be repaired with untrunc",
+            )
+        if is_list(head):
+            return MediaFormatError(
+                f"{self.name}: neither a video nor an image, but a list of others",
+                hint="give the videos that it names, or the address that it comes from",
             )
         return MediaFormatError(
             f"{self.name}: neither a video nor an image, whatever its name says",

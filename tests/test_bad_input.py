@@ -55,6 +55,26 @@ def _pipe(folder: Path) -> Path:
     return folder / "pipe.mp4"
 
 
+_M3U8 = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfilm.ts\n"
+_MPD = (
+    '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S">'
+    '<Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1" codecs="avc1.42c00a">'
+    "<BaseURL>film.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>"
+)
+
+
+def _list(name: str, text: str) -> Maker:
+    """A list of a film that lies beside it."""
+
+    def make(folder: Path) -> Path:
+        write_video(folder / "film.ts")
+        write_video(folder / "film.mp4")
+        (folder / name).write_text(text)
+        return folder / name
+
+    return make
+
+
 BAD: dict[str, tuple[Maker, type[errors.DiffFakeError], str]] = {
     "missing": (lambda folder: folder / "missing.mp4", errors.MediaNotFoundError, "no such file"),
     "pipe": (_pipe, errors.MediaNotFoundError, "not a regular file"),
@@ -65,6 +85,14 @@ BAD: dict[str, tuple[Maker, type[errors.DiffFakeError], str]] = {
         errors.MediaFormatError,
         "neither",
     ),
+    "playlist of a film beside it": (_list("list.m3u8", _M3U8 + "#EXT-X-ENDLIST\n"), errors.MediaFormatError, "a list"),
+    "playlist without an end": (_list("list.m3u8", _M3U8), errors.MediaFormatError, "a list of others"),
+    "ffconcat": (
+        _list("list.mp4", "ffconcat version 1.0\nfile film.ts\n"),
+        errors.MediaFormatError,
+        "a list of others",
+    ),
+    "dash": (_list("list.mpd", _MPD), errors.MediaFormatError, "a list of others"),
     "noise": (_write("noise.mp4", np.random.default_rng(1).bytes(9000)), errors.MediaFormatError, "neither"),
     "cut mp4": (_cut_mp4, errors.MediaTruncatedError, "breaks off before its index"),
     "cut jpeg": (_cut_still(".jpg"), errors.MediaTruncatedError, "JPEG breaks off"),
