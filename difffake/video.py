@@ -270,6 +270,11 @@ class VideoSource:
         self._file = HeldFile(path)
         header = still_header(self._file.read(HEADER_BYTES), self.name)
         if header is not None:
+            if self._file.size_bytes > MAX_STILL_BYTES:
+                raise LimitExceededError(
+                    f"{self.name}: an image in more than {MAX_STILL_BYTES >> 20} MiB",
+                    hint="save it again in an image viewer",
+                )
             self._begin_still(header, self._file.read(MAX_STILL_BYTES))
             return
         # `file:` keeps a file whose name looks like a protocol a file; the list keeps playlists from the network.

@@ -75,6 +75,12 @@ def _list(name: str, text: str) -> Maker:
     return make
 
 
+def _sparse(folder: Path) -> Path:
+    path = _write("sparse.png", png(64, 64))(folder)
+    os.truncate(path, 20 << 30)
+    return path
+
+
 BAD: dict[str, tuple[Maker, type[errors.DiffFakeError], str]] = {
     "missing": (lambda folder: folder / "missing.mp4", errors.MediaNotFoundError, "no such file"),
     "pipe": (_pipe, errors.MediaNotFoundError, "not a regular file"),
@@ -109,6 +115,7 @@ BAD: dict[str, tuple[Maker, type[errors.DiffFakeError], str]] = {
     "audio": (lambda folder: write_audio(folder / "sound.mp4"), errors.NoVideoError, "only audio"),
     "encrypted": (lambda folder: write_encrypted(folder / "drm.mp4"), errors.MediaEncryptedError, "encrypted"),
     "16k png": (_write("big.png", png(16_384, 16_384)), errors.LimitExceededError, "16384 x 16384"),
+    "a picture of gigabytes": (_sparse, errors.LimitExceededError, "an image in more than 512 MiB"),
     "16k video": (_large_video, errors.LimitExceededError, "16384 x 16"),
 }
 
