@@ -11,7 +11,7 @@ import msgspec
 
 from difffake.errors import DiffFakeError
 from stream.alerts import Alerts, AlertSettings, Rarity
-from stream.broker.contract import Record, TopicPartition
+from stream.broker.contract import REFUSED, Record, TopicPartition
 from stream.checkpoint import Restored
 from stream.commands_log import Pending
 from stream.decode import DecoderState, DecodeSettings, StreamDecoder
@@ -49,8 +49,14 @@ def stream_id(record: Record) -> str:
     """The stream that a record belongs to: its key.
 
     Raises:
-        StreamIdError: no key, an empty or overlong one, or one that is no UTF-8.
+        StreamIdError: no key, an empty or overlong one, or one that is no UTF-8; or the broker's client refused it.
     """
+    refused = next((value for name, value in record.headers if name == REFUSED), None)
+    if refused is not None:
+        raise StreamIdError(
+            f"refused as it was read: {refused[:200].decode(errors='replace')}",
+            hint="send records with few headers, in batches that do not unpack to many times their size",
+        )
     hint = "publish every record with the stream's id as its key, in UTF-8"
     if not record.key:
         raise StreamIdError("a record without a key: nobody knows its stream", hint=hint)

@@ -18,6 +18,9 @@ from typing import Any, NamedTuple, Protocol
 Headers = Sequence[tuple[str, bytes]]
 
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: Header of a record that a client could not read within its bounds, in place of its own ones: says why. Dead letters
+#: leave it out, as all that begins like this.
+REFUSED = "difffake-error-refused"
 
 
 class TopicPartition(NamedTuple):

@@ -28,7 +28,7 @@ from stream.broker.errors import (
     TlsError,
     TopicNotFoundError,
 )
-from stream.broker.kafka_records import read_any_header_name
+from stream.broker.kafka_records import read_within_bounds
 from stream.broker.kafka_refusals import Refusals
 from stream.broker.kafka_sockets import plain_socket
 from stream.broker.tls import TlsFailedError, tls_context
@@ -71,7 +71,7 @@ KafkaSSLTransport.handshake = _shake_hands_or_close
 
 KafkaNetSocket.socket = plain_socket
 
-read_any_header_name()
+read_within_bounds()
 
 MIB = 1024 * 1024
 RECONNECT_MAX_S = 2.0
