@@ -34,7 +34,7 @@ def ffpp_split(path: Path) -> set[str]:
     """FF++'s ``test.json`` (``[["953", "974"], ...]``) -> the names of its real videos and of its fakes."""
     try:
         pairs = msgspec.json.decode(_read(path), type=list[tuple[str, str]])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f"{path} is not an FF++ split: {error}", hint='expected: [["953", "974"], ["012", "026"], ...]'
         ) from None
@@ -65,7 +65,7 @@ def dfdc_metadata(path: Path) -> dict[str, Labelled]:
     hint = 'expected: {"a.mp4": {"label": "FAKE", "original": "b.mp4"}, ...}'
     try:
         table = msgspec.json.decode(_read(path), type=dict[str, _DfdcEntry])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not a DFDC metadata file: {error}", hint=hint) from None
     _check_rows(path, len(table))
     found: dict[str, Labelled] = {}

@@ -345,7 +345,7 @@ def _load(path: Path) -> _Saved:
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", hint=hint) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is no evaluation: {error}", hint=hint) from None
     if saved.format != FORMAT:
         raise DataError(f"{path} has format {saved.format}, not {FORMAT}", hint="evaluate again with this version")

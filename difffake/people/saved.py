@@ -117,7 +117,9 @@ def _names(blob: npt.NDArray[np.generic], next_id: int, settings: PeopleSettings
     try:
         pairs = json.loads(blob.tobytes().decode())
         names = {int(person): name for person, name in pairs}
-    except (ValueError, TypeError, RecursionError) as error:
+        # JSON lets half a character by, which no message could carry.
+        json.dumps(pairs, ensure_ascii=False).encode()
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError("a damaged registry of people: names", hint=_HINT) from error
     texts = list(names.values())
     _require(

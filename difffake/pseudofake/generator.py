@@ -63,7 +63,7 @@ class FaceGenerator:
                 if path.stat().st_size > _MAX_BYTES:
                     raise DataError(f"{path} is too large to be a generator of ours", hint=hint)
                 networks[name] = path.read_bytes()
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"{folder} holds no face generator: {error}", hint=hint) from error
         for name, data in networks.items():
             if hashlib.sha256(data).hexdigest() != manifest.sha256.get(name):

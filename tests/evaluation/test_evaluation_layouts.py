@@ -200,6 +200,7 @@ def test_dfdc_labels_and_test_metadata(tmp_path: Path) -> None:
         ("metadata.json", '{"/etc/passwd": {"label": "FAKE"}}', "outside its folder"),
         ("metadata.json", '{"a.mp4": {"label": "FAKE", "original": "../../b.mp4"}}', "outside its folder"),
         ("metadata.json", "[" * 100_000, "not a DFDC metadata"),
+        ("metadata.json", '{"a.mp4": {"label": "\udcff"}}', "not a DFDC metadata"),
         ("labels.csv", "file,label\na.mp4,1\n", "without a file name"),
         ("labels.csv", "filename,label\na.mp4,2\n", "no label"),
         ("labels.csv", 'filename,label\n"a.mp4,1\n', "not a table"),
@@ -207,7 +208,7 @@ def test_dfdc_labels_and_test_metadata(tmp_path: Path) -> None:
 )
 def test_dfdc_hostile_metadata(tmp_path: Path, name: str, content: str, message: str) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, "utf-8", "surrogateescape")
     with pytest.raises(DataError, match=message):
         list_items(Layout.DFDC, tmp_path)
 

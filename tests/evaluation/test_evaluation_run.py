@@ -190,10 +190,12 @@ def test_compare_two_models(pairs: Path, tmp_path: Path, detector: Any) -> None:
     assert "| density |" not in text
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', "[" * 100_000, '{"format": 1, "x": ' + "[" * 9999])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 1}', "[" * 100_000, '{"format": 1, "x": ' + "[" * 9999, '{"\udcff": 1}']
+)
 def test_compare_refuses_other_files(tmp_path: Path, content: str) -> None:
     file = tmp_path / "a.json"
-    file.write_text(content)
+    file.write_text(content, "utf-8", "surrogateescape")
     with pytest.raises(DataError, match="no evaluation") as caught:
         compare(file, file)
     assert "--json" in caught.value.hint

@@ -441,7 +441,13 @@ def test_hostile_values_are_refused(name: str, value: float) -> None:
         People.from_arrays(arrays)
 
 
-@pytest.mark.parametrize("names", [b"[[0]]", b"{}x", b"[[0, 5]]", b'[[0, ""]]', b'[[7, "a"]]', b"[" * 5000, b"3"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(b"[[0]]", b"{}x", b"[[0, 5]]", b'[[0, ""]]', b'[[7, "a"]]', b"[" * 5000, b"3"),
+        *(b'[[Infinity, "a"]]', b'[[NaN, "a"]]', b'[[1e999, "a"]]', b'[[0, "\\ud800"]]', b'[[0, "\xff"]]'),
+    ],
+)
 def test_hostile_names_are_refused(names: bytes) -> None:
     with pytest.raises(DataError):
         People.from_arrays(saved() | {"names": np.frombuffer(names, np.uint8)})
