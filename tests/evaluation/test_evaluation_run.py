@@ -191,7 +191,7 @@ def test_compare_two_models(pairs: Path, tmp_path: Path, detector: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"format": 1}', "[" * 100_000, '{"format": 1, "x": ' + "[" * 9999, '{"\udcff": 1}']
+    "content", ["", "[]", '{"format": 1}', "[" * 100_000, '{"format": 1, "x": ' + "[" * 9999, '{"model": "\udcff"}']
 )
 def test_compare_refuses_other_files(tmp_path: Path, content: str) -> None:
     file = tmp_path / "a.json"
