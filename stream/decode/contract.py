@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
@@ -173,13 +173,18 @@ class DecodeSettings:
                 raise ValueError(f"{name} must be positive, not {value}")
 
 
+#: Beyond the latest time that a picture is ever given, by years; what follows one that is read must still fit 64 bits.
+_FAR = (1 << 63) - (1 << 60)
+_Ns = Annotated[int, msgspec.Meta(ge=-_FAR, le=_FAR)]
+
+
 class TimelineState(msgspec.Struct, frozen=True):
     """Where a stream's time stands: see `stream.decode.timeline.Timeline`."""
 
-    last_ns: int | None = None
+    last_ns: _Ns | None = None
     shift_ns: int = 0
-    sampled_ns: int | None = None
-    segment_end_ns: int | None = None
+    sampled_ns: _Ns | None = None
+    segment_end_ns: _Ns | None = None
     timestamp_ms: int = -1
 
 
@@ -217,7 +222,7 @@ class DecoderState(msgspec.Struct, frozen=True):
     """
 
     offset: int = -1
-    reached_ns: int | None = None
+    reached_ns: _Ns | None = None
     timeline: TimelineState = TimelineState()
     content_type: str | None = None
     key: KeyPoint | None = None

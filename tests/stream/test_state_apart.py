@@ -106,9 +106,11 @@ def test_a_state_without_its_arrays_is_damaged_and_its_stream_begins_anew(world:
     assert restored(world).streams["a"].arrays, "written anew"
 
 
-@pytest.mark.parametrize("change", [{"content_type": "text"}, {"offset": "text"}])
+@pytest.mark.parametrize(
+    "change", [{"content_type": "text"}, {"offset": "text"}, {"timeline": {"last_ns": (1 << 63) - 1}}]
+)
 def test_a_damaged_section_costs_its_stream_its_memory_is_told_and_ends_nobody(
-    world: World, change: dict[str, str]
+    world: World, change: dict[str, object]
 ) -> None:
     world.drain(world.worker())
     last = restored(world).streams["a"]
