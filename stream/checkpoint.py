@@ -255,7 +255,7 @@ class Checkpoint:
         letter = DeadLetter.from_record(record, error, stage)
         if len(record.value or b"") > MAX_LETTER_BYTES:
             letter = letter.without_value()
-        beside_bytes = len(record.key or b"") + sum(len(name) + len(value) for name, value in letter.original)
+        beside_bytes = len(record.key or b"") + sum(len(name.encode()) + len(value) for name, value in letter.original)
         if beside_bytes > MAX_BESIDE_BYTES:
             note = f"key and headers of {beside_bytes} bytes are left out: {letter.error.message}"
             told = msgspec.structs.replace(letter.error, message=bounded(note))

@@ -261,7 +261,7 @@ def test_late_scores_wait_for_no_others_when_nothing_more_is_to_be_done(
     worker.run(lambda: True)
 
 
-@pytest.mark.parametrize("largest", ["one header", "many headers", "key"])
+@pytest.mark.parametrize("largest", ["one header", "many headers", "wide names", "key"])
 def test_a_record_whose_headers_or_key_leave_no_room_for_a_reason_is_buried_without_them(
     world: World, largest: str
 ) -> None:
@@ -269,6 +269,7 @@ def test_a_record_whose_headers_or_key_leave_no_room_for_a_reason_is_buried_with
     most = world.broker.settings.max_message_bytes - 200
     headers = {
         "one header": [("h", bytes(most))],
+        "wide names": [("\ufffd" * 20_000, b"")],
         "many headers": [(f"h{i}", bytes(most // 5_100)) for i in range(5_000)],
     }
     key = bytes(most) if largest == "key" else b"hostile"
