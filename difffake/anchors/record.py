@@ -18,6 +18,8 @@ from difffake.errors import AnchorError, DataError
 
 MAX_BYTES = 64 << 20
 MAX_DIM = 8192
+#: Far beyond what networks give; squares of more do not fit float32, and nobody could be told from anybody.
+_MAX_EMBEDDING = 1e6
 _DAMAGED = "take an undamaged copy, or enrol again with `difffake enroll`"
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -86,6 +88,9 @@ class PoolRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             AnchorError: it is none.
         """
+        for name in ("embeddings", "identity"):
+            if np.abs(getattr(self, name).matrix()).max(initial=0.0) > _MAX_EMBEDDING:
+                raise AnchorError(f"{name} beyond {_MAX_EMBEDDING:.0e}, which no network gives", hint=_DAMAGED)
         rows = {name: getattr(self, name).vector("<f4") for name in ("logits", *QUALITIES)}
         try:
             return AnchorPool(

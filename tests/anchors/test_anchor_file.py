@@ -317,6 +317,18 @@ def test_hostile_files_are_refused(case: str, bundle: Bundle, tmp_path: Path) ->
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("field", ["embeddings", "identity"])
+def test_embeddings_that_no_network_gives_are_refused(field: str) -> None:
+    """They are finite, and their squares are not: nobody was anybody's likeness, and the state that followed could not
+    be read again."""
+    whole = PoolRecord.of(pool())
+    PoolRecord.of(replace(pool(), **{field: getattr(pool(), field) * 1000})).pool()
+    huge = ArrayRecord.of(np.full_like(getattr(pool(), field), 1e30))
+    with pytest.raises(AnchorError, match=f"{field} beyond") as caught:
+        msgspec.structs.replace(whole, **{field: huge}).pool()
+    assert caught.value.hint
+
+
 def test_a_newer_version_says_so(tmp_path: Path) -> None:
     path = tmp_path / "anchors.msgpack"
     path.write_bytes(HOSTILE["a newer version"])
