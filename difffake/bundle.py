@@ -442,8 +442,13 @@ def _read_checked(file: Path, entry: FileEntry) -> bytes:
 
 
 def _read(file: Path, most: int) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(most + 1)  # it may grow meanwhile
+    try:
+        with file.open("rb") as opened:
+            return opened.read(most + 1)  # it may grow meanwhile
+    except OSError as error:
+        raise BundleError(
+            f"bundle file {file.name} cannot be read: {error.strerror}", hint="check its rights"
+        ) from error
 
 
 #: Device, number, size and time of change of a file.
