@@ -10,7 +10,8 @@ from difffake import __version__
 from stream.alerts import portraits
 from stream.broker.contract import Headers, Record, TopicPartition
 from stream.checkpoint import Checkpoint
-from stream.decode import Decoded, Gear, LossReason, Lost
+from stream.decode import Decoded, Gear, InputError, LossReason, Lost, Payload
+from stream.decode.records import time_ns
 from stream.late_frames import LateFrames
 from stream.live import Look
 from stream.messages import FIRST_LOST_INDEX, AlertRecord, Face, ScoreRecord, Source, Status, bounded, encode
@@ -117,6 +118,27 @@ class Teller:
         if is_whole:
             self._metrics.record(record, "dead_letter")
         self._counts[f"deadletters:{type(error).__name__}"] += 1
+
+    def bury_stranger(self, name: str, record: Record, error: Exception) -> None:
+        """Make a record a dead letter that is of no known stream; where nothing can be read in it, a score says so,
+        too: a stream that sends nothing else would be seen nowhere, and nobody knew that nobody looks."""
+        self.bury(record, error, "decode")
+        if not isinstance(error, InputError):
+            return  # it could be read: the fault is ours, and logged
+        pts_ns = time_ns(Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset))
+        score = ScoreRecord(
+            stream=name,
+            pts_ns=pts_ns or 0,
+            source=Source(topic=record.topic, partition=record.partition, offset=record.offset, index=FIRST_LOST_INDEX),
+            status=Status.DECODE_ERROR,
+            reason=f"dead letter: {type(error).__name__}",
+            faces=(),
+            model_id=self._model_id,
+            difffake=__version__,
+        )
+        self._checkpoint.send(self._topics.scores, score.key, encode(score))
+        self._counts[f"frames:{score.status.value}"] += 1
+        self._metrics.stranger((record.source, name))
 
     def _tell(self, source: TopicPartition, alert: AlertRecord, headers: Headers = ()) -> None:
         self._metrics.alert(source, alert)

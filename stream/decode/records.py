@@ -70,6 +70,13 @@ def record_ns(payload: Payload) -> int | None:
     return ns if 0 <= ns < MAX_NS else None
 
 
+def time_ns(payload: Payload) -> int | None:
+    """Time of a record in which nothing could be read: by its header, else by the broker's timestamp, ns; None where
+    neither is one."""
+    said = header_ns(payload, Decoded("", iter(())))
+    return record_ns(payload) if said is None else said
+
+
 def warn(decoded: Decoded, text: str) -> None:
     """Add a warning, as long as there are few."""
     if len(decoded.warnings) < _MAX_WARNINGS:

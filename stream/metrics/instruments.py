@@ -173,6 +173,12 @@ class Metrics(Collector):
         """A record of a known stream gave nothing."""
         self._pending.streams.setdefault(key, StreamTally()).is_alert_open = is_alert_open
 
+    def stranger(self, key: tuple[TopicPartition, str]) -> None:
+        """A record of no known stream gave nothing, and a score says so."""
+        self._pending.tally.add(names.FRAMES, 1, Status.DECODE_ERROR.value)
+        stream = self._pending.streams.setdefault(key, StreamTally(is_stranger=True))
+        stream.frames, stream.ratio = stream.frames + 1, 0.0
+
     def lost(self, reason: LossReason) -> None:
         """A due frame was not analysed."""
         self._pending.tally.add(names.LOST, 1, reason.value)
@@ -219,7 +225,7 @@ class Metrics(Collector):
                     pending.tally.add(names.COVERED, seconds)
             stream.is_covered |= score.status in COVERED
             self._faces(stream, score)
-        stream.frames += len(scores)
+        stream.frames, stream.is_stranger = stream.frames + len(scores), False
         stream.ratio, stream.gear, stream.is_alert_open = coverage.ratio, _GEARS[gear], is_alert_open
 
     def _faces(self, stream: StreamTally, score: ScoreRecord) -> None:

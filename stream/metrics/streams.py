@@ -2,7 +2,7 @@
 
 The first `max_streams` get series of their own, all others share those of ``stream="_other"``. A place is free again
 when its stream has sent nothing for long, or its partition is somebody else's: so a flood of made-up streams makes few
-series at any time, and few over time.
+series at any time, and few over time. Streams of which nothing could ever be read make room for those that can be.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class StreamTally:
         p_values: evidence -> smallest of the last scored frame; None: no frame was scored.
         anchor_ages_s: origin -> oldest of the last frame that was held against any; None: no such frame.
         frames: that were due; 0 where a record came and gave none.
+        is_stranger: nothing of the stream could be read, and never before.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class StreamTally:
     p_values: dict[str, float] | None = None
     anchor_ages_s: dict[str, float] | None = None
     frames: int = 0
+    is_stranger: bool = False
 
 
 @dataclass(slots=True)
@@ -130,6 +132,8 @@ class StreamSeries:
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
         self._other: _Series | None = None
+        #: Those of strangers, the newest last.
+        self._strangers: dict[str, None] = {}
         #: Streams beyond the bound, by a hash: when a frame of theirs came last.
         self._folded: dict[int, float] = {}
         self._tidied_s = float("-inf")
@@ -147,13 +151,13 @@ class StreamSeries:
             for (source, stream), tally in tallies.items():
                 # A record that gives no frame does not found a series, but it keeps one.
                 if tally.frames or label_of(stream) in self._series:
-                    self._take(self._of(source, stream, now_s), tally, now_s)
+                    self._take(self._of(source, stream, now_s, is_stranger=tally.is_stranger), tally, now_s)
 
     def drop(self, sources: Iterable[TopicPartition]) -> None:
         """Forget the streams of partitions that are no longer ours."""
         gone = set(sources)
         with self._lock:
-            self._series = {label: one for label, one in self._series.items() if one.source not in gone}
+            self._keep(lambda one: one.source not in gone)
 
     def families(self) -> Iterator[Family]:
         """All series, in the order of the catalogue."""
@@ -170,9 +174,13 @@ class StreamSeries:
             if metric.is_per_stream and (series := _READ[metric](told, now)):
                 yield family(metric, series)
 
-    def _of(self, source: TopicPartition, stream: str, now_s: float) -> _Series:
+    def _of(self, source: TopicPartition, stream: str, now_s: float, *, is_stranger: bool) -> _Series:
         label = label_of(stream)
         found = self._series.get(label)
+        if not is_stranger:
+            self._strangers.pop(label, None)
+            if found is None and len(self._series) >= self._max and self._strangers and label != OTHER_STREAMS:
+                del self._series[self._strangers.popitem()[0]]
         if found is None and (len(self._series) >= self._max or label == OTHER_STREAMS):
             key = hash(label)
             if key in self._folded or len(self._folded) < _MAX_FOLDED:
@@ -182,6 +190,8 @@ class StreamSeries:
             return self._other
         if found is None:
             found = self._series[label] = self._new(source)
+            if is_stranger:
+                self._strangers[label] = None
         found.source = source
         return found
 
@@ -209,10 +219,14 @@ class StreamSeries:
         one.p_values = one.p_values if tally.p_values is None else tally.p_values
         one.anchor_ages_s = one.anchor_ages_s if tally.anchor_ages_s is None else tally.anchor_ages_s
 
+    def _keep(self, is_kept: Callable[[_Series], bool]) -> None:
+        self._series = {label: one for label, one in self._series.items() if is_kept(one)}
+        self._strangers = {label: None for label in self._strangers if label in self._series}
+
     def _tidy(self, now_s: float) -> None:
         """Forget who has sent nothing for long."""
         before_s, self._tidied_s = now_s - self._idle_s, now_s
-        self._series = {label: one for label, one in self._series.items() if one.heard_s >= before_s}
+        self._keep(lambda one: one.heard_s >= before_s)
         self._folded = {key: seen_s for key, seen_s in self._folded.items() if seen_s >= before_s}
 
 

@@ -127,6 +127,8 @@ class StreamView:
     def __init__(self, key: int, name: str, window_s: int) -> None:
         self.key, self.name = key, name
         self.made = self.revision = 0
+        #: Whether there was ever anything but what nobody could read.
+        self.was_read = False
         self.judgement = Judgement(State.NOT_LOOKING, Why.SILENT, "nothing was heard yet")
         self.seconds: OrderedDict[int, Second] = OrderedDict()
         self.places: deque[Place] = deque(maxlen=_MAX_PLACES)
@@ -154,6 +156,7 @@ class StreamView:
         at = record.pts_ns // _S
         if record.status not in _NOT_LOOKED_AT:
             self._go_on(at)
+        self.was_read |= record.status is not Status.DECODE_ERROR
         if record.status is not Status.STALE:
             self._in_order_s = now_s
         if record.status is not Status.STALE or self.last is None:
@@ -186,6 +189,7 @@ class StreamView:
             self._coverage = Coverage()
         while self.seconds and next(reversed(self.seconds)) > at + self._window_s:  # of a lost frame that leapt
             self.seconds.popitem()
+            self._coverage = Coverage()  # else no time would pass until then
         self._looked_at = at
 
     def _second(self, at: int) -> Second | None:

@@ -12,13 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from difffake.results import Level
 from difffake.settings import ScanSettings
 from stream.broker.contract import TopicPartition
 from stream.console import printable
-from stream.messages import AlertRecord, CommandRecord, Face, ScoreRecord, Source
+from stream.messages import AlertRecord, CommandRecord, Face, ScoreRecord, Source, Status
 from stream.wall.alerts import AlertBook, AlertView
 from stream.wall.distinct import DistinctCount
 from stream.wall.looking import Input, Place, State, StreamView
@@ -43,6 +44,15 @@ class PartitionView:
 
     heard_s: float
     silence: Input | None = None
+
+
+class _Claim(Enum):
+    """What a new stream claims a tile with: nothing of it could be read; it is calm; it is suspicious. Names that are
+    made up, with bytes that nobody can read, push none out."""
+
+    UNREAD = auto()
+    CALM = auto()
+    SUSPICIOUS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ class Wall:
         self._counts = (DistinctCount(), DistinctCount())
         self._counted_s = monotonic()
         self._disconnected_ms: int | None = self._now_ms()
-        self._no_room_s = {True: 0.0, False: 0.0}
+        self._no_room_s = dict.fromkeys(_Claim, 0.0)
         self._behind_ms = self._unread = self._skipped = self._scores_read = self._alerts_read = 0
         self._problem = ""
 
@@ -290,17 +300,13 @@ class Wall:
     def _admit(self, record: ScoreRecord, now_s: float) -> StreamView | None:
         """A tile for a new stream, if there is room or it matters more than another."""
         if len(self._streams) >= self.settings.max_streams:
-            is_calm = not self._alerts.open_of(record.stream) and not any(
-                said.accumulated is not None and said.level is not Level.NOTHING
-                for face in record.faces
-                for said in face.evidence.values()
-            )
-            if now_s < self._no_room_s[is_calm]:
+            claim = self._claim(record)
+            if now_s < self._no_room_s[claim]:
                 return None
-            least = self._least(is_calm, now_s)
+            least = self._least(claim, now_s)
             if least is None:
                 # Not asked again for every record of the many streams that are left out.
-                self._no_room_s[is_calm] = now_s + _NO_ROOM_S
+                self._no_room_s[claim] = now_s + _NO_ROOM_S
                 return None
             dropped = self._streams.pop(least)
             self._gone.append((self._revision, dropped.made, dropped.key))
@@ -310,16 +316,30 @@ class Wall:
         view.open_alerts = self._alerts.open_of(record.stream)
         return view
 
-    def _least(self, is_calm: bool, now_s: float) -> str | None:
-        """The stream that makes room for a new one: the longest silent of those that are calm."""
+    def _claim(self, record: ScoreRecord) -> _Claim:
+        if self._alerts.open_of(record.stream) or any(
+            said.accumulated is not None and said.level is not Level.NOTHING
+            for face in record.faces
+            for said in face.evidence.values()
+        ):
+            return _Claim.SUSPICIOUS
+        return _Claim.UNREAD if record.status is Status.DECODE_ERROR else _Claim.CALM
+
+    def _least(self, claim: _Claim, now_s: float) -> str | None:
+        """The stream that makes room for a new one: of those that are calm one of which nothing could ever be
+        read, else the longest silent."""
         now_ms = self._now_ms()
         calm = {
-            name: view.silent_s(now_ms, now_s)
+            name: (not view.was_read, view.silent_s(now_ms, now_s))
             for name, view in self._streams.items()
             if view.judgement.state not in (State.ALERT, State.SUSPICIOUS)
         }
         least = max(calm, key=lambda name: calm[name], default=None)
-        return None if least is None or (is_calm and calm[least] < self.settings.forget_s) else least
+        if least is None:
+            return None
+        is_unread, silent_s = calm[least]
+        matters = claim is _Claim.SUSPICIOUS or (claim is _Claim.CALM and is_unread)
+        return least if matters or silent_s >= self.settings.forget_s else None
 
     def _judge_all(self, revision: int) -> bool:
         return sum(self._judge(view, revision) for view in self._streams.values()) > 0

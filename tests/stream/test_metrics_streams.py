@@ -149,6 +149,23 @@ def test_what_gives_no_frame_founds_no_series(make: Callable[[int], StreamSeries
     assert not len(series)
 
 
+def test_a_million_made_up_streams_of_garbage_keep_no_place_from_one_that_can_be_read(
+    make: Callable[[int], StreamSeries],
+) -> None:
+    series = make(3)
+    series.merge({(P0, "good"): tally()})
+    for number in range(20_000):
+        series.merge({(P0, f"noise-{number}"): StreamTally(ratio=0.0, frames=1, is_stranger=True)})
+    assert len(series) == 3
+    assert samples(series)["difffake_stream_coverage_ratio"]["noise-0",] == 0
+    series.merge({(P0, "noise-1"): tally(), (P0, "new"): tally(), (P0, "newer"): tally()})
+    assert set(samples(series)["difffake_stream_coverage_ratio"]) == {("good",), ("noise-1",), ("new",)}
+    series.merge({(P0, "noise-1"): StreamTally(ratio=0.0, frames=1, is_stranger=True)})
+    series.drop([P1])
+    series.merge({(P0, "newest"): tally()})
+    assert set(samples(series)["difffake_stream_coverage_ratio"]) == {("good",), ("noise-1",), ("new",)}
+
+
 def test_streams_of_no_series_at_all(make: Callable[[int], StreamSeries]) -> None:
     series = make(0)
     series.merge({(P0, "a"): tally(), (P0, OTHER_STREAMS): tally()})

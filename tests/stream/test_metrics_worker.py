@@ -143,6 +143,27 @@ def test_every_figure_is_that_of_the_output_topics(world: World) -> None:
     assert "difffake_stream_seconds_total" not in told(metrics), "its partitions are nobody's now"
 
 
+def test_a_stream_of_nothing_but_garbage_is_told_as_not_looked_at(world: World) -> None:
+    """`difffake_stream_coverage_ratio` is what the rules and dashboards go by; it had no series there."""
+    world.show("good", FACE)
+    for number in range(5):
+        world.send(b"noise", b"no picture", number / 2)
+    world.send(None, b"nobody's")
+    worker, metrics = world.worker()
+    step_until(worker, lambda: worker.counts["records"] == 26 and not worker.is_busy)
+    worker._flush()
+    found = told(metrics)
+    assert found["difffake_stream_coverage_ratio"]["noise",] == 0
+    assert found["difffake_stream_last_covered_timestamp_seconds"]["noise",] == 0
+    assert found["difffake_stream_last_frame_timestamp_seconds"]["noise",] > time.time() - 60
+    scores = [decode(r.value or b"", ScoreRecord) for r in world.records("difffake.scores")]
+    statuses = Counter(score.status.value for score in scores)
+    assert statuses["DECODE_ERROR"] == 5
+    assert {s: n for (s,), n in found["difffake_frames_total"].items() if n} == statuses
+    assert {o: n for (o,), n in found["difffake_records_total"].items() if n} == {"analysed": 20, "dead_letter": 6}
+    worker.run(lambda: True)
+
+
 def test_a_backlog_is_told_in_seconds_and_records(world: World) -> None:
     world.show("old", FACE, 30, age_s=100)
     worker, metrics = world.worker()

@@ -8,7 +8,7 @@ from wall_world import JPEG, Told, evidence, face, score
 
 from difffake.results import Level
 from stream.broker.contract import TopicPartition
-from stream.messages import AlertState
+from stream.messages import AlertState, Status
 from stream.wall.distinct import DistinctCount
 from stream.wall.looking import Place
 
@@ -72,6 +72,24 @@ def test_calm_streams_wait_for_a_silent_one_and_suspicious_ones_do_not() -> None
         told.score("x", face(identity=evidence(0.001, Level.STRONG)))
     told.score("c")
     assert set(told.tiles()) == {"c", "x"}
+
+
+def test_names_made_up_for_garbage_push_no_stream_out_and_keep_none_out() -> None:
+    told = Told(max_streams=4, forget_s=60)
+    told.score("a")
+    told.score("shed", status=Status.SHED)
+    for number in range(1_000):
+        told.clock.advance(0.01)
+        told.score(f"noise-{number}", status=Status.DECODE_ERROR, reason="dead letter: CorruptInputError")
+        told.score("a")
+        told.score("shed", status=Status.SHED)
+    assert set(told.tiles()) == {"a", "shed", "noise-0", "noise-1"}
+    assert told.said("noise-0") == ("not-looking", "damaged")
+    assert "dead letter: CorruptInputError" in told.tiles()["noise-0"]["reason"]
+    told.score("b")
+    told.score("c")
+    told.score("d")
+    assert set(told.tiles()) == {"a", "shed", "b", "c"}
 
 
 def test_a_hundred_thousand_streams_are_counted_and_few_are_kept() -> None:
