@@ -119,10 +119,9 @@ class Teller:
             self._metrics.record(record, "dead_letter")
         self._counts[f"deadletters:{type(error).__name__}"] += 1
 
-    def bury_stranger(self, name: str, record: Record, error: Exception) -> None:
-        """Make a record a dead letter that is of no known stream; where nothing can be read in it, a score says so,
-        too: a stream that sends nothing else would be seen nowhere, and nobody knew that nobody looks."""
-        self.bury(record, error, "decode")
+    def unread(self, name: str, record: Record, error: Exception) -> None:
+        """Say by a score that nothing could be read in a buried record of a stream that is not known: one that sends
+        nothing else would be seen nowhere, and nobody knew that nobody looks."""
         if not isinstance(error, InputError):
             return  # it could be read: the fault is ours, and logged
         pts_ns = time_ns(Payload(record.value or b"", record.headers, record.timestamp_ms, record.offset))

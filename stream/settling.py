@@ -116,10 +116,9 @@ class Settling:
             part = partitions[source]
             while (lowest := part.lowest) is not None and (last := waiting.pop(lowest, None)) is not None:
                 if lowest >= part.first_offset:
-                    if last.key is None:
-                        self.teller.bury(last.record, last.error, "decode")
-                    else:
-                        self.teller.bury_stranger(last.key[1], last.record, last.error)
+                    self.teller.bury(last.record, last.error, "decode")
+                    if last.key is not None:
+                        self.teller.unread(last.key[1], last.record, last.error)
                     self._counts["records"] += 1
                     self._checkpoint.finished(_published_s(last.record))
                 part.finish(lowest)

@@ -148,6 +148,8 @@ class DecodeSettings:
         max_duration_s: of a segment; pictures later than this in it are not believed.
         clock_restart_s: a pts that falls back by more than this belongs to a producer that started again; its clock
             is moved to go on after the last picture. Less than this is stale.
+        clock_leap_s: so does one that leaps ahead by more than this, where the timestamps of its records say that no
+            such time has passed. A clock that is back where it was before is believed again.
         low_delay: the producer sends no reordered pictures (B-frames): give every access unit out at once, even where
             its headers do not promise it.
         max_gop_records: access units after which a key frame is given up as the place to restart from.
@@ -162,6 +164,7 @@ class DecodeSettings:
     max_decoded_pixels: int = 12_000_000_000
     max_duration_s: float = 600.0
     clock_restart_s: float = 10.0
+    clock_leap_s: float = 3600.0
     low_delay: bool = False
     max_gop_records: int = 3_000
     hwaccel: Hwaccel = Hwaccel.OFF
@@ -186,6 +189,7 @@ class TimelineState(msgspec.Struct, frozen=True):
     sampled_ns: _Ns | None = None
     segment_end_ns: _Ns | None = None
     timestamp_ms: int = -1
+    home_ns: int | None = None
 
 
 class KeyPoint(msgspec.Struct, frozen=True):

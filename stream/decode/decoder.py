@@ -161,7 +161,7 @@ class StreamDecoder:
         self._busy = False
         self._sampler.finish()
         if self._timeline.restarts > restarts:
-            warn(decoded, "clock: its times fell far back; they go on after the last picture")
+            warn(decoded, "clock: its times leapt; they go on after the last picture")
         if decoded.replayed:
             decoded.lost.clear()
             decoded.warnings.clear()
@@ -297,7 +297,7 @@ class StreamDecoder:
                 self._shed(source, units.time_ns(source, last_ns), decoded)
                 continue
             if isinstance(item, Loss):
-                lost_ns = self._sampler.shifted(source.base_ns)
+                lost_ns = self._sampler.shifted(source.base_ns, source.timestamp_ms)
                 self._sampler.lose(lost_ns, item.reason, is_key=source.is_key, is_blind=item.is_blind)
                 if item.reason is LossReason.DAMAGED:
                     self._damaged(source, offset, decoded)
@@ -316,7 +316,7 @@ class StreamDecoder:
     def _shed(self, source: Source, raw_ns: int, decoded: Decoded) -> None:
         decoded.pictures += 1
         self._next_keys.clear()
-        at_ns, last_ns = self._sampler.shifted(raw_ns), self._timeline.last_ns
+        at_ns, last_ns = self._sampler.shifted(raw_ns, source.timestamp_ms), self._timeline.last_ns
         if at_ns is not None and last_ns is not None and 0 <= last_ns - at_ns <= self._timeline.restart_ns:
             # Shown before one that came, and was shed, before it.
             if self._timeline.period_ns is None:

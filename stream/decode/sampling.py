@@ -31,7 +31,7 @@ class Sampler:
         self._settings = settings
         usual, fast = period_ns(settings.fps), period_ns(settings.scrutinise_fps if settings.fps is not None else None)
         self._periods = {Gear.SHED: usual, Gear.WATCH: usual, Gear.ANALYSE: usual, Gear.SCRUTINISE: fast}
-        self.timeline = Timeline.make(settings.fps, settings.clock_restart_s)
+        self.timeline = Timeline.make(settings.fps, settings.clock_restart_s, settings.clock_leap_s)
         self.reached_ns: int | None = None
         self._gear = Gear.ANALYSE
         self._decoded = Decoded("", iter(()))
@@ -87,18 +87,18 @@ class Sampler:
         """The time of the next picture; None if it is stale, which is told."""
         pts_ns = self.timeline.place(raw_ns, timestamp_ms)
         if pts_ns is None:
-            self.lose(self.shifted(raw_ns), LossReason.STALE)
+            self.lose(self.shifted(raw_ns, timestamp_ms), LossReason.STALE)
         return pts_ns
 
-    def shifted(self, raw_ns: int | None) -> int | None:
-        """A producer's time in the stream's own."""
-        return None if raw_ns is None else self.timeline.shifted(raw_ns)
+    def shifted(self, raw_ns: int | None, timestamp_ms: int) -> int | None:
+        """A producer's time in the stream's own; None where it is not believed."""
+        return None if raw_ns is None else self.timeline.shifted(raw_ns, timestamp_ms)
 
     def may_be_due(self, raw_ns: int | None) -> bool:
         """Whether a picture that is to be placed next may be given out; changes nothing."""
         if self._gear is Gear.SHED:
             return False
-        probe = Timeline(self.timeline.period_ns, self.timeline.restart_ns)
+        probe = Timeline(self.timeline.period_ns, self.timeline.restart_ns, self.timeline.leap_ns)
         probe.set_state(self.timeline.state())
         pts_ns = probe.place(raw_ns, -1)
         # A clock that starts again may land in any cell.

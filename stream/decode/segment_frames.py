@@ -128,7 +128,11 @@ class SegmentFrames:
         for item in self._items:
             if isinstance(item, SegmentLoss):
                 reason = LossReason.BEYOND_LIMIT if item.beyond_limit else LossReason.DAMAGED
-                at_ns = None if item.at_ns is None else self._sampler.shifted(base_ns + item.at_ns)
+                at_ns = (
+                    None
+                    if item.at_ns is None
+                    else self._sampler.shifted(base_ns + item.at_ns, self._payload.timestamp_ms)
+                )
                 self._sampler.lose(at_ns, reason)
                 continue
             index = self._index

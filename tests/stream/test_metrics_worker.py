@@ -52,12 +52,12 @@ class World:
         producer.flush(1.0)
         producer.close(1.0)
 
-    def show(self, stream: str, faces: tuple[Shown, ...], frames: int = 20, **more: Any) -> None:
-        """Two pictures a second, from second 0 on."""
+    def show(self, stream: str, faces: tuple[Shown, ...], frames: int = 20, begin_s: float = 0.0, **more: Any) -> None:
+        """Two pictures a second, from second ``begin_s`` on."""
         for number in range(frames):
             image = io.BytesIO()
             Image.fromarray(picture(number * 10**9 // 2, faces).image).save(image, "png")
-            self.send(stream.encode(), image.getvalue(), number / 2, **more)
+            self.send(stream.encode(), image.getvalue(), begin_s + number / 2, **more)
 
     def worker(self, settings: WorkerSettings = WORK, health: Health | None = None) -> tuple[Worker, Metrics]:
         self.started += 1
