@@ -91,15 +91,17 @@ class Teller:
                 self._counts[f"warning:{warning.partition(':')[0]}"] += 1
                 self._metrics.warning(warning)
             self._metrics.record(record, _outcome(outcome, decoded, gear), decoded.pictures)
+        # Lost ones were known last; who reads scores is to see time pass as it did.
+        scores = sorted((one for one in outcome.outputs if isinstance(one, ScoreRecord)), key=lambda one: one.pts_ns)
+        for score in scores:
+            self._checkpoint.send(self._topics.scores, score.key, encode(score), outcome.trace.headers)
+            self._counts[f"frames:{score.status.value}"] += 1
         for output in outcome.outputs:
-            if isinstance(output, ScoreRecord):
-                self._checkpoint.send(self._topics.scores, output.key, encode(output), outcome.trace.headers)
-                self._counts[f"frames:{output.status.value}"] += 1
-            else:
+            if isinstance(output, AlertRecord):
                 self._tell(record.source, output, outcome.trace.headers)
         self._metrics.frames(
             (record.source, stream.name),
-            [output for output in outcome.outputs if isinstance(output, ScoreRecord)],
+            scores,
             stream.coverage,
             gear,
             is_alert_open=stream.alerts.is_open,

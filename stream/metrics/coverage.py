@@ -8,6 +8,7 @@ scoring, or nobody looked. A frame stands for `GAP_S` at the most: before that, 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 from stream.messages import Status
 
@@ -20,6 +21,8 @@ MAX_GAP_S = 3600.0
 _AFTER_BURIED_S = 1.0
 #: Memory of the ratio, s of stream time.
 _MEMORY_S = 60.0
+#: Due frames that are remembered: one that was lost may be told when so many others were.
+_RECENT = 32
 #: A stream that no frame came of for so long is not looked at, whatever it was before, s.
 QUIET_S = 10.0
 
@@ -31,6 +34,9 @@ _REASONS = {
     Status.SHED: "shed",
 }
 
+#: Nobody has looked at these.
+_LOST = frozenset({Status.DECODE_ERROR, Status.SHED})
+
 
 class Coverage:
     """Of one stream, frame after frame.
@@ -39,10 +45,14 @@ class Coverage:
         last_ns: PTS of the last frame, where another worker stopped; None before the first.
     """
 
-    __slots__ = ("_covered", "_is_buried", "_last_ns", "_weight")
+    __slots__ = ("_covered", "_is_buried", "_last_ns", "_owed_s", "_recent", "_weight")
 
     def __init__(self, last_ns: int | None = None) -> None:
         self._last_ns, self._is_buried = last_ns, False
+        #: The last due frames in order of time, and since when the time before each counts as covered.
+        self._recent: list[tuple[int, int]] = []
+        #: Time that was called covered and was not, by why: so much of what comes next is not.
+        self._owed_s: dict[str, float] = {}
         self._covered = self._weight = 0.0
 
     def bury(self) -> None:
@@ -51,13 +61,18 @@ class Coverage:
 
     def add(self, pts_ns: int, status: Status) -> list[tuple[str, float]]:
         """The next due frame, in order of time: the stream time that passed, s, by why it is not covered; empty where
-        it is. Frames that come too late stand for no time."""
+        it is. Frames that come too late stand for no time. One that was lost and is told after later ones takes the
+        time back that it stands for: as much of what comes next is not covered."""
         if status is Status.STALE:
             return []
         last_ns = pts_ns if self._last_ns is None else self._last_ns
         self._last_ns = max(last_ns, pts_ns)
         passed_s = (pts_ns - last_ns) / 1e9
         if passed_s <= 0:
+            if passed_s < 0 and status in _LOST:
+                self._take_back(pts_ns, _REASONS[status])
+            elif not self._recent:
+                self._recent.append((pts_ns, pts_ns))
             return []
         passed_s = min(passed_s, MAX_GAP_S)
         stands_s = min(passed_s, _AFTER_BURIED_S if self._is_buried else GAP_S)
@@ -65,8 +80,30 @@ class Coverage:
         if passed_s > stands_s:
             found.append(self._count("dead_letter" if self._is_buried else "gap", passed_s - stands_s))
         self._is_buried = False
-        found.append(self._count("" if status in COVERED else _REASONS[status], stands_s))
+        is_covered = status in COVERED
+        self._recent.append((pts_ns, pts_ns - round(stands_s * 1e9) if is_covered else pts_ns))
+        del self._recent[:-_RECENT]
+        while is_covered and self._owed_s and stands_s > 0:
+            reason, owed_s = self._owed_s.popitem()
+            found.append(self._count(reason, min(owed_s, stands_s)))
+            if owed_s > stands_s:
+                self._owed_s[reason] = owed_s - stands_s
+            stands_s -= min(owed_s, stands_s)
+        if stands_s > 0:
+            found.append(self._count("" if is_covered else _REASONS[status], stands_s))
         return found
+
+    def _take_back(self, pts_ns: int, reason: str) -> None:
+        """A frame was lost at a time that lies among those that were told already."""
+        at = bisect_left(self._recent, (pts_ns,))
+        if not 0 < at < len(self._recent) or self._recent[at][0] == pts_ns:
+            return
+        (before_ns, _), (after_ns, since_ns) = self._recent[at - 1], self._recent[at]
+        since_ns = max(before_ns, since_ns)
+        if pts_ns > since_ns:
+            self._owed_s[reason] = self._owed_s.get(reason, 0.0) + (pts_ns - since_ns) / 1e9
+            self._recent[at] = (after_ns, pts_ns)
+        self._recent.insert(at, (pts_ns, pts_ns))
 
     def _count(self, reason: str, seconds: float) -> tuple[str, float]:
         kept = math.exp(-seconds / _MEMORY_S)

@@ -129,6 +129,8 @@ class StreamView:
         self.made = self.revision = 0
         #: Whether there was ever anything but what nobody could read.
         self.was_read = False
+        #: When the stream was first heard of since it began anew, since the epoch; 0 where it never did.
+        self.began_ms = 0
         self.judgement = Judgement(State.NOT_LOOKING, Why.SILENT, "nothing was heard yet")
         self.seconds: OrderedDict[int, Second] = OrderedDict()
         self.places: deque[Place] = deque(maxlen=_MAX_PLACES)
@@ -155,7 +157,7 @@ class StreamView:
         """
         at = record.pts_ns // _S
         if record.status not in _NOT_LOOKED_AT:
-            self._go_on(at)
+            self._go_on(at, written_ms)
         self.was_read |= record.status is not Status.DECODE_ERROR
         if record.status is not Status.STALE:
             self._in_order_s = now_s
@@ -181,12 +183,13 @@ class StreamView:
         while self._people and next(iter(self._people.values()))[0] <= begin:
             self._people.popitem(last=False)
 
-    def _go_on(self, at: int) -> None:
+    def _go_on(self, at: int, written_ms: int) -> None:
         """The stream is at this second; where that is one before the last, it began anew."""
         if self._looked_at is not None and at < self._looked_at:
             self.seconds.clear()
             self._people.clear()
             self._coverage = Coverage()
+            self.began_ms = written_ms
         while self.seconds and next(reversed(self.seconds)) > at + self._window_s:  # of a lost frame that leapt
             self.seconds.popitem()
             self._coverage = Coverage()  # else no time would pass until then

@@ -39,15 +39,18 @@ class Mutes:
             self._streams.popitem(last=False)
         return True
 
-    def of(self, stream: str, now_s: float) -> str:
+    def of(self, stream: str, now_s: float, began_s: float = 0.0) -> str:
         """What is muted, by whom and until when, in words; empty where nothing is.
 
         Args:
             stream: its id.
+            began_s: when it began anew, since the epoch; mutes of before that name people by their numbers do nothing.
             now_s: since the epoch. A mute counts stream time; for live video that is the clock's.
         """
         said = []
         for record in self._streams.get(stream, {}).values():
+            if isinstance(record.person, int) and record.issued_ns / 1e9 < began_s:
+                continue
             left_s = None if record.value is None else record.issued_ns / 1e9 + record.value - now_s
             if left_s is not None and left_s <= 0:
                 continue

@@ -52,6 +52,26 @@ def test_a_clock_that_leaps_by_years_counts_as_an_hour() -> None:
     assert leap == {"gap": 2 * (MAX_GAP_S - GAP_S), "": 2 * GAP_S}
 
 
+@pytest.mark.parametrize(("status", "reason"), [(Status.DECODE_ERROR, "decode_error"), (Status.SHED, "shed")])
+def test_a_lost_frame_that_is_told_late_takes_its_time_back(status: Status, reason: str) -> None:
+    """The time before the frame after it counted as looked at."""
+    coverage = Coverage()
+    assert told(coverage, *((t, Status.SCORED) for t in (0, 1, 3, 4))) == {"": 4.0}
+    assert told(coverage, (2, status), (2.5, status), (2.5, status), (3, status), (-9, status)) == {}
+    assert told(coverage, (5, Status.SCORED), (6, Status.SCORED)) == {reason: 1.5, "": 0.5}
+    assert coverage.ratio is not None
+    assert coverage.ratio < 0.8
+
+
+def test_a_lost_frame_in_time_that_was_not_called_covered_takes_nothing_back() -> None:
+    coverage = Coverage()
+    told(coverage, (0, Status.SCORED), (1, Status.LOW_QUALITY), (61, Status.SCORED), (62, Status.SCORED))
+    told(coverage, (0.5, Status.SHED), (40, Status.SHED))
+    assert told(coverage, (63, Status.SCORED)) == {"": 1.0}
+    told(coverage, (58, Status.DECODE_ERROR))
+    assert told(coverage, (65, Status.SCORED)) == {"decode_error": 2.0}, "and the gap's last seconds"
+
+
 def test_a_record_of_which_nothing_could_be_used_leaves_a_hole() -> None:
     coverage = Coverage()
     told(coverage, (0, Status.SCORED))

@@ -33,6 +33,7 @@ from stream.messages import (
     ScoreRecord,
     Source,
     Status,
+    decode,
     decode_state,
     encode,
 )
@@ -133,6 +134,8 @@ def test_no_two_scores_have_one_source_however_many_pictures_of_a_record_are_los
     assert all(source.index >= FIRST_LOST_INDEX for source in stale)
     assert any(s.source.offset == stale[0].offset and s.source.index < FIRST_LOST_INDEX for s in scores)
     assert len({s.source for s in scores}) == len(scores)
+    told = [decode(record.value or b"", ScoreRecord) for record in world.records("difffake.scores")]
+    assert told == sorted(told, key=lambda s: (s.source.offset, s.pts_ns)), "lost ones among the others, in their time"
 
 
 def test_an_alert_whose_stream_has_ended_is_closed_once_by_whoever_has_the_partition(world: World) -> None:

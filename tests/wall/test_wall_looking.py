@@ -200,6 +200,48 @@ def test_two_producers_under_one_id_do_not_make_its_tile_flicker() -> None:
     assert told.tiles()["a"]["coverage"] == 1.0
 
 
+@pytest.mark.parametrize("status", [Status.DECODE_ERROR, Status.SHED])
+def test_a_lost_frame_that_is_told_late_was_not_looked_at(status: Status) -> None:
+    told = Told()
+    for second in [*range(20), *range(40, 60)]:
+        told.clock.advance(1)
+        told.score("a", pts_s=1000 + second / 10)
+    for second in range(20, 40):
+        told.score("a", pts_s=1000 + second / 10, status=status)
+    for second in range(60, 100):
+        told.clock.advance(1)
+        told.score("a", pts_s=1000 + second / 10)
+    assert told.tiles()["a"]["coverage"] == pytest.approx(0.8, abs=0.02)
+
+
+def test_mutes_of_a_person_by_number_are_over_when_the_stream_begins_anew() -> None:
+    """The worker does nothing of them: numbers are of one life of a stream."""
+    told = Told()
+
+    def mute(person: int | str | None) -> None:
+        issued_ns = int(told.clock.now_s * 1e9)
+        told.wall.take_command(
+            CommandRecord(
+                stream="a", command=Command.ALERT_MUTE, person=person, issued_ns=issued_ns, by="ada", id="1", value=None
+            )
+        )
+
+    told.score("a", pts_s=1000)
+    mute(3)
+    mute("jane")
+    assert told.tiles()["a"]["muted"] == "3 until unmuted, by ada; jane until unmuted, by ada"
+    told.clock.advance(5)
+    told.score("a", pts_s=1001)
+    assert told.tiles()["a"]["muted"].startswith("3 until")
+    told.clock.advance(5)
+    told.score("a", pts_s=2)
+    assert told.tiles()["a"]["muted"] == "jane until unmuted, by ada"
+    told.clock.advance(5)
+    mute(3)
+    told.score("a", pts_s=3)
+    assert told.tiles()["a"]["muted"] == "jane until unmuted, by ada; 3 until unmuted, by ada"
+
+
 def test_muted_streams_say_so_until_it_is_over() -> None:
     told = Told()
     told.score("a")
