@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from stream.alerts import Alerts
@@ -28,8 +27,6 @@ _GEARS = {
     Command.GEAR_DEFAULT: None,
 }
 _ALERTS = frozenset({Command.ALERT_BUDGET, Command.ALERT_MUTE, Command.ALERT_UNMUTE, Command.ALERT_ACKNOWLEDGE})
-#: A person that these name by a number is one of a stream's scores. Gears and budgets are the stream's.
-_OF_PEOPLE = frozenset(Command) - _GEARS.keys() - {Command.ALERT_BUDGET}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class Pending:
             stream.withdraw(self.person)
             return []
         if isinstance(record, CommandRecord) and began_ns is not None:
-            record = _left(record, began_ns)
+            record = record.left(began_ns)
             if record is None:
                 return []
         if isinstance(record, CommandRecord) and record.command in _GEARS:
@@ -61,21 +58,6 @@ class Pending:
         if isinstance(record, CommandRecord) and record.command in _ALERTS:
             return alerts.apply(record)
         return stream.apply(record)
-
-
-def _left(record: CommandRecord, began_ns: int) -> CommandRecord | None:
-    """What is left of a command where a stream begins anew; None: nothing.
-
-    A mute lasts for the rest of its time. Numbers of people are of one life of a stream: now they name others.
-    """
-    if record.issued_ns >= began_ns:
-        return record
-    if isinstance(record.person, int) and record.command in _OF_PEOPLE:
-        return None
-    if record.command is not Command.ALERT_MUTE or record.value is None:
-        return record
-    left_s = record.value - (began_ns - record.issued_ns) / 1e9
-    return msgspec.structs.replace(record, value=left_s) if left_s > 0 else None
 
 
 class CommandsLog:

@@ -28,6 +28,7 @@ MAX_ANCHOR_BYTES = 8 << 20
 #: The one key of `BatchRecord`. No stream has it: a ``#`` in the name of one is percent-encoded.
 BATCH_KEY = b"#workers/batch"
 _BEFORE_ALERTS = 2
+_NS = 1_000_000_000
 
 
 class Command(StrEnum):
@@ -45,6 +46,12 @@ class Command(StrEnum):
     ALERT_MUTE = "alert-mute"
     ALERT_UNMUTE = "alert-unmute"
     ALERT_ACKNOWLEDGE = "alert-acknowledge"
+
+
+#: These are a stream's. A person whom any other command names by a number is one of a stream's scores.
+_OF_STREAMS = frozenset(
+    {Command.GEAR_WATCH, Command.GEAR_ANALYSE, Command.GEAR_SCRUTINISE, Command.GEAR_DEFAULT, Command.ALERT_BUDGET}
+)
 
 
 class EnrolmentRecord(
@@ -119,6 +126,20 @@ class CommandRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         name = who or _escaped(str(self.person))
         what = self.command.value if self.evidence is None else f"{self.command.value}:{self.evidence}"
         return f"{_escaped(self.stream)}/#{what}/{name}".encode()
+
+    def left(self, began_ns: int) -> CommandRecord | None:
+        """What is left of it where a stream begins anew, at ``began_ns`` since the epoch; None: nothing.
+
+        A mute lasts for the rest of its time. Numbers of people are of one life of a stream: now they name others.
+        """
+        if self.issued_ns >= began_ns:
+            return self
+        if isinstance(self.person, int) and self.command not in _OF_STREAMS:
+            return None
+        if self.command is not Command.ALERT_MUTE or self.value is None:
+            return self
+        left_s = self.value - (began_ns - self.issued_ns) / _NS
+        return msgspec.structs.replace(self, value=left_s) if left_s > 0 else None
 
 
 class BatchRecord(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="batch"):

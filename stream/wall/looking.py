@@ -129,8 +129,8 @@ class StreamView:
         self.made = self.revision = 0
         #: Whether there was ever anything but what nobody could read.
         self.was_read = False
-        #: When the stream was first heard of since it began anew, since the epoch; 0 where it never did.
-        self.began_ms = 0
+        #: When it began anew, by the writing of its first score, ns since the epoch; 0: not that the wall knows.
+        self.began_ns = 0
         self.judgement = Judgement(State.NOT_LOOKING, Why.SILENT, "nothing was heard yet")
         self.seconds: OrderedDict[int, Second] = OrderedDict()
         self.places: deque[Place] = deque(maxlen=_MAX_PLACES)
@@ -189,7 +189,7 @@ class StreamView:
             self.seconds.clear()
             self._people.clear()
             self._coverage = Coverage()
-            self.began_ms = written_ms
+            self.began_ns = written_ms * 1_000_000
         while self.seconds and next(reversed(self.seconds)) > at + self._window_s:  # of a lost frame that leapt
             self.seconds.popitem()
             self._coverage = Coverage()  # else no time would pass until then

@@ -375,7 +375,7 @@ class Wall:
         return True
 
     def _tile(self, view: StreamView, since: int) -> dict[str, Any]:
-        muted = self._mutes.of(view.name, self._clock(), view.began_ms / 1e3)
+        muted = self._mutes.of(view.name, self._clock(), view.began_ns)
         return tile(view, since, self._now_ms(), self._monotonic(), muted)
 
     def _summary(self) -> dict[str, Any]:

@@ -39,20 +39,21 @@ class Mutes:
             self._streams.popitem(last=False)
         return True
 
-    def of(self, stream: str, now_s: float, began_s: float = 0.0) -> str:
+    def of(self, stream: str, now_s: float, began_ns: int = 0) -> str:
         """What is muted, by whom and until when, in words; empty where nothing is.
 
         Args:
             stream: its id.
-            began_s: when it began anew, since the epoch; mutes of before that name people by their numbers do nothing.
             now_s: since the epoch. A mute counts stream time; for live video that is the clock's.
+            began_ns: when the stream began anew, since the epoch: of a mute from before counts what was left then.
         """
         said = []
-        for record in self._streams.get(stream, {}).values():
-            if isinstance(record.person, int) and record.issued_ns / 1e9 < began_s:
+        for given in self._streams.get(stream, {}).values():
+            record = given.left(began_ns)
+            if record is None:
                 continue
-            left_s = None if record.value is None else record.issued_ns / 1e9 + record.value - now_s
-            if left_s is not None and left_s <= 0:
+            since_s = max(given.issued_ns, began_ns) / 1e9
+            if record.value is not None and since_s + record.value <= now_s:
                 continue
             who = "everybody" if record.person is None else str(record.person)
             what = f" ({record.evidence})" if record.evidence is not None else ""

@@ -214,32 +214,32 @@ def test_a_lost_frame_that_is_told_late_was_not_looked_at(status: Status) -> Non
     assert told.tiles()["a"]["coverage"] == pytest.approx(0.8, abs=0.02)
 
 
-def test_mutes_of_a_person_by_number_are_over_when_the_stream_begins_anew() -> None:
-    """The worker does nothing of them: numbers are of one life of a stream."""
+def test_of_mutes_given_before_a_stream_began_anew_what_is_left_holds() -> None:
+    """As its worker has it: numbers name other people then, and a mute lasts for the rest of its time."""
     told = Told()
+    told.score("a", pts_s=1000)
 
-    def mute(person: int | str | None) -> None:
-        issued_ns = int(told.clock.now_s * 1e9)
+    def mute(person: int | str | None, value: float | None = None) -> None:
+        issued_ns, what = int(told.clock.now_s * 1e9), Command.ALERT_MUTE
         told.wall.take_command(
-            CommandRecord(
-                stream="a", command=Command.ALERT_MUTE, person=person, issued_ns=issued_ns, by="ada", id="1", value=None
-            )
+            CommandRecord(stream="a", command=what, person=person, issued_ns=issued_ns, by="ada", id="1", value=value)
         )
 
-    told.score("a", pts_s=1000)
+    mute(None, 3600.0)
     mute(3)
-    mute("jane")
-    assert told.tiles()["a"]["muted"] == "3 until unmuted, by ada; jane until unmuted, by ada"
-    told.clock.advance(5)
-    told.score("a", pts_s=1001)
-    assert told.tiles()["a"]["muted"].startswith("3 until")
-    told.clock.advance(5)
-    told.score("a", pts_s=2)
-    assert told.tiles()["a"]["muted"] == "jane until unmuted, by ada"
-    told.clock.advance(5)
+    mute("Grace")
+    assert told.tiles()["a"]["muted"] == (
+        "everybody for 60 min, by ada; 3 until unmuted, by ada; Grace until unmuted, by ada"
+    )
+    told.clock.advance(1800)
+    told.score("a", pts_s=5)
+    assert told.tiles()["a"]["muted"] == "everybody for 30 min, by ada; Grace until unmuted, by ada"
+    told.clock.advance(10)
     mute(3)
-    told.score("a", pts_s=3)
-    assert told.tiles()["a"]["muted"] == "jane until unmuted, by ada; 3 until unmuted, by ada"
+    told.score("a", pts_s=15)
+    assert "; 3 until unmuted" in told.tiles()["a"]["muted"], "given since"
+    told.clock.advance(1791)
+    assert "everybody" not in told.tiles()["a"]["muted"]
 
 
 def test_muted_streams_say_so_until_it_is_over() -> None:
