@@ -203,11 +203,11 @@ class Metrics(Collector):
         *,
         is_alert_open: bool,
     ) -> None:
-        """All frames of a stream's record that were due.
+        """All frames of a stream's record that were due, in any order.
 
         Args:
             key: the stream and where it comes through.
-            scores: of these frames, in order of time.
+            scores: of these frames.
             coverage: the stream's; it moves on.
             gear: of the record.
             is_alert_open: any alert of the stream is, after this record.
@@ -216,7 +216,7 @@ class Metrics(Collector):
             return
         pending = self._pending
         stream = pending.streams.setdefault(key, StreamTally())
-        for score in scores:
+        for score in sorted(scores, key=lambda s: s.pts_ns):
             pending.tally.add(names.FRAMES, 1, score.status.value)
             for reason, seconds in coverage.add(score.pts_ns, score.status):
                 stream.seconds[reason] = stream.seconds.get(reason, 0.0) + seconds
