@@ -44,6 +44,8 @@ class Intake:
         #: A heap: the rank of each queue, among others that it had before.
         self._ranks: list[_Rank] = []
         self._served: dict[StreamKey, float] = {}
+        #: Streams under suspicion, whether anything of them waits or not.
+        self._urgent: set[StreamKey] = set()
         self._now = 0.0
         self._most_served = _FEW_SERVED
         #: Bytes that wait, by partition.
@@ -60,7 +62,8 @@ class Intake:
         key = record.source, stream
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(max(self._now, self._served.get(key, 0.0)))
+            served = max(self._now, self._served.get(key, 0.0))
+            queue = self._queues[key] = _Queue(served, urgent=key in self._urgent)
         queue.records.append(record)
         if len(queue.records) == 1:
             self._rank(key, queue)
@@ -69,7 +72,8 @@ class Intake:
 
     def put_back(self, key: StreamKey, record: Record) -> None:
         """Let a record wait again before the others of its stream."""
-        queue = self._queues.setdefault(key, _Queue(self._served.get(key, self._now)))
+        served = self._served.get(key, self._now)
+        queue = self._queues.setdefault(key, _Queue(served, urgent=key in self._urgent))
         queue.records.appendleft(record)
         self._rank(key, queue)
         self.waiting[key[0]] += 1
@@ -153,6 +157,9 @@ class Intake:
             queue.served += cost
             queue.urgent = urgent
             self._rank(key, queue)
+        (self._urgent.add if urgent else self._urgent.discard)(key)
+        if len(self._urgent) > len(self._queues) + _MOST_SERVED:  # of whom nothing ever comes again
+            self._urgent.intersection_update(self._queues)
         if len(self._served) > 2 * len(self._queues) + self._most_served:
             self._forget_served()
 
@@ -168,4 +175,5 @@ class Intake:
         """Forget what waits of a partition."""
         for key in [key for key in self._queues if key[0] == source]:
             del self._queues[key]
+        self._urgent = {key for key in self._urgent if key[0] != source}
         del self.waiting[source], self.waiting_bytes[source]

@@ -37,16 +37,21 @@ class Turns:
         self._intake, self._settling, self._settings, self._alone = intake, settling, settings, alone
         #: How long a record is in progress; of the last ones that were worked on.
         self._takes_s = 0.0
+        #: When to look again for what is too late, by the monotonic clock.
+        self._late_at_s = float("-inf")
 
     def pick(self, in_progress: Collection[Progress]) -> tuple[StreamKey, Record] | None:
         """Whose record is next, where there is room for one beside those in progress."""
         most = self._settings.pipeline.in_progress
         # What is to be shed would grow older yet if it waited for its stream's turn. It has room of its own, so that
         # nobody waits for a flood of it.
-        if self._settings.overload is Overload.SHED and len(in_progress) < 2 * most:
+        began_s = time.monotonic()
+        if self._settings.overload is Overload.SHED and len(in_progress) < 2 * most and began_s >= self._late_at_s:
             late = self._intake.pick_late(self._settling.busy, self._is_late)
             if late is not None:
                 return late
+            # All streams were looked through for nothing, and there may be thousands: a tenth of the time, not all.
+            self._late_at_s = began_s + 10 * (time.monotonic() - began_s)
         worked_on = sum(progress.job.gear is not Gear.SHED for progress in in_progress)
         return self._intake.pick(self._settling.busy) if worked_on < most else None
 

@@ -86,6 +86,31 @@ def test_suspicion_goes_first() -> None:
     assert pick(intake) == 1
 
 
+def test_suspicion_goes_first_also_where_nothing_of_the_stream_was_waiting() -> None:
+    """A live stream's records come one by one: none waits while the one before is worked on."""
+    intake = Intake()
+    intake.put("b", record(0, "b"))
+    assert pick(intake) == 0
+    intake.serve(key("b"), 100.0, urgent=True)
+    intake.put("a", record(1, "a"))
+    intake.put("b", record(2, "b"))
+    assert intake.pick_late((), lambda one, is_urgent: one.offset == 2 and not is_urgent) is None
+    assert pick(intake) == 2
+    intake.serve(key("b"), 1.0, urgent=False)
+    intake.put("b", record(3, "b"))
+    assert pick(intake) == 1
+
+
+def test_streams_that_never_come_again_are_not_under_suspicion_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.intake._MOST_SERVED", 100)
+    intake = Intake()
+    for number in range(1_000):
+        intake.serve(key(f"id-{number}"), 1.0, urgent=True)
+    assert len(intake._urgent) <= 101
+    intake.drop(SOURCE)
+    assert not intake._urgent
+
+
 def test_what_is_too_late_does_not_wait_for_its_streams_turn() -> None:
     intake = Intake()
     for offset, stream in enumerate("aab"):
