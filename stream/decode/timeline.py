@@ -105,7 +105,8 @@ class Timeline:
     def shifted(self, raw_ns: int, timestamp_ms: int = -1) -> int | None:
         """A producer's time in the stream's own, for a picture that is not placed; None where it is not believed."""
         now = raw_ns + self.shift_ns
-        return None if abs(now) > _LATEST_NS or self._leaps(now, timestamp_ms) else now
+        is_far_back = self.last_ns is not None and self.last_ns - now > self.restart_ns
+        return None if abs(now) > _LATEST_NS or is_far_back or self._leaps(now, timestamp_ms) else now
 
     def _apart_ns(self, timestamp_ms: int) -> int:
         """What the record lies after that of the last picture, by their timestamps; 0 where nobody knows."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_media import image
+from stream_media import UNIT_KINDS, image, unit_records
 
 from stream.decode import DecoderState, DecodeSettings, LossReason, Lost, Payload, StreamDecoder
 from stream.decode.timeline import Timeline
@@ -99,6 +99,9 @@ def test_a_lost_picture_whose_time_leaps_has_none() -> None:
     assert timeline.shifted(10 * HOUR_S * S, NOW_MS + 40) is None
     assert timeline.shifted(10 * HOUR_S * S, NOW_MS + 10 * HOUR_S * 1000) == 10 * HOUR_S * S
     assert timeline.shifted(6 * S, NOW_MS + 40) == 6 * S
+    timeline.place(100 * S, NOW_MS + 40)
+    assert timeline.shifted(5 * S, NOW_MS + 80) is None
+    assert timeline.shifted(99 * S, NOW_MS + 80) == 99 * S
 
 
 GLITCHES_S = st.sampled_from([0, 0, 0, 0, -2 * HOUR_S, 2 * HOUR_S, -30 * HOUR_S, 40 * HOUR_S, 10**9])
@@ -123,3 +126,41 @@ def test_whatever_the_clock_does_every_record_is_told_time_rises_and_passes_as_r
     undisturbed = StreamDecoder(ALL)
     again = seen(undisturbed, *(payload(n, (40 * HOUR_S + n + g) * S) for n, g in enumerate(glitches_s)))
     assert again == found
+
+
+@pytest.mark.parametrize("off_s", [10 * HOUR_S, -10 * HOUR_S])
+@pytest.mark.parametrize(("kind", "options"), UNIT_KINDS)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_glitch_among_access_units_changes_nothing_else_wherever_a_worker_takes_over(
+    kind: str, options: tuple[tuple[str, str], ...], off_s: int, damaged: bool
+) -> None:
+    base_ns = NOW_MS * 10**6
+    records = unit_records(kind, options, base_ns=base_ns)
+    middle = len(records) // 2
+    raw_ns = int(dict(records[middle].headers)["pts-ns"]) + off_s * S
+    headers = tuple((k, str(raw_ns).encode() if k == "pts-ns" else v) for k, v in records[middle].headers)
+    value = records[middle].value
+    value = value[: len(value) // 2] + b"\x55" * (len(value) // 2) if damaged else value
+    odd = [*records]
+    odd[middle] = Payload(value, headers, records[middle].timestamp_ms, records[middle].offset)
+
+    whole, given_, states = StreamDecoder(ALL), list[list[float | Lost]](), list[DecoderState]()
+    for record in odd:
+        given_.append(seen(whole, record))
+        states.append(whole.state())
+    times_s = [at for group in given_ for at in group if not isinstance(at, Lost)]
+    assert times_s == sorted(set(times_s))
+    assert base_ns / S - 1 <= min(times_s)
+    assert max(times_s) <= base_ns / S + 3
+    assert all(
+        one.pts_ns is None or one.reason is LossReason.STALE or abs(one.pts_ns - base_ns) < 3 * S
+        for group in given_
+        for one in group
+        if isinstance(one, Lost)
+    )
+    for cut in range(0, len(odd) - 1, 3):
+        decoder = StreamDecoder(ALL)
+        decoder.restore(states[cut])
+        first = decoder.resume_offset
+        again = seen(decoder, *(one for one in odd if one.offset >= (odd[cut].offset + 1 if first is None else first)))
+        assert again == [one for group in given_[cut + 1 :] for one in group]
