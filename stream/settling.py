@@ -11,7 +11,7 @@ from time import monotonic
 from stream.broker.contract import Record, TopicPartition
 from stream.checkpoint import Checkpoint
 from stream.decode import Gear
-from stream.intake import StreamKey
+from stream.intake import Intake, StreamKey
 from stream.metrics.instruments import Metrics
 from stream.outcome import Outcome, Teller
 from stream.partition import BELIEVED_S, Partition, StreamState
@@ -72,6 +72,8 @@ class Settling:
         self.busy: set[StreamKey] = set()
         self.traces: list[Trace] = []
         self._waiting: dict[TopicPartition, dict[int, _Waiting]] = {}
+        self._held: Counter[TopicPartition] = Counter()
+        self._held_bytes: Counter[TopicPartition] = Counter()
 
     def settle(self, progress: Progress) -> None:
         """The record at hand is whole, and all that was seen in it is taken."""
@@ -109,6 +111,8 @@ class Settling:
     def bury_in_turn(self, part: Partition, record: Record, error: Exception, key: StreamKey | None) -> None:
         """Bury a record when all before it are done; ``key``: the stream that waits for it."""
         self._waiting.setdefault(part.source, {})[record.offset] = _Waiting(record, error, key)
+        self._held[part.source] += 1
+        self._held_bytes[part.source] += len(record.value or b"")
 
     def bury_waiting(self, partitions: Mapping[TopicPartition, Partition]) -> None:
         """Bury those whose turn has come."""
@@ -122,8 +126,15 @@ class Settling:
                     self._counts["records"] += 1
                     self._checkpoint.finished(_published_s(last.record))
                 part.finish(lowest)
+                self._held[source] -= 1
+                self._held_bytes[source] -= len(last.record.value or b"")
                 if last.key is not None:
                     self.busy.discard(last.key)
+
+    def held(self, intake: Intake) -> tuple[Counter[TopicPartition], Counter[TopicPartition]]:
+        """By partition: records that wait, to be worked on or to be buried when all before them are done; and their
+        bytes. One record that takes long must not let garbage behind it fill memory."""
+        return intake.waiting + self._held, intake.waiting_bytes + self._held_bytes
 
     def busy_in(self, part: Partition) -> set[str]:
         """Busy streams of a partition."""
@@ -133,6 +144,7 @@ class Settling:
         """Forget what is to be settled of a partition."""
         self.busy = {key for key in self.busy if key[0] != source}
         self._waiting.pop(source, None)
+        del self._held[source], self._held_bytes[source]
 
     def _done(self, part: Partition, stream: StreamState, outcome: Outcome) -> None:
         if outcome.is_new:

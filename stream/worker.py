@@ -280,7 +280,7 @@ class Worker:
     def _read(self) -> None:
         if self.is_busy and time.monotonic() < self._poll_s:
             return
-        self._assignment.hold_back(self._intake.waiting, self._intake.waiting_bytes)
+        self._assignment.hold_back(*self._settling.held(self._intake))
         timeout_s, most = 0.0 if self.is_busy else self.settings.poll_timeout_s, self.settings.poll_records
         records = self._consumer.poll(timeout_s, most)
         # To ask costs more than most access units do; where enough waits, more of it would only wait, too.

@@ -216,32 +216,6 @@ def test_bad_records_are_buried_whole_and_cost_nobody_else_anything(world: World
     assert sum(n for name, n in worker.counts.items() if name.startswith("deadletters:")) == len(BAD)
 
 
-@pytest.mark.parametrize("every", [2, 5])
-def test_a_stream_of_nothing_but_garbage_is_seen_once_a_record_whoever_is_killed(world: World, every: int) -> None:
-    """It showed nowhere but in the dead letters: nobody could tell it from one that is not there."""
-    for number in range(6):
-        world.send(b"noise", b"what is this?", ("pts-ns", str(number * 10**9).encode()))
-        world.send(b"late", b"nor is this" if number < 3 else b"")
-    world.publish(streams=("a", "late"))
-    worker = world.worker()
-    for _ in range(30):
-        world.work(worker, every)
-        world.kill(worker)
-        worker = world.worker()
-    world.drain(worker)
-    assert len(world.letters()) == 12
-    noise = [score for score in world.scores() if score.stream == "noise"]
-    assert [score.pts_ns for score in noise] == [number * 10**9 for number in range(6)]
-    assert {(score.status, score.reason, score.faces) for score in noise} == {
-        (Status.DECODE_ERROR, "dead letter: UnknownTypeError", ())
-    }
-    places = [(s.source.partition, s.source.offset, s.source.index) for s in world.scores()]
-    assert len(places) == len(set(places))
-    assert sum(s.status is Status.DECODE_ERROR for s in world.scores() if s.stream == "late") == 6
-    assert "noise" not in world.states(), "who can be read takes memory and state, nobody else"
-    assert {"a", "late"} <= set(world.states())
-
-
 def test_large_dead_letters_do_not_gather(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred of sixteen megabytes would be one transaction."""
     monkeypatch.setattr("stream.checkpoint.MAX_WAITING_BYTES", 30_000)
