@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import TimeRemainingColumn
@@ -71,9 +72,9 @@ def adapt_command(
         typer.Option(help="How far to draw the head on differences towards their size; 1: as much as the labels."),
     ] = 1.0,
     clip_shares: Annotated[
-        tuple[float, float, float],
-        typer.Option(metavar="TRAIN VALIDATE FIT", help="As the extractor was trained with."),
-    ] = (0.5, 0.05, 0.45),
+        tuple[float, float, float] | None,
+        typer.Option(metavar="TRAIN VALIDATE FIT", help="For a bundle that does not say with which it was trained."),
+    ] = None,
     description: Annotated[
         str, typer.Option("--data-terms", help="The data and its terms, for the manifest.")
     ] = "not stated",
@@ -117,8 +118,9 @@ def adapt_command(
 
         more: list[LabelledClip] = []
         if pseudo_fakes is not None:
+            training = detector.bundle.manifest.training
             with _engine(detector, threads) as engine:
-                more = _pseudo(pseudo_fakes, engine, clip_shares, seed, lambda share: show("pseudo-fakes", share))
+                more = _pseudo(pseudo_fakes, engine, training, clip_shares, seed, partial(show, "pseudo-fakes"))
         report = adapt(settings, detector, out, more, show)
     write(report, markdown=markdown, json=json)
     _show(report, out)
@@ -138,16 +140,23 @@ def _engine(detector: Detector, threads: int) -> Engine:
 
 
 def _pseudo(
-    store: Path, engine: Engine, clip_shares: tuple[float, float, float], seed: int, progress: Callable[[float], None]
+    store: Path,
+    engine: Engine,
+    training: Mapping[str, Any],
+    clip_shares: tuple[float, float, float] | None,
+    seed: int,
+    progress: Callable[[float], None],
 ) -> list[LabelledClip]:
     try:
-        from difffake.adapt.pseudo import pseudo_clips
+        from difffake.adapt.pseudo import held_out_rows, pseudo_clips
         from difffake.training.store import CropStore
     except ImportError as error:
         raise MissingExtraError(
             f"pseudo-fakes need a package that is not installed: {error.name}", hint="pip install 'difffake[train]'"
         ) from error
-    return pseudo_clips(CropStore.load(store), engine, clip_shares=clip_shares, seed=seed, progress=progress)
+    faces = CropStore.load(store)
+    rows = held_out_rows(faces, training, clip_shares)
+    return pseudo_clips(faces, rows, engine, seed=seed, progress=progress)
 
 
 def _show(report: AdaptReport, out: Path) -> None:

@@ -23,6 +23,10 @@ ClipShares = Annotated[
     tuple[float, float, float],
     typer.Option(metavar="TRAIN VALIDATE FIT", help="Shares of the filmed people; photos: 0.80 0.05 0.15."),
 ]
+SharesAsTrained = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(metavar="TRAIN VALIDATE FIT", help="For a RUN that did not write its shares down."),
+]
 
 
 def crops(
@@ -92,10 +96,10 @@ def train(
     from difffake.training.loop import TrainProgress
     from difffake.training.loop import train as run
     from difffake.training.settings import TrainSettings
-    from difffake.training.split import split_people
     from difffake.training.store import CropStore
 
     known: dict[str, object] = {"backbone": backbone, "pretrained": pretrained, "minutes": minutes, "images": images}
+    known["clip_shares"] = clip_shares
     for item in set_ or []:
         name, _, value = item.partition("=")
         if name not in TrainSettings.__struct_fields__:
@@ -108,7 +112,6 @@ def train(
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise typer.BadParameter(str(error)) from error
     faces = CropStore.load(store)
-    split = split_people(faces, seed=settings.seed, clip_shares=clip_shares)
     with progress_bar(TextColumn("{task.fields[note]}"), TimeRemainingColumn()) as bar:
         task = bar.add_task("training", total=1.0, note="")
 
@@ -117,7 +120,7 @@ def train(
             note = f"step {now.step}, loss {now.loss:.3f}, {now.images_per_s:.0f} images/s{auc}"
             bar.update(task, completed=now.share, note=note)
 
-        result = run(settings, faces, out, split=split, progress=show)
+        result = run(settings, faces, out, progress=show)
     if result.interrupted:
         typer.echo(f"stopped at step {result.step}; the same command goes on from there", err=True)
         # A script's `train && fit` must not make a model of it.
@@ -135,7 +138,7 @@ def fit(
     name: Annotated[str, typer.Option(help="The model's name.")] = "difffake",
     data: Annotated[str, typer.Option(help="The training data and its terms, for the manifest.")] = "not stated",
     licence: Annotated[str, typer.Option(help="The model's licence, for the manifest.")] = "not stated",
-    clip_shares: ClipShares = (0.5, 0.05, 0.45),
+    clip_shares: SharesAsTrained = None,
     covariance: Annotated[str, typer.Option(help="diag or full.")] = "diag",
     shrinkage: Annotated[float, typer.Option(help="0 to 1, towards equal variances.")] = 0.0,
     differences: Annotated[
@@ -149,7 +152,7 @@ def fit(
     from difffake.training.batches import centre_view
     from difffake.training.fit import FitSettings, embed_held_out, fit_bundle, held_out_differences
     from difffake.training.settings import TrainSettings
-    from difffake.training.split import bank_of, split_people
+    from difffake.training.split import bank_of, shares_as_trained, split_people
     from difffake.training.store import CropStore
     from engines.onnx import OnnxEngine
 
@@ -160,7 +163,8 @@ def fit(
     trained = msgspec.json.decode((run / "settings.json").read_bytes(), type=TrainSettings)
     settings = FitSettings(name=name, licence=licence, covariance=covariance, shrinkage=shrinkage, seed=trained.seed)
     faces = CropStore.load(store)
-    rows = split_people(faces, seed=trained.seed, clip_shares=clip_shares).fit
+    shares = shares_as_trained(trained.clip_shares, clip_shares)
+    rows = split_people(faces, seed=trained.seed, clip_shares=shares).fit
     checkpoint = load_checkpoint(run / "model.pt")
     with progress_bar(TimeRemainingColumn()) as bar, OnnxEngine(extractor) as engine:
         task = bar.add_task("embedding held-out people", total=1.0)

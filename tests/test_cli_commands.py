@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent / "training"))
 from faces_on_disk import drawn_store
 
 from difffake.bundle import Bundle
-from difffake.errors import OutputError
+from difffake.errors import DataError, OutputError
 from difffake.training import loop
 
 NETWORK = ["--backbone", "mobilenetv3_small_050", "--no-pretrained"]
@@ -58,6 +58,22 @@ def test_a_bundle_that_is_there_is_replaced_only_when_asked(bundle: Path, capsys
     assert (bundle / "manifest.json").stat().st_mtime_ns == before
     assert run(*fit, "--overwrite") == 0
     assert Bundle.load(bundle).model_id.startswith("small-")
+
+
+def test_people_who_trained_are_never_taken_for_people_who_did_not(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, trained, others = bundle.parent / "store", bundle.parent / "run", ("--clip-shares", "0.1", "0.1", "0.8")
+    assert run("fit", store, trained, "--out", tmp_path / "told") == 0
+    fitted_on = [Bundle.load(one).manifest.training["fitted_on"] for one in (bundle, tmp_path / "told")]
+    assert fitted_on[0] == fitted_on[1]
+    capsys.readouterr()
+    assert run("fit", store, trained, "--out", tmp_path / "other", *others) == DataError.exit_code
+    assert "was trained with --clip-shares 0.3 0.1 0.6, not 0.1 0.1 0.8" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    more = ["--images", "12", *NETWORK, *SMALL]
+    assert run("train", store, "--out", trained, *more, *others) == DataError.exit_code
+    assert "was trained with another clip_shares" in capsys.readouterr().err
 
 
 def test_an_interrupted_training_is_no_success(

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from difffake.adapt.clips import AS_RECORDED, PSEUDO_FAKES, LabelledClip
+from difffake.errors import DataError
 from difffake.evaluation.features import Features
 from difffake.evaluation.layouts import FAKE, REAL, Item
 from difffake.training.fit import Clip, FitSettings, HeldOut, Progress, embed_held_out
-from difffake.training.split import bank_of, split_people
+from difffake.training.split import I64, bank_of, shares_as_trained, split_people
 from difffake.training.store import CropStore
 from engines.contract import Engine
 
 
+class _Divided(msgspec.Struct):
+    """What decided who trained; see `difffake.training.settings.TrainSettings`."""
+
+    seed: int = 0
+    clip_shares: tuple[float, float, float] | None = None
+
+
+def held_out_rows(
+    store: CropStore, training: Mapping[str, Any], clip_shares: tuple[float, float, float] | None = None
+) -> I64:
+    """The rows of the people who are kept for fitting, divided as a bundle's manifest says that its extractor was.
+
+    Args:
+        store: whom the extractor was trained on, among others.
+        training: what the manifest says of the training.
+        clip_shares: for a manifest that does not name them.
+
+    Raises:
+        DataError: the manifest names other shares, or none that can be read.
+    """
+    try:
+        known = msgspec.convert(training.get("settings", {}), _Divided)
+    except msgspec.ValidationError as error:
+        raise DataError(f"the bundle's settings of the training: {error}", hint="fit it again") from error
+    shares = shares_as_trained(known.clip_shares, clip_shares)
+    return split_people(store, seed=known.seed, clip_shares=shares).fit
+
+
 def pseudo_clips(
     store: CropStore,
+    rows: I64,
     engine: Engine,
     *,
-    clip_shares: tuple[float, float, float],
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[LabelledClip]:
-    """Real faces and pseudo-fakes of the people who are kept for fitting (`difffake.training.split`), embedded.
+    """Real faces and pseudo-fakes of the people of ``rows``, embedded; `held_out_rows` are those of people not seen.
 
     Photos went through a stream's degradation, real and fake alike, and are clips of one face.
     """
-    rows = split_people(store, seed=seed, clip_shares=clip_shares).fit
     held_out = embed_held_out(
         bank_of(store, rows),
         store.time_s[rows].astype(np.float64),

@@ -33,7 +33,7 @@ from difffake.training.log import LogLine, RunLog
 from difffake.training.memory import keep_freed_memory
 from difffake.training.precision import mixed
 from difffake.training.settings import TrainSettings
-from difffake.training.split import Split, bank_of, split_people
+from difffake.training.split import CLIP_SHARES, Split, bank_of, split_people
 from difffake.training.start import start_from_onnx
 from difffake.training.state import RunState
 from difffake.training.store import CropStore
@@ -87,7 +87,7 @@ def train(
         settings: what is trained, how, and for how long.
         store: crops of many people.
         out_dir: the run's folder.
-        split: who trains and who validates; `split_people` with the settings' seed if not given.
+        split: who trains and who validates; `split_people` with the settings' seed and shares if not given.
         held_out: fakes of those who validate, made before for another run; made anew if not given.
         progress: called after every step.
 
@@ -96,7 +96,7 @@ def train(
             other settings, or a loss that is no number.
         MissingExtraError: ImageNet weights that are not installed.
     """
-    split = split or split_people(store, seed=settings.seed)
+    split = split or split_people(store, seed=settings.seed, clip_shares=settings.clip_shares or CLIP_SHARES)
     device = _device(settings.device)
     for rows, use in ((split.train, "train on"), (split.validate, "validate on")):
         if not len(rows):

@@ -53,6 +53,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         video_share: share of crops that come from clips, where there are any.
         families: shares of the pseudo-fakes by name; None: their defaults.
         degrade_strength: 0 to 1, how hard pictures are treated as on streams.
+        clip_shares: of the filmed people, for training, validating and fitting; None: those of `split_people`.
         precision: ``bf16`` is autocast, ``fp32`` is exact.
         device: ``auto`` takes a GPU where there is one.
         workers: processes that make batches; 0 makes them in the training process.
@@ -87,6 +88,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     families: dict[str, float] | None = None
     degrade_strength: float = 1.0
     seed: int = 0
+    clip_shares: tuple[float, float, float] | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
     device: str = "auto"
     workers: int = 1
@@ -143,4 +145,6 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def must_equal(self, other: TrainSettings) -> list[str]:
         """Names of the fields that differ and may not, between a run and its continuation."""
         names = [name for name in self.__struct_fields__ if name not in FREE_TO_CHANGE]
+        if self.clip_shares is None:  # runs of before the shares were written down
+            names.remove("clip_shares")
         return [name for name in names if getattr(self, name) != getattr(other, name)]

@@ -17,6 +17,8 @@ I64 = npt.NDArray[np.int64]
 #: Shares of train, validate, fit. More clips than photos are kept for fitting: only footage shows natural change.
 PHOTO_SHARES = (0.80, 0.05, 0.15)
 CLIP_SHARES = (0.50, 0.10, 0.40)
+#: What the commands divide filmed people by, unless they are told otherwise.
+COMMAND_CLIP_SHARES = (0.50, 0.05, 0.45)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,27 @@ def split_people(
     usable = usable_landmarks(store.landmarks, store.crops.shape[1])
     train, validate, fit = (np.flatnonzero((part == k) & usable) for k in range(3))
     return Split(train, validate, fit)
+
+
+def shares_as_trained(
+    known: tuple[float, float, float] | None, asked: tuple[float, float, float] | None
+) -> tuple[float, float, float]:
+    """The shares to find the people by whom a training has not seen.
+
+    Args:
+        known: what the training divided by, None where it did not write that down.
+        asked: what the user says, None for nothing.
+
+    Raises:
+        DataError: the two differ: people who trained would be taken for people who did not.
+    """
+    if known is not None and asked is not None and known != asked:
+        raise DataError(
+            f"the extractor was trained with --clip-shares {' '.join(map(str, known))}, not "
+            f"{' '.join(map(str, asked))}: people whom it has seen would be judged as people whom it has not",
+            hint="leave --clip-shares out",
+        )
+    return known or asked or COMMAND_CLIP_SHARES
 
 
 def bank_of(store: CropStore, rows: I64) -> FaceBank:

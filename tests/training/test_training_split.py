@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from difffake.adapt.pseudo import held_out_rows
 from difffake.errors import DataError
 from difffake.training.split import split_people
 from difffake.training.store import CropStore
@@ -50,3 +51,19 @@ def test_rows_that_no_mask_fits_are_left_out(store: CropStore) -> None:
     split = split_people(replace(store, landmarks=landmarks), photo_shares=(1, 0, 0))
     assert 0 not in split.train
     assert 1 in split.train
+
+
+def test_a_head_learns_from_people_whom_the_bundle_says_it_has_not_seen(store: CropStore) -> None:
+    trained = {"settings": {"seed": 7, "clip_shares": [0.2, 0.1, 0.7], "lr": 1e-3}}
+    expected = split_people(store, seed=7, clip_shares=(0.2, 0.1, 0.7)).fit
+    np.testing.assert_array_equal(held_out_rows(store, trained), expected)
+    assert not np.isin(
+        held_out_rows(store, trained), split_people(store, seed=7, clip_shares=(0.2, 0.1, 0.7)).train
+    ).any()
+    with pytest.raises(DataError, match=r"was trained with --clip-shares 0\.2 0\.1 0\.7, not 0\.5"):
+        held_out_rows(store, trained, (0.5, 0.05, 0.45))
+    # Bundles of before they said it.
+    older = split_people(store, clip_shares=(0.4, 0.1, 0.5)).fit
+    np.testing.assert_array_equal(held_out_rows(store, {"settings": {"seed": 0}}, (0.4, 0.1, 0.5)), older)
+    with pytest.raises(DataError, match="settings of the training"):
+        held_out_rows(store, {"settings": {"seed": "x"}})
