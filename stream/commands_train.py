@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import msgspec
 import numpy as np
@@ -12,8 +13,13 @@ import typer
 from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from difffake.density import Covariance
 from difffake.errors import DataError, MissingExtraError
+from difffake.files import check_targets, write_whole
 from stream.console import print_table, progress_bar, results_console
+
+#: Of the embeddings of an extractor and of its export: all that rounding leaves.
+EXPORTED_COSINE = 0.999
 
 Sources = Annotated[
     list[Path], typer.Argument(help="Folders of people, flat folders of pictures, tar files of these, video clips.")
@@ -104,10 +110,11 @@ def train(
         name, _, value = item.partition("=")
         if name not in TrainSettings.__struct_fields__:
             raise typer.BadParameter(f"{name!r}: one of {', '.join(TrainSettings.__struct_fields__)}")
-        known[name] = msgspec.json.decode(value) if value[:1] in "{[" else value
+        known[name] = value
     if all(known.get(budget) is None for budget in ("minutes", "images", "steps")):
         raise typer.BadParameter("when does training end? Give --minutes, --images, or --set steps=N")
     try:
+        known |= {name: msgspec.json.decode(value) for name, value in known.items() if _is_json(value)}
         settings = msgspec.convert(known, TrainSettings, strict=False)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise typer.BadParameter(str(error)) from error
@@ -139,7 +146,7 @@ def fit(
     data: Annotated[str, typer.Option(help="The training data and its terms, for the manifest.")] = "not stated",
     licence: Annotated[str, typer.Option(help="The model's licence, for the manifest.")] = "not stated",
     clip_shares: SharesAsTrained = None,
-    covariance: Annotated[str, typer.Option(help="diag or full.")] = "diag",
+    covariance: Annotated[Covariance, typer.Option(help="Of the densities.")] = Covariance.DIAG,
     shrinkage: Annotated[float, typer.Option(help="0 to 1, towards equal variances.")] = 0.0,
     differences: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="Keep the differences, to compare anomaly models on.")
@@ -160,7 +167,13 @@ def fit(
     if not extractor.is_file():
         raise DataError(f"no finished training run in {run}", hint="difffake train STORE --out RUN comes first")
     check_bundle_target(out, overwrite=overwrite)
-    trained = msgspec.json.decode((run / "settings.json").read_bytes(), type=TrainSettings)
+    check_targets(differences)
+    try:
+        trained = msgspec.json.decode((run / "settings.json").read_bytes(), type=TrainSettings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(
+            f"{run / 'settings.json'} is missing or damaged: {error}", hint="the same `difffake train` writes it again"
+        ) from error
     settings = FitSettings(name=name, licence=licence, covariance=covariance, shrinkage=shrinkage, seed=trained.seed)
     faces = CropStore.load(store)
     shares = shares_as_trained(trained.clip_shares, clip_shares)
@@ -178,10 +191,17 @@ def fit(
         )
         dim = engine.spec.dim
     if differences is not None:
-        parts = held_out_differences(held_out, settings)
-        np.savez_compressed(differences, allow_pickle=False, **parts)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, **held_out_differences(held_out, settings))
+        write_whole(differences, packed.getvalue())
     view = centre_view(faces.crops[rows[:: max(1, len(rows) // 64)]], checkpoint.side_px)
     parity = check_parity(checkpoint.extractor, extractor, np.ascontiguousarray(view.transpose(0, 3, 1, 2)))
+    if not parity.min_cosine > EXPORTED_COSINE:
+        raise DataError(
+            f"{extractor} is not what {run / 'model.pt'} computes (cosine {parity.min_cosine:.3f}): a run that went on "
+            "was stopped",
+            hint="the same `difffake train` ends it and exports it again",
+        )
     bundle, figures = fit_bundle(
         held_out,
         extractor,
@@ -210,7 +230,10 @@ def fit(
         spec = bundle.manifest.scores[score]
         table.add_row(score, spec.evidence, *(f"{value:.3f}" for value in by_family.values()))
     print_table(results_console(), table)
-    typer.echo(f"{bundle.model_id} in {out}; evidence: {bundle.manifest.evidence}")
+    typer.echo(
+        f"{bundle.model_id} in {out}, fitted on {figures.frames} faces of {figures.people} people, {figures.clips} "
+        f"clips; evidence: {bundle.manifest.evidence}"
+    )
 
 
 def contact_sheet(
@@ -234,6 +257,10 @@ def contact_sheet(
         typer.echo(path)
 
 
+def _is_json(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value.startswith(("{", "["))
+
+
 def _require_extra() -> None:
     try:
         import sklearn  # noqa: F401
@@ -245,5 +272,11 @@ def _require_extra() -> None:
 
 
 def _revision() -> str:
-    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    return run.stdout.strip() or "unknown"
+    """Of this code, not of whatever repository the command is called in, or the package is installed in."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        for command in (["ls-files", "--error-unmatch", Path(__file__).name], ["rev-parse", "HEAD"]):
+            said = subprocess.run([*here, *command], capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said.stdout.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 import msgspec
 import pytest
+import torch
 from command_line import run
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
@@ -21,7 +23,9 @@ from faces_on_disk import drawn_store
 
 from difffake.bundle import Bundle
 from difffake.errors import DataError, OutputError
+from difffake.extractor import load_checkpoint, save_checkpoint
 from difffake.training import loop
+from stream import commands_train
 
 NETWORK = ["--backbone", "mobilenetv3_small_050", "--no-pretrained"]
 SMALL = ["--set", "batch_pairs=2", "--set", "workers=0", "--set", "validate_crops=6", "--set", "precision=fp32"]
@@ -74,6 +78,42 @@ def test_people_who_trained_are_never_taken_for_people_who_did_not(
     more = ["--images", "12", *NETWORK, *SMALL]
     assert run("train", store, "--out", trained, *more, *others) == DataError.exit_code
     assert "was trained with another clip_shares" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_whole_is_refused_and_named(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = tmp_path / "run"
+    shutil.copytree(bundle.parent / "run", trained)
+    fit = ["fit", bundle.parent / "store", trained, "--out", tmp_path / "bundle"]
+    # As a run that went on, and was stopped before it exported: the newer network beside the older file.
+    checkpoint = load_checkpoint(trained / "model.pt")
+    with torch.no_grad():
+        for weight in checkpoint.extractor.parameters():
+            weight.mul_(1.5)
+    save_checkpoint(trained / "model.pt", checkpoint.extractor, side_px=checkpoint.side_px, step=checkpoint.step)
+    assert run(*fit) == DataError.exit_code
+    assert "is not what" in capsys.readouterr().err
+    (trained / "settings.json").write_text("{")
+    assert run(*fit) == DataError.exit_code
+    assert "settings.json is missing or damaged" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_revision_is_that_of_this_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = commands_train._revision()
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)  # noqa: S607
+    as_somebody = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    subprocess.run([*as_somebody, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
+    monkeypatch.chdir(tmp_path)
+    assert commands_train._revision() == here
+    monkeypatch.setenv("PATH", "")
+    assert commands_train._revision() == "unknown"
+
+
+@pytest.mark.parametrize("setting", ["families={", "clip_shares=[1"])
+def test_a_setting_that_is_torn_is_wrong_usage(tmp_path: Path, setting: str) -> None:
+    assert run("train", tmp_path, "--out", tmp_path / "run", "--images", "8", "--set", setting) == 2
 
 
 def test_an_interrupted_training_is_no_success(

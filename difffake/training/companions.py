@@ -25,7 +25,9 @@ LEAST_GAP_S = 1.0
 ANCHOR_FRAMES = 8
 
 
-def number_clips(people: npt.NDArray[np.int32], is_video: npt.NDArray[np.bool_], time_s: F32) -> I64:
+def number_clips(
+    people: npt.NDArray[np.integer], is_video: npt.NDArray[np.bool_], time_s: npt.NDArray[np.floating]
+) -> I64:
     """Which clip each row ``(N,)`` of a crop store is from, -1 for photos.
 
     A store holds the frames of a clip one after the other: a clip ends where the person changes or time goes back.

@@ -27,6 +27,7 @@ from difffake.faces import CROP_SIDE_PX, EYE_DISTANCE
 from difffake.pseudofake import FaceBank, degrade_pairs, make_fake, shares_of
 from difffake.scoring import ANCHOR_SIZE, Scorer
 from difffake.training.batches import centre_view
+from difffake.training.companions import number_clips
 from engines.contract import Engine
 
 U8 = npt.NDArray[np.uint8]
@@ -320,8 +321,16 @@ def held_out_differences(held_out: HeldOut, settings: FitSettings) -> dict[str, 
     other half (``held_out_real``), and pseudo-fakes of the other half against their real anchor (``pseudo_fake``).
 
     Each ``(N, D) float32``; anchors are those of `Clip.anchor`.
+
+    Raises:
+        DataError: fewer than two people with a clip that is long enough for an anchor.
     """
     people = np.unique([c.person for c in held_out.real if c.anchor() is not None])
+    if len(people) < 2:
+        raise DataError(
+            "differences are compared between people, and fewer than two have a clip long enough for an anchor",
+            hint="prepare crops from longer clips of more people, or leave --differences out",
+        )
     train = set(np.random.default_rng(settings.seed).permutation(people)[: len(people) // 2].tolist())
     parts: dict[str, list[F32]] = {"train": [], "held_out_real": [], "pseudo_fake": []}
     for i, clip in enumerate(held_out.real):
@@ -341,6 +350,10 @@ def held_out_differences(held_out: HeldOut, settings: FitSettings) -> dict[str, 
 def best_score(figures: Figures, evidence: str) -> str:
     """The score of this evidence with the best mean AUC over the families of pseudo-fakes."""
     candidates = [name for name, spec in SCORES.items() if spec.evidence == evidence and figures.auc[name]]
+    if not candidates:
+        raise DataError(
+            f"no clip is long enough to choose a score of {evidence} by", hint="prepare crops from longer clips"
+        )
     return max(candidates, key=lambda name: float(np.mean(list(figures.auc[name].values()))))
 
 
@@ -358,11 +371,11 @@ def _clips_of(
 ) -> list[I64]:
     photos = rng.permutation(np.flatnonzero(~is_video))[: settings.max_photos]
     groups = [np.array([row]) for row in np.sort(photos)]
-    for person in np.unique(people[is_video]):
-        frames = np.flatnonzero(is_video & (people == person))
-        frames = frames[np.argsort(times_s[frames], kind="stable")]
-        groups.append(frames[: settings.max_frames_per_clip])
-    return groups
+    clips = number_clips(people, is_video, times_s)
+    # Clips, not people: another day's light is no change within a clip, and all clips begin at the same second.
+    first = {int(clip): int(people[np.argmax(clips == clip)]) for clip in np.unique(clips[is_video])}
+    by_person = sorted(first, key=lambda clip: first[clip])
+    return groups + [np.flatnonzero(clips == clip)[: settings.max_frames_per_clip] for clip in by_person]
 
 
 def _embed(crops: U8, engine: Engine) -> tuple[F32, F32]:

@@ -96,6 +96,37 @@ def test_a_network_of_another_side_is_fitted_on_the_same_faces(held_out: HeldOut
     open_networks(bundle, threads=1).close()
 
 
+def test_two_clips_of_a_person_stay_two(extractor: Path, held_out: HeldOut) -> None:
+    faces, time_s, is_video = bank()
+    again = time_s.copy()
+    half = np.flatnonzero(faces.people == 0)[FRAMES // 2 :]
+    again[half] -= time_s[half[0]]  # the second clip begins at zero, as the first did
+    with OnnxEngine(extractor, threads=1) as engine:
+        found = embed_held_out(faces, again, is_video, engine, SETTINGS)
+    assert [len(clip.logit) for clip in found.real if clip.person == 0] == [FRAMES // 2, FRAMES // 2]
+    whole = next(clip for clip in held_out.real if clip.person == 0)
+    np.testing.assert_array_equal(
+        np.concatenate([clip.embedding for clip in found.real if clip.person == 0]), whole.embedding
+    )
+    assert all((np.diff(clip.time_s) > 0).all() for clip in found.real)
+
+
+def test_clips_that_are_too_short_to_choose_by_are_named(held_out: HeldOut, tiny_bundle: Bundle) -> None:
+    few = FRAMES - sum(~np.isin(held_out.real[-1].time_s, held_out.real[-1].anchor().times_s))  # type: ignore[union-attr]
+    short = HeldOut([_first(clip, few) for clip in held_out.real], {
+        family: [_first(clip, few) for clip in clips] for family, clips in held_out.fakes.items()
+    })  # fmt: skip
+    with pytest.raises(DataError, match="no clip is long enough to choose a score of anchor"):
+        best_score(cross_fit(short, lambda _: Scorer(tiny_bundle), SETTINGS), "anchor")
+    photos = HeldOut([clip for clip in held_out.real if len(clip.logit) == 1], {})
+    with pytest.raises(DataError, match="fewer than two have a clip"):
+        held_out_differences(photos, SETTINGS)
+
+
+def _first(clip: Clip, count: int) -> Clip:
+    return Clip(clip.person, clip.time_s[:count], clip.embedding[:count], clip.logit[:count])
+
+
 def test_a_density_never_judges_the_people_it_was_fitted_on(held_out: HeldOut, tiny_bundle: Bundle) -> None:
     fitted: list[set[int]] = []
     everybody = {clip.person for clip in held_out.real}
