@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from torch.nn import functional
 
 from difffake.errors import DataError, DiffFakeError, EngineError, MissingExtraError
 from difffake.faces import CROP_SIDE_PX
+from difffake.files import writing
 
 U8 = npt.NDArray[np.uint8]
 
@@ -264,13 +266,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def write_tensors(path: Path, data: Mapping[str, Any]) -> None:
-    """Write tensors and plain values so that a crash leaves the old file or the new one, never half of one."""
+    """Write tensors and plain values so that a crash leaves the old file or the new one, never half of one.
+
+    Raises:
+        OutputError: it cannot be written; what stood there before still does.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(dict(data), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with writing(path), partial.open("wb") as file:
+            try:
+                torch.save(dict(data), file)
+            except RuntimeError as error:  # what torch makes of a disk that is full
+                raise OSError(_first_line(error)) from error
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -281,10 +294,17 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """
     hint = "train again, or take another checkpoint"
     try:
+        # torch does not look at the checksums that it writes: weights with a hole in them would be trained on.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise DataError(f"{path} is a damaged checkpoint: {damaged} has changed since it was written", hint=hint)
         data = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"no such checkpoint: {path}", hint="check the path") from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise DataError(f"{path} is no checkpoint, or a damaged one: {_first_line(error)}", hint=hint) from error
     if not isinstance(data, dict):
         raise DataError(f"{path} is no checkpoint of ours", hint=hint)

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from difffake.errors import OutputError
@@ -107,6 +107,21 @@ def check_targets(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
             check_target(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses inside is told as an output that failed.
+
+    Raises:
+        OutputError: in place of any other `OSError`.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise not_written(str(path), error) from error
 
 
 def not_written(where: str, error: OSError) -> OutputError:

@@ -16,7 +16,7 @@ from rich.table import Table
 from difffake.density import Covariance
 from difffake.errors import DataError, MissingExtraError
 from difffake.files import check_targets, write_whole
-from stream.console import print_table, progress_bar, results_console
+from stream.console import print_table, printable, progress_bar, results_console
 
 #: Of the embeddings of an extractor and of its export: all that rounding leaves.
 EXPORTED_COSINE = 0.999
@@ -42,7 +42,7 @@ def crops(
 ) -> None:
     """Find and align the main face of every picture and clip."""
     _require_extra()
-    from difffake.training.crops import prepare
+    from difffake.training.crops import prepare, skipped_in_words
 
     with progress_bar(TextColumn("{task.completed} files, {task.fields[kept]} faces")) as bar:
         task = bar.add_task("aligning faces", total=None, kept=0)
@@ -50,6 +50,8 @@ def crops(
             sources, out, overwrite=overwrite, progress=lambda done, kept: bar.update(task, completed=done, kept=kept)
         )
     typer.echo(f"{len(store)} faces of {len(store.names)} people in {out}")
+    if passed_over := skipped_in_words(store.skipped):
+        typer.echo(printable(passed_over), err=True)
 
 
 def train_generator(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import onnx
 import pytest
 import timm
 import torch
+from full_disk import largest_file
 
-from difffake.errors import DataError, EngineError, MissingExtraError
+from difffake.errors import DataError, EngineError, MissingExtraError, OutputError
 from difffake.extractor import (
     Extractor,
     build_extractor,
@@ -122,12 +124,35 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path, small: Extr
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(DataError, match="damaged"):
         load_checkpoint(path)
+    save_checkpoint(path, small, side_px=96, step=7)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        held = archive.read(largest)
+    data = bytearray(path.read_bytes())
+    middle = data.index(held[:64]) + len(held) // 2
+    data[middle] ^= 64  # one bit of one weight
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="has changed since it was written"):
+        load_checkpoint(path)
+    path.write_bytes(b"x")
+    with pytest.raises(DataError, match="no checkpoint") as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
     torch.save({"weights": torch.zeros(3)}, path)
     with pytest.raises(DataError, match="no extractor"):
         load_checkpoint(path)
     torch.save({"format": 1, "call": Path("x")}, path)  # a class: weights_only must not build it
     with pytest.raises(DataError):
         load_checkpoint(path)
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path: Path, small: Extractor) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, small, side_px=96, step=7)
+    with largest_file(path.stat().st_size // 2), pytest.raises(OutputError, match=r"model\.pt: cannot be written"):
+        save_checkpoint(path, small, side_px=96, step=8)
+    assert load_checkpoint(path).step == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
 @pytest.mark.parametrize("name", [SMALL, "efficientnet_lite0"])

@@ -15,6 +15,8 @@ from difffake.errors import DataError, EngineError
 from difffake.pseudofake.bank import F32, U8
 
 Codec = Literal["h264", "h265"]
+#: x265 codes pictures of 16 and 32 px across in another way each time: wider ones it repeats to the bit.
+X265_LEAST_WIDTH = 48
 _ENCODERS: dict[Codec, tuple[str, str]] = {"h264": ("libx264", "x264-params"), "h265": ("libx265", "x265-params")}
 
 
@@ -38,7 +40,7 @@ def through_codec(images: U8, crf: int, moves_px: F32, *, codec: Codec = "h264")
         raise DataError(f"moves {moves_px.shape} for {count} images", hint="Give one (x, y) an image.")
     if count == 0:
         return images.copy()
-    planes = _to_i420(images, moves_px)
+    planes = _to_i420(images, moves_px, X265_LEAST_WIDTH if codec == "h265" else 0)
     decoded = _decode(_encode(planes, crf, codec), codec)
     if len(decoded) != len(planes):
         raise EngineError(
@@ -51,10 +53,10 @@ def through_codec(images: U8, crf: int, moves_px: F32, *, codec: Codec = "h264")
     return out
 
 
-def _to_i420(images: U8, moves_px: F32) -> list[U8]:
+def _to_i420(images: U8, moves_px: F32, least_width: int = 0) -> list[U8]:
     """Key frame and picture for every image, as I420 planes with even sides."""
     height, width = images.shape[1:3]
-    pad_y, pad_x = height % 2, width % 2
+    pad_y, pad_x = height % 2, max(width % 2, least_width - width)
     planes: list[U8] = []
     for image, move in zip(images, moves_px, strict=True):
         even = cv2.copyMakeBorder(image, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE) if pad_y or pad_x else image

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from difffake.files import write_whole
 from difffake.training.log import LogLine, ValidationLine
 
 
@@ -31,6 +33,6 @@ def draw_curves(lines: Sequence[LogLine], validations: Sequence[ValidationLine],
     right.set(title="held-out people (dashed: as on streams)", xlabel="step", ylabel="AUC")
     if validations:
         right.legend(fontsize="small")
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=110)
-    partial.replace(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_whole(path, drawn.getvalue())

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from difffake.errors import DataError
+from difffake.files import write_whole, writing
 from difffake.training.validation import Validation
 
 
@@ -53,9 +54,7 @@ class RunLog:
                 self._remember(entry)
         entries: list[LogLine | ValidationLine] = [*self.lines, *self.validations]
         entries.sort(key=lambda entry: entry.step)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
-        partial.replace(path)
+        write_whole(path, b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
 
     @property
     def last_validation(self) -> Validation | None:
@@ -70,7 +69,7 @@ class RunLog:
     def add(self, entry: LogLine | ValidationLine) -> None:
         """Append a line."""
         self._remember(entry)
-        with self._path.open("ab") as file:
+        with writing(self._path), self._path.open("ab") as file:
             file.write(msgspec.json.encode(entry) + b"\n")
 
     def add_validation(self, step: int, auc: Validation) -> None:

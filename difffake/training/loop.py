@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from difffake.errors import DataError
 from difffake.extractor import Extractor, save_checkpoint
+from difffake.files import write_whole, writing
 from difffake.hangup import let_go_of_terminal, stop_signals
 from difffake.training.batches import Batch, PairBatches, centre_matrix, loader, to_tensor, warp
 from difffake.training.companions import Companions, consistency_loss, number_clips
@@ -95,13 +96,15 @@ def train(
         DataError: too few crops or people, an unknown backbone, family or device, a damaged checkpoint or one of
             other settings, or a loss that is no number.
         MissingExtraError: ImageNet weights that are not installed.
+        OutputError: the folder cannot be written; the last checkpoint in it is sound.
     """
     split = split or split_people(store, seed=settings.seed, clip_shares=settings.clip_shares or CLIP_SHARES)
     device = _device(settings.device)
     for rows, use in ((split.train, "train on"), (split.validate, "validate on")):
         if not len(rows):
             raise DataError(f"nobody is left to {use}", hint="give more people, or other shares")
-    out_dir.mkdir(parents=True, exist_ok=True)
+    with writing(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
     with _surroundings(settings, device), _stop_signals() as stop:
         last = out_dir / "last.pt"
         fresh = not last.exists()
@@ -113,7 +116,7 @@ def train(
         batches = _batches(store, split.train, settings)
         if held_out is None:
             held_out = HeldOutFakes.make(bank_of(store, split.validate), store.is_video[split.validate], settings)
-        (out_dir / "settings.json").write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
+        write_whole(out_dir / "settings.json", msgspec.json.format(msgspec.json.encode(settings)))
         run = _Run(settings, state, held_out, out_dir, device, RunLog(out_dir / "log.jsonl", state.step))
         return run.go(batches, stop, progress)
 

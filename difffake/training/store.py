@@ -6,8 +6,10 @@ A folder with three files: ``crops.u8`` (raw ``(N, S, S, 3) uint8``, read by mem
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,8 +18,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from difffake.errors import DataError
+from difffake.errors import DataError, OutputError
 from difffake.faces import CROP_SIDE_PX, EYE_DISTANCE
+from difffake.files import writing
 from difffake.pseudofake import FaceGenerator
 from difffake.training.sources import Kind
 
@@ -64,6 +67,7 @@ class CropStore:
         time_s: ``(N,) float32``; NaN for photos.
         eye_distance_px: ``(N,) float32``, in the pixels of the original picture.
         generator: what `difffake train-generator` left in the store, or None.
+        skipped: how many files, or frames of clips, were passed over: by source, by reason.
     """
 
     crops: U8
@@ -74,6 +78,7 @@ class CropStore:
     time_s: F32
     eye_distance_px: F32
     generator: FaceGenerator | None = None
+    skipped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -123,6 +128,7 @@ class CropStore:
             time_s=np.array([np.nan if t is None else t for t in meta.time_s], np.float32),
             eye_distance_px=np.array(meta.eye_distance_px, np.float32),
             generator=FaceGenerator.load(path / GENERATOR_FOLDER) if (path / GENERATOR_FOLDER).exists() else None,
+            skipped=meta.skipped,
         )
 
 
@@ -130,6 +136,7 @@ class CropWriter:
     """Appends crops to a new store; it appears under its name only when the ``with`` block ends well.
 
     Raises:
+        OutputError: it cannot be written.
         DataError: something other than a crop store, or an old store without ``overwrite``, is in the way.
     """
 
@@ -142,8 +149,9 @@ class CropWriter:
         self._path, self._side, self._eye_distance = path, side_px, eye_distance
         self._partial = path.with_name(path.name + ".partial")
         shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
-        self._file = (self._partial / "crops.u8").open("wb")
+        with writing(path):
+            self._partial.mkdir(parents=True)
+            self._file = (self._partial / "crops.u8").open("wb")
         self._landmarks: list[F32] = []
         self._people: dict[str, int] = {}
         self._sources: dict[str, int] = {}
@@ -174,7 +182,8 @@ class CropWriter:
         eye_distance_px: float,
     ) -> None:
         """Add one crop ``(S, S, 3) uint8`` with landmarks ``(5, 2) float32`` in its pixels."""
-        self._file.write(np.ascontiguousarray(crop).tobytes())
+        with writing(self._path):
+            self._file.write(np.ascontiguousarray(crop).tobytes())
         self._landmarks.append(landmarks)
         self._person.append(self._people.setdefault(person, len(self._people)))
         self._source.append(self._sources.setdefault(source, len(self._sources)))
@@ -188,10 +197,20 @@ class CropWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
         if kind is not None:
+            with contextlib.suppress(OSError):  # what is left to write does not fit on the disk either
+                self._file.close()
             shutil.rmtree(self._partial, ignore_errors=True)
             return
+        try:
+            with writing(self._path):
+                self._finish()
+        except OutputError:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise
+
+    def _finish(self) -> None:
+        self._file.close()
         landmarks = np.array(self._landmarks, np.float32).reshape(-1, 5, 2)
         np.save(self._partial / "landmarks.npy", landmarks, allow_pickle=False)
         meta = CropMeta(

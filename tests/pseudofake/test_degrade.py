@@ -153,6 +153,16 @@ def test_any_size_goes_through_the_codec(side: tuple[int, int], count: int) -> N
     assert np.abs(done.astype(int) - images).mean() < 12
 
 
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+@pytest.mark.parametrize("width", [16, 32, 40, 47])
+def test_the_codec_does_the_same_again(width: int, codec: Codec) -> None:
+    images = np.random.default_rng(width).integers(0, 256, (3, 40, width, 3), np.uint8)
+    moves = np.full((3, 2), 1.5, np.float32)
+    first, *again = (through_codec(images, 24, moves, codec=codec) for _ in range(4))
+    for one in again:
+        np.testing.assert_array_equal(one, first)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_small_batches(count: int) -> None:
     images = pictures(2)[:count]

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from faces_on_disk import drawn_store
+from full_disk import largest_file
 
-from difffake.errors import DataError
+from difffake.errors import DataError, OutputError
 from difffake.faces import template
 from difffake.training.crops import CropSettings, prepare, read_photo
-from difffake.training.sources import SourceLimits, person_key, read_items
-from difffake.training.store import STORE_EYE_DISTANCE, STORE_SIDE_PX, CropStore
+from difffake.training.sources import Kind, SourceLimits, person_key, read_items
+from difffake.training.store import STORE_EYE_DISTANCE, STORE_SIDE_PX, CropStore, CropWriter
 from difffake.video import open_video
 
 
@@ -119,8 +120,32 @@ def test_without_a_face_there_is_no_store(tmp_path: Path) -> None:
     folder = tmp_path / "grey"
     folder.mkdir()
     cv2.imwrite(str(folder / "1.png"), np.full((200, 200, 3), 128, np.uint8))
-    with pytest.raises(DataError, match="no crop"):
+    with pytest.raises(DataError, match="no crop could be made of 1 files; passed over: of grey 1 no_face"):
         prepare([folder], tmp_path / "store", CropSettings(processes=1))
+    assert not (tmp_path / "store").exists()
+    drawn_store(tmp_path / "store", people=2, clips=0)
+    with pytest.raises(DataError, match="no crop"):
+        prepare([folder], tmp_path / "store", CropSettings(processes=1), overwrite=True)
+    assert len(CropStore.load(tmp_path / "store")) > 0
+    assert not (tmp_path / "store.partial").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    def write(count: int) -> None:
+        with CropWriter(tmp_path / "store", side_px=STORE_SIDE_PX, eye_distance=STORE_EYE_DISTANCE) as writer:
+            for _ in range(count):
+                writer.append(
+                    np.zeros((STORE_SIDE_PX, STORE_SIDE_PX, 3), np.uint8), template(STORE_SIDE_PX),
+                    person="a", source="b", kind=Kind.PHOTO, time_s=None, eye_distance_px=60.0,
+                )  # fmt: skip
+
+    with largest_file(2**18), pytest.raises(OutputError, match="store: cannot be written") as caught:
+        write(3)
+    assert "space" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+    with largest_file(100), pytest.raises(OutputError, match="cannot be written"):
+        write(0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_and_equally_named_sources_are_refused(tmp_path: Path) -> None:
