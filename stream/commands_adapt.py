@@ -14,11 +14,12 @@ from rich.table import Table
 from difffake.adapt import AdaptReport, AdaptSettings, Use, adapt, write
 from difffake.adapt.clips import LabelledClip
 from difffake.adapt.cross import Recipe
+from difffake.adapt.judging import SPECS
 from difffake.bundle import ARTIFACT_STILL, check_bundle_target
 from difffake.detector import Detector
 from difffake.errors import DataError, MissingExtraError
 from difffake.evaluation import Layout, Level
-from difffake.files import check_targets
+from difffake.files import check_apart, check_targets
 from difffake.settings import ScanSettings
 from engines.contract import Engine
 from stream.console import print_error, print_table, printable, progress_bar, results_console
@@ -88,6 +89,7 @@ def adapt_command(
     threads: ThreadsOption = 0,
 ) -> None:
     """Fit a small supervised head on labelled footage, judge it on people not seen, and write the bundle."""
+    check_apart([json, markdown], [])
     check_targets(json, markdown)
     check_bundle_target(out, overwrite=overwrite)
     settings = AdaptSettings(
@@ -163,11 +165,13 @@ def _show(report: AdaptReport, out: Path) -> None:
     table = Table(
         "footage", "score", "evidence", "frame", "5 s", "video", "TPR at 5 % FPR", title="AUC, groups not seen"
     )
+    # A head can be judged on fewer people than a calibration takes; the bundle then does not have its score.
+    specs = {**SPECS, **report.bundle.manifest.scores}
     for variant, scores in report.figures.items():
         for name, levels in scores.items():
             cells = [f"{levels[level].auc.value:.3f}" for level in (Level.FRAME, Level.WINDOW_5S, Level.VIDEO)]
             rate = f"{levels[Level.VIDEO].tpr_at_fpr[0.05].value:.2f}"
-            table.add_row(variant, name, report.bundle.manifest.scores[name].evidence, *cells, rate)
+            table.add_row(variant, name, specs[name].evidence, *cells, rate)
     print_table(results_console(), table)
     if report.probe.is_telling:
         print_error(

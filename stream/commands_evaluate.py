@@ -21,7 +21,7 @@ from difffake.evaluation import (
 )
 from difffake.evaluation import compare as compare_reports
 from difffake.faces.runtime import DetectorRuntime
-from difffake.files import check_targets
+from difffake.files import check_apart, check_targets
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import printable, progress_bar
@@ -70,6 +70,7 @@ def evaluate_command(
     threads: ThreadsOption = 0,
 ) -> None:
     """Score a data set of real and manipulated video, with intervals over people."""
+    check_apart([json, markdown], [split] if split else [])
     check_targets(json, markdown)
     settings = EvaluationSettings(
         layout=layout,

@@ -17,7 +17,7 @@ from difffake.evaluation.robustness import DEFAULT_FPS, DEFAULT_MAX_FRAMES, Robu
 from difffake.evaluation.robustness_report import robustness_markdown, write_robustness
 from difffake.evaluation.warming import warm
 from difffake.faces.runtime import DetectorRuntime
-from difffake.files import check_targets
+from difffake.files import check_apart, check_targets
 from difffake.settings import ScanSettings
 from engines.choose import EngineKind
 from stream.console import printable, progress_bar
@@ -75,6 +75,7 @@ def robustness_command(
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Processes that look at videos, which share the cores.")] = 1,
 ) -> None:
     """Judge a data set again after each of many things that streams do to pictures."""
+    check_apart([out, json], [split] if split else [])
     check_targets(out, json)
     conditions = conditions_named(condition or ())
     clips_conditions = (

@@ -301,6 +301,21 @@ def test_an_interrupt_before_the_command_has_begun_shows_no_traceback(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--layout", "folders", "--markdown", "{tmp}/report", "--json", "{tmp}/report"], "two results"),
+        (["evaluate", "--layout", "ffpp", "--split", "{tmp}/split", "--json", "{tmp}/split"], "it is read"),
+        (["robustness", "--layout", "folders", "--out", "{tmp}/report", "--json", "{tmp}/report"], "two results"),
+    ],
+)
+def test_a_report_takes_no_place_of_another_or_of_what_is_read(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*[a.replace("{tmp}", str(tmp_path)) for a in arguments], tmp_path) == OutputError.exit_code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["scan", "clip.mp4", "--json", "--threads", "1"],

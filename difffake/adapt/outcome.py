@@ -124,7 +124,7 @@ class Transfer:
             change = _mean_change(pairs)
             if change is not None and not change >= -allowed:
                 found.append(f"on {what} that it has not seen it is {change:+.3f} against {self.baseline}")
-        if self.false_windows > 0.10:
+        if not self.false_windows <= 0.10:
             found.append(f"{self.false_windows:.0%} of genuine windows of people it has not seen lie below p = .05")
         return found
 

@@ -78,7 +78,7 @@ def performance(
         nothing = Estimate(float("nan"), None)
         return Performance(nothing, nothing, dict.fromkeys(FPRS, nothing), real, fake, count)
     point = _figures(roc(truth, value[0]))
-    drawn = [_figures(roc(truth, value[0], weights)) for weights in _draws(groups, count, resampling)]
+    drawn = [_figures(roc(truth, value[0], weights)) for weights in _draws(truth, groups, resampling)]
     intervals = _intervals(np.concatenate(drawn, axis=1)) if drawn else [None] * len(point)
     area, rate, *found = (Estimate(float(p[0]), interval) for p, interval in zip(point, intervals, strict=True))
     return Performance(area, rate, dict(zip(FPRS, found, strict=True)), real, fake, count)
@@ -100,7 +100,7 @@ def paired_difference(
         return Difference(nan, nan, Estimate(nan, None), count)
     area_a, area_b = float(roc(truth, a).auc()[0]), float(roc(truth, b).auc()[0])
     drawn = [
-        roc(truth, a, weights).auc() - roc(truth, b, weights).auc() for weights in _draws(groups, count, resampling)
+        roc(truth, a, weights).auc() - roc(truth, b, weights).auc() for weights in _draws(truth, groups, resampling)
     ]
     interval = _intervals(np.concatenate(drawn)[None])[0] if drawn else None
     return Difference(area_a, area_b, Estimate(area_a - area_b, interval), count)
@@ -113,10 +113,12 @@ def _scored(labels: ArrayLike, people: ArrayLike, *scores: F64) -> tuple[NDArray
     return np.asarray(labels, dtype=np.int64)[keep], values[:, keep], groups
 
 
-def _draws(groups: NDArray[np.intp], count: int, resampling: Resampling) -> Iterator[F64]:
-    """Row weights (b, N), block by block. One person alone cannot be resampled: nothing is drawn."""
-    if count < 2:
+def _draws(truth: NDArray[np.int64], groups: NDArray[np.intp], resampling: Resampling) -> Iterator[F64]:
+    """Row weights (b, N), block by block. One person alone cannot be resampled, and no more can a class of one
+    person: all draws that hold the class hold the same, and would be sure of it. Then nothing is drawn."""
+    if min(len(np.unique(groups[truth == label])) for label in (0, 1)) < 2:
         return
+    count = int(groups.max()) + 1
     rng = np.random.default_rng(resampling.seed)
     times = rng.multinomial(count, np.full(count, 1.0 / count), size=resampling.draws)
     step = max(1, BLOCK // len(groups))

@@ -108,6 +108,11 @@ def list_items(layout: Layout, root: Path, *, compression: str = "c23", split: P
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder", hint=f"expected there: {EXPECTED[layout]}")
+    if split is not None and layout not in (Layout.FFPP, Layout.CELEBDF):
+        raise DataError(
+            f"the layout {layout.value} takes no split: all its videos would be judged, not those of {split}",
+            hint="leave --split out, or make a folder of the videos that count",
+        )
     reader = _Reader(layout, root)
     match layout:
         case Layout.FFPP:
@@ -273,7 +278,7 @@ def _dfdc(reader: _Reader) -> None:
     tables: list[tuple[Path, Callable[[Path], dict[str, Labelled]]]] = []
     for name, parse in parsers.items():
         tables += [(p, parse) for p in sorted(_bounded(reader.root.rglob(name))) if p.is_file()]
-    done: set[Path] = set()
+    done: dict[Path, int] = {}
     for table, parse in tables:
         for name, row in parse(table).items():
             places = (table.parent / name, table.parent / "videos" / name)
@@ -281,10 +286,15 @@ def _dfdc(reader: _Reader) -> None:
             if path is None:
                 reader.missing.append(reader.relative(table.parent / name))
             elif path not in done:
-                done.add(path)
+                done[path] = row.label
                 # A fake's original lies in the same folder; elsewhere files may share a name.
                 source = f"{table.parent.relative_to(reader.root).as_posix()}/{Path(row.original or name).stem}"
                 reader.add(Item(path, row.label, source, reader.relative(path), pair=source))
+            elif done[path] != row.label:
+                raise DataError(
+                    f"{table} and another table beside {path} do not agree on its label",
+                    hint="keep the one that is right",
+                )
     reader.notes.append(
         "DFDC publishes no person ids: videos are grouped by the original they were made from. One actor can "
         "be in several groups, so the intervals are too narrow."

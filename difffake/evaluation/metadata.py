@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,7 @@ from difffake.errors import DataError
 MAX_BYTES = 256 * 2**20
 MAX_ROWS = 500_000
 MAX_NAME = 512
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def celebdf_list(path: Path) -> dict[str, int]:
                 f"{path}, line {number}: cannot be read",
                 hint="expected lines such as: 1 YouTube-real/00170.mp4",
             )
-        found[_safe(path, name.strip())] = 1 - int(flag)
+        _add(path, found, _safe(path, name.strip()), 1 - int(flag))
     return found
 
 
@@ -92,8 +94,13 @@ def dfdc_csv(path: Path) -> dict[str, Labelled]:
             raise DataError(f"{path}: a row without a file name", hint=hint)
         label = _label(path, name, row.get("label"), hint)
         original = row.get("original") or None
-        found[_safe(path, name)] = Labelled(label, _safe(path, original) if original and label else None)
+        _add(path, found, _safe(path, name), Labelled(label, _safe(path, original) if original and label else None))
     return found
+
+
+def _add(path: Path, found: dict[str, _Row], name: str, row: _Row) -> None:
+    if found.setdefault(name, row) != row:
+        raise DataError(f"{path} says two things of {name[:MAX_NAME]}", hint="give each file one row")
 
 
 def _label(path: Path, name: str, told: str | int | None, hint: str) -> int:

@@ -51,6 +51,7 @@ class EvaluationSettings:
             ("max_frames", self.max_frames, 1, 1_000_000),
             ("anchor_frames", self.anchor_frames, 2, 1024),
             ("draws", self.draws, 0, 100_000),
+            ("seed", self.seed, 0, 2**32 - 1),
         ):
             if not low <= value <= high:
                 raise DataError(f"{name} is {value}", hint=f"choose {low} to {high}")

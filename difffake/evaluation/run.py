@@ -33,6 +33,7 @@ from difffake.scoring import Scorer
 from difffake.settings import ScanSettings
 
 BASELINE = "logit"
+ENOUGH_PEOPLE = 10
 NO_ANCHOR = "no anchor: no genuine video of the same stream, or too few good faces in its first third"
 
 Progress = Callable[[int, int, str], None]
@@ -259,7 +260,13 @@ def _judge(
         left_out=tuple(collected.left_out),
         frames=tuple(int(np.sum(rows[Level.FRAME].label == label)) for label in (REAL, FAKE)),
         anchored_pairs=_anchored_pairs(collected),
-        notes=(*listing.notes, *_notes(settings, scorer, names, scored), *_few_negatives(figures)),
+        notes=(
+            *listing.notes,
+            *_notes(settings, scorer, names, scored),
+            *_few_negatives(figures),
+            *_few_people(videos),
+            *_twins(collected),
+        ),
     )
 
 
@@ -311,6 +318,29 @@ def _few_negatives(performance: dict[str, dict[Level, Performance]]) -> Iterator
                 f"TPR at FPR {100 * fpr:g} % means 'without a single false alarm' where there are fewer than "
                 f"{1 / fpr:,.0f} real rows: {', '.join(few)}."
             )
+
+
+def _few_people(videos: Rows) -> Iterator[str]:
+    """A bootstrap of a handful of people draws hardly anything but what is there: its intervals do not cover."""
+    people = {name: len(set(videos.person[videos.label == label])) for label, name in ((REAL, "real"), (FAKE, "fake"))}
+    few = [f"{name} videos of {count}" for name, count in people.items() if count < ENOUGH_PEOPLE]
+    if few:
+        yield f"Intervals over fewer than {ENOUGH_PEOPLE} people are too narrow: {', '.join(few)}."
+
+
+def _twins(collected: Collected) -> Iterator[str]:
+    """Files that score alike to the last bit in every frame: the same footage under two names, or two labels."""
+    first: dict[bytes, Item] = {}
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for item, clip in zip(collected.items, collected.clips, strict=True):
+        if BASELINE in clip.scores:
+            twin = first.setdefault(clip.time_s.tobytes() + clip.scores[BASELINE].tobytes(), item)
+            if twin is not item:
+                found[twin.label == item.label].append(f"{twin.video} and {item.video}")
+    for alike, why in ((False, "real and fake at once"), (True, "counted twice")):
+        if pairs := found[alike]:
+            more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+            yield f"The same footage, {why}: {'; '.join(pairs[:3])}{more}."
 
 
 def _notes(settings: EvaluationSettings, scorer: Scorer, names: list[str], scored: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from difffake.evaluation import EvaluationSettings, Layout, Level, evaluate
 from difffake.evaluation.features import Features
 from difffake.evaluation.layouts import FAKE, REAL, Item
 from difffake.scoring import Scorer
+from stream import commands_adapt
 
 PEOPLE = 12
 FRAMES = 24
@@ -136,6 +138,26 @@ def test_a_head_that_reads_no_pictures_is_calibrated_on_none(folders: Path, tmp_
     assert video.people == PEOPLE
     both = adapt(settings(folders, tmp_path / "cache", crfs=(), stills=True), detector, tmp_path / "both", photos)
     assert both.bundle.calibrations["supervised"].people == PEOPLE + 20
+
+
+def test_a_score_of_too_few_people_to_be_calibrated_is_shown_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folders(tmp_path)
+    for person in range(6, PEOPLE):  # too short for an anchor
+        for folder in ("real", f"tool{person % 2}"):
+            write_video(tmp_path / folder / f"p{person}.mp4", [(90 + person, 120, 130)] * 4)
+    detector = ColourDetector(colour_bundle(tmp_path / "before"))
+    report = adapt(settings(tmp_path, tmp_path / "cache", crfs=()), detector, tmp_path / "after")
+    assert "supervised_minus_anchor" in report.figures["as recorded"]
+    assert "supervised_minus_anchor" not in report.bundle.manifest.scores
+    commands_adapt._show(report, tmp_path / "after")
+    assert report.bundle.model_id in capsys.readouterr().out
+
+
+def test_what_cannot_be_known_speaks_against_a_head(adapted: AdaptReport) -> None:
+    unknown = replace(adapted.transfer["artifact"], false_windows=float("nan"))
+    assert not unknown.helps
 
 
 def test_genuine_clips_unlike_the_footage_count_among_the_false_alarms(folders: Path, tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ def test_one_person_or_one_class_has_no_interval() -> None:
     assert (nothing.real, nothing.fake, nothing.people) == (0, 0, 0)
 
 
+def test_a_class_of_one_person_has_no_interval() -> None:
+    labels, scores = [0, 0, 0, 1, 1, 1], [0.1, 0.5, 0.2, 0.3, 0.6, 0.4]
+    found = performance(labels, scores, ["a", "b", "c", "d", "d", "d"], FEW)
+    assert found.auc.value == auc(labels, scores)
+    assert found.auc.interval is None
+    assert (
+        paired_difference(labels, scores, scores[::-1], ["a", "b", "c", "d", "d", "d"], FEW).difference.interval is None
+    )
+    assert performance(labels, scores, ["a", "b", "c", "d", "d", "e"], FEW).auc.interval is not None
+
+
 def test_no_draws_give_no_interval() -> None:
     assert performance([0, 1, 0, 1], [0, 1, 0, 1], ["a", "a", "b", "b"], Resampling(0)).auc.interval is None
 

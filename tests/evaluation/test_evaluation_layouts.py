@@ -204,12 +204,30 @@ def test_dfdc_labels_and_test_metadata(tmp_path: Path) -> None:
         ("labels.csv", "file,label\na.mp4,1\n", "without a file name"),
         ("labels.csv", "filename,label\na.mp4,2\n", "no label"),
         ("labels.csv", 'filename,label\n"a.mp4,1\n', "not a table"),
+        ("labels.csv", "filename;label\r\na.mp4;1\r\n", "without a file name"),
+        ("labels.csv", "filename,label\r\na.mp4,1\r\nb.mp4,0\r\na.mp4,0\r\n", "says two things of a.mp4"),
     ],
 )
 def test_dfdc_hostile_metadata(tmp_path: Path, name: str, content: str, message: str) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / name).write_text(content, "utf-8", "surrogateescape")
     with pytest.raises(DataError, match=message):
+        list_items(Layout.DFDC, tmp_path)
+
+
+def test_a_split_that_a_layout_cannot_take(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.mp4", "fake/a.mp4")
+    with pytest.raises(DataError, match="folders takes no split"):
+        list_items(Layout.FOLDERS, tmp_path, split=tmp_path / "test.json")
+
+
+def test_two_tables_that_do_not_agree(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "metadata.json").write_text('{"a.mp4": {"label": "FAKE"}, "b.mp4": {"label": "REAL"}}')
+    (tmp_path / "labels.csv").write_text("filename,label\na.mp4,1\nb.mp4,0\n")
+    assert len(list_items(Layout.DFDC, tmp_path).items) == 2
+    (tmp_path / "labels.csv").write_text("filename,label\na.mp4,1\nb.mp4,1\n")
+    with pytest.raises(DataError, match="do not agree"):
         list_items(Layout.DFDC, tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +230,22 @@ def test_without_genuine_counterparts_anchored_scores_are_left_out(
     assert report.performance["logit"][Level.VIDEO].auc.value == 1.0
 
 
+def test_few_people_and_the_same_footage_twice_are_told(tmp_path: Path, write_video: WriteVideo, detector: Any) -> None:
+    root = tmp_path / "folders"
+    for i in range(3):
+        write_video(root / f"real/r{i}.mp4", [(60 + i * 9, 90, 60)] * 16)
+        write_video(root / f"fake/f{i}.mp4", [(120 + i * 9, 90, 60)] * 16)
+    shutil.copy(root / "real/r0.mp4", root / "fake/wrong.mp4")
+    shutil.copy(root / "fake/f1.mp4", root / "fake/twice.mp4")
+    report = evaluate(settings(root, layout=Layout.FOLDERS), detector)
+    told = [note for note in report.notes if "same footage" in note or "too narrow" in note]
+    assert told == [
+        "Intervals over fewer than 10 people are too narrow: real videos of 3, fake videos of 5.",
+        "The same footage, real and fake at once: real/r0.mp4 and fake/wrong.mp4.",
+        "The same footage, counted twice: fake/f1.mp4 and fake/twice.mp4.",
+    ]
+
+
 def test_the_most_suspicious_face_has_no_anchor(pairs: Path, detector: Any) -> None:
     report = evaluate(settings(pairs, subject=Subject.MOST_SUSPICIOUS), detector)
     assert "logit_minus_anchor" not in report.performance
@@ -279,7 +296,7 @@ def test_a_class_without_any_face_is_an_error(tmp_path: Path, write_video: Write
         evaluate(settings(root, layout=Layout.FOLDERS), detector)
 
 
-@pytest.mark.parametrize("wrong", [{"fps": 0.0}, {"max_frames": 0}, {"anchor_frames": 1}, {"draws": -1}])
+@pytest.mark.parametrize("wrong", [{"fps": 0.0}, {"max_frames": 0}, {"anchor_frames": 1}, {"draws": -1}, {"seed": -1}])
 def test_settings_are_bounded(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=next(iter(wrong))):
         settings(tmp_path, **wrong)
