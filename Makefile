@@ -57,10 +57,10 @@ bench-gpu: ## measure engines on an NVIDIA GPU; results in benchmarks/results/gp
 
 # Real footage is not in the repository: name folders of it in CLIPS, recorded swaps beside their originals in SWAPS, clips
 # of one person in SAME (a,b c,d), clips that show several people in SKIP. What was looked at is kept in .cache/evaluation.
-simulate-alerts: .venv/dev ## false alerts against their budget, and time to detect: CLIPS=folder [SWAPS=folder] [SAME=a,b] [SKIP=a]
+simulate-alerts: .venv/dev ## false alerts against their budget, and time to detect: CLIPS=folder [SWAPS=folder] [SAME=a,b] [SKIP=a] [OUT=path]
 	@test -n "$(CLIPS)" || { echo "name folders of real videos: make simulate-alerts CLIPS=FOLDER" >&2; exit 2; }
 	@nice -n 10 $(BIN)/python benchmarks/simulate_alerts.py $(CLIPS) $(if $(SWAPS),--side-by-side $(SWAPS)) \
-	  $(SAME:%=--same %) $(SKIP:%=--skip %) --out benchmarks/results/simulate_alerts
+	  $(SAME:%=--same %) $(SKIP:%=--skip %) --out $(or $(OUT),benchmarks/results/simulate_alerts)
 
 docs: .venv/dev ## rewrite the pages and pictures that are made from code
 	@scripts/docs.sh $(BIN)

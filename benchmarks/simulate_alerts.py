@@ -243,10 +243,19 @@ def _seconds(stretches: Sequence[Stretch]) -> float:
     return float(sum(len(s.log_p) for s in stretches))
 
 
-def _settings(options: argparse.Namespace) -> AlertSettings:
+def _require(stretches: Sequence[Stretch], footage: Footage, parser: argparse.ArgumentParser) -> None:
+    """End where nothing is left to look at."""
+    if not stretches:
+        why = sorted({f"{out['clip']}: {out['reason']}" for out in footage.left_out})
+        parser.error(f"no clip can be used ({'; '.join(why[:5])}). Give clips of one face, of 10 s and more")
+
+
+def _settings(options: argparse.Namespace, parser: argparse.ArgumentParser) -> AlertSettings:
     settings = AlertSettings()
     changed: dict[str, Tuning] = {}
     for name, kappa, seconds in options.tuning:
+        if name not in EVIDENCES or not all(part.replace(".", "", 1).isdigit() for part in (kappa, seconds)):
+            parser.error(f"--tuning {name} {kappa} {seconds}: one of {', '.join(EVIDENCES)} and two numbers")
         changed[name] = msgspec.structs.replace(
             settings.tuning(name), kappa=float(kappa), decorrelation_s=float(seconds)
         )
@@ -278,15 +287,28 @@ def main(arguments: list[str] | None = None) -> None:
     items = clips_in(options.clips, set(options.skip))
     setting = [i for i in items if sets_constants(people.get(i.video, i.person))]
     judging = [i for i in items if not sets_constants(people.get(i.video, i.person))]
-    settings, rng = _settings(options), np.random.default_rng(options.seed)
+    missing = [str(path) for path in options.clips if not path.exists()]
+    judges = {people.get(i.video, i.person) for i in judging}
+    if missing:
+        parser.error(f"there is no {missing[0]}")
+    if not setting or (not options.fit and len(judges) < 2):
+        parser.error(
+            f"of {len(items)} videos, {len(setting)} are of people who set constants and {len(judges)} people judge: "
+            "a hash of their names decides. Give videos of more people, each file (not folder) named after its person"
+        )
+    if not options.days > 0 or math.isinf(options.days) or options.repeats < 1:
+        parser.error("--days and --repeats must be above 0")
+    settings, rng = _settings(options, parser), np.random.default_rng(options.seed)
     with Detector.load(options.bundle, ScanSettings(threads=options.threads)) as detector:
         footage = Footage(detector, options.cache)
         known = footage.real(setting, people)
+        _require(known, footage, parser)
         constants = fitted(known, footage.other_encode(setting, people, _OTHER))
         if options.fit:
             print(json.dumps(constants, indent=1))
             return
         natural = {"judging clips": footage.real(judging, people)}
+        _require(natural["judging clips"], footage, parser)
         swaps = {"made: another face laid on": footage.swapped(judging, people)}
         bent = {f"{c}, anchor as recorded": footage.other_encode(judging, people, c) for c in (_OTHER,)}
         if options.side_by_side is not None:
