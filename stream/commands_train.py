@@ -15,7 +15,7 @@ from rich.table import Table
 
 from difffake.density import Covariance
 from difffake.errors import DataError, MissingExtraError
-from difffake.files import check_targets, write_whole
+from difffake.files import check_targets, write_whole, writing
 from stream.console import print_table, printable, progress_bar, results_console
 
 #: Of the embeddings of an extractor and of its export: all that rounding leaves.
@@ -43,7 +43,9 @@ def crops(
     """Find and align the main face of every picture and clip."""
     _require_extra()
     from difffake.training.crops import prepare, skipped_in_words
+    from difffake.training.store import GENERATOR_FOLDER
 
+    had_generator = overwrite and (out / GENERATOR_FOLDER).exists()
     with progress_bar(TextColumn("{task.completed} files, {task.fields[kept]} faces")) as bar:
         task = bar.add_task("aligning faces", total=None, kept=0)
         store = prepare(
@@ -52,6 +54,10 @@ def crops(
     typer.echo(f"{len(store)} faces of {len(store.names)} people in {out}")
     if passed_over := skipped_in_words(store.skipped):
         typer.echo(printable(passed_over), err=True)
+    if had_generator:
+        typer.echo(
+            f"the face generator of the old store is gone with it; next: difffake train-generator {out}", err=True
+        )
 
 
 def train_generator(
@@ -71,16 +77,16 @@ def train_generator(
     from difffake.training.split import split_people
     from difffake.training.store import GENERATOR_FOLDER, CropStore
 
-    faces = CropStore.load(store)
-    rows = split_people(faces, seed=seed, clip_shares=clip_shares).train
     settings = GeneratorSettings(minutes=minutes, seed=seed, threads=threads)
+    faces = CropStore.load(store, with_generator=False)  # one that is damaged is made again
+    rows = split_people(faces, seed=seed, clip_shares=clip_shares).train
     with progress_bar(TextColumn("{task.fields[note]}"), TimeRemainingColumn()) as bar:
         task = bar.add_task("training generators", total=1.0, note="")
 
         def show(share: float, swapper: float, redrawer: float) -> None:
             bar.update(task, completed=share, note=f"loss of the swapper {swapper:.3f}, of the redrawer {redrawer:.3f}")
 
-        made = run(faces, rows, store / GENERATOR_FOLDER, settings, show)
+        made = run(faces, rows, store / GENERATOR_FOLDER, settings, show, clip_shares=clip_shares)
     typer.echo(f"{made.steps} steps on {made.faces} faces of {made.people} people; {store / GENERATOR_FOLDER}")
 
 
@@ -250,13 +256,16 @@ def contact_sheet(
     from difffake.training.split import bank_of
     from difffake.training.store import CropStore
 
+    if seed < 0:
+        raise typer.BadParameter("--seed must not be below 0")
     faces = CropStore.load(store)
     usable = usable_landmarks(faces.landmarks, faces.crops.shape[1])
     chosen = usable & np.char.startswith(faces.person_names(), people)
     if not chosen.any():
         raise DataError(f"nobody in {store} has a key that begins with {people!r}", hint="leave --people out")
-    for path in write_contact_sheets(bank_of(faces, np.flatnonzero(chosen)), out, seed=seed):
-        typer.echo(path)
+    with writing(out):
+        for path in write_contact_sheets(bank_of(faces, np.flatnonzero(chosen)), out, seed=seed):
+            typer.echo(path)
 
 
 def _is_json(value: object) -> TypeGuard[str]:

@@ -28,7 +28,10 @@ _FILES = ("swapper", "redrawer")
 
 
 class GeneratorManifest(msgspec.Struct, frozen=True):
-    """``generator.json``: SHA-256 of the networks by name, and how they came about."""
+    """``generator.json``: SHA-256 of the networks by name, and how they came about.
+
+    ``seed`` and ``clip_shares`` say whose faces it has seen (`difffake.training.split`); None where that is not known.
+    """
 
     version: int
     sha256: dict[str, str]
@@ -36,6 +39,8 @@ class GeneratorManifest(msgspec.Struct, frozen=True):
     faces: int
     steps: int
     minutes: float
+    seed: int | None = None
+    clip_shares: tuple[float, float, float] | None = None
 
 
 @dataclass(slots=True, eq=False)

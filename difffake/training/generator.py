@@ -9,6 +9,8 @@ texture: with L1 and SSIM alone they are blurred, and real swaps are not.
 from __future__ import annotations
 
 import hashlib
+import math
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from difffake.errors import DataError
+from difffake.files import writing
 from difffake.pseudofake.colour import jitter_colour
 from difffake.pseudofake.generator import FACE_PX, GeneratorManifest, take_face
 from difffake.training.batches import _start_worker
@@ -73,6 +76,19 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     threads: int = 1
     precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        if not (
+            0 < self.minutes < math.inf and self.lr > 0 and 0 <= self.critic_after <= 1 and self.critic_weight >= 0
+        ):
+            raise DataError(
+                f"{self.minutes} minutes of training, or a rate of it, is out of its range",
+                hint="give more than nothing",
+            )
+        if min(self.batch, self.threads) < 1 or self.seed < 0:
+            raise DataError(
+                "a count of the generators' training is out of its range", hint="batch, threads >= 1; seed >= 0"
+            )
 
 
 #: Called after every step with the share of the budget spent, and the losses of swapper and redrawer.
@@ -124,14 +140,17 @@ def train_generator(
     out: Path,
     settings: GeneratorSettings | None = None,
     progress: Progress | None = None,
+    *,
+    clip_shares: tuple[float, float, float] | None = None,
 ) -> GeneratorManifest:
     """Train swapper and redrawer on the crops ``rows`` of a store and write them into the folder ``out``.
 
     Give the people who train the extractor and nobody else: fakes of held-out people must come from a generator that
-    never saw them.
+    never saw them. ``clip_shares`` by which ``rows`` were chosen is written down, so that nobody mixes them up.
 
     Raises:
         DataError: fewer than two people, or a loss that is no number.
+        OutputError: the folder cannot be written; what was in it still is.
     """
     settings = settings or GeneratorSettings()
     if len(rows) > MAX_FACES:
@@ -160,7 +179,16 @@ def train_generator(
             raise DataError(f"the generators' loss of step {step} is {losses}", hint="lower lr or critic_weight")
         if progress is not None:
             progress(spent, *losses)
-    return _write(nets, out, people=len(np.unique(people)), faces=len(rows), steps=step, minutes=settings.minutes)
+    made = GeneratorManifest(
+        VERSION, {}, len(np.unique(people)), len(rows), step, settings.minutes, settings.seed, clip_shares
+    )
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with writing(out):
+        made = _write(nets, partial, made)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.replace(out)
+    return made
 
 
 class _Nets:
@@ -206,7 +234,7 @@ class _Nets:
         return losses[0].item(), losses[1].item()
 
 
-def _write(nets: _Nets, out: Path, *, people: int, faces: int, steps: int, minutes: float) -> GeneratorManifest:
+def _write(nets: _Nets, out: Path, made: GeneratorManifest) -> GeneratorManifest:
     out.mkdir(parents=True, exist_ok=True)
     face = torch.zeros(2, FACE_PX, FACE_PX, 3, dtype=torch.uint8)
     mix = torch.zeros(2)
@@ -224,6 +252,6 @@ def _write(nets: _Nets, out: Path, *, people: int, faces: int, steps: int, minut
                 dynamic_axes={key: {0: "batch"} for key in [*inputs, "drawn"]}, opset_version=17, dynamo=False,
             )  # fmt: skip
         hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest = GeneratorManifest(VERSION, hashes, people, faces, steps, minutes)
+    manifest = msgspec.structs.replace(made, sha256=hashes)
     (out / "generator.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
     return manifest

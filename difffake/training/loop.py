@@ -99,6 +99,7 @@ def train(
         OutputError: the folder cannot be written; the last checkpoint in it is sound.
     """
     split = split or split_people(store, seed=settings.seed, clip_shares=settings.clip_shares or CLIP_SHARES)
+    _require_same_division(store, settings)
     device = _device(settings.device)
     for rows, use in ((split.train, "train on"), (split.validate, "validate on")):
         if not len(rows):
@@ -119,6 +120,19 @@ def train(
         write_whole(out_dir / "settings.json", msgspec.json.format(msgspec.json.encode(settings)))
         run = _Run(settings, state, held_out, out_dir, device, RunLog(out_dir / "log.jsonl", state.step))
         return run.go(batches, stop, progress)
+
+
+def _require_same_division(store: CropStore, settings: TrainSettings) -> None:
+    """Fakes of people who are held out must not come from a generator that has seen them."""
+    made = store.generator.manifest if store.generator is not None else None
+    if made is None or made.clip_shares is None or settings.clip_shares is None:
+        return
+    if (made.seed, made.clip_shares) != (settings.seed, settings.clip_shares):
+        raise DataError(
+            f"the store's face generator was trained with seed {made.seed} and --clip-shares "
+            f"{' '.join(map(str, made.clip_shares))}: it has seen people whom this run holds out",
+            hint="train with the same, or make it again: difffake train-generator STORE",
+        )
 
 
 def _batches(store: CropStore, rows: npt.NDArray[np.int64], settings: TrainSettings) -> PairBatches:

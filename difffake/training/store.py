@@ -88,8 +88,12 @@ class CropStore:
         return np.array(self.names)[self.people]
 
     @staticmethod
-    def load(path: Path) -> CropStore:
+    def load(path: Path, *, with_generator: bool = True) -> CropStore:
         """Open a store that `CropWriter` (through `difffake.training.crops.prepare`) has written.
+
+        Args:
+            path: its folder.
+            with_generator: open the face generators in it, too, if there are any.
 
         Raises:
             DataError: no store, a damaged one, or one without a single crop.
@@ -103,7 +107,7 @@ class CropStore:
             size = (path / "crops.u8").stat().st_size
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise DataError(f"{path} is no crop store: {error}", hint=hint) from error
-        n, side = len(meta.person), meta.side_px
+        n, side, generator = len(meta.person), meta.side_px, path / GENERATOR_FOLDER
         if meta.version != VERSION or not 0 < side <= MAX_SIDE_PX:
             raise DataError(f"{path} is a crop store of version {meta.version}, not {VERSION}", hint=hint)
         if n == 0:
@@ -127,7 +131,7 @@ class CropStore:
             is_video=np.array([kind is Kind.VIDEO for kind in meta.kind]),
             time_s=np.array([np.nan if t is None else t for t in meta.time_s], np.float32),
             eye_distance_px=np.array(meta.eye_distance_px, np.float32),
-            generator=FaceGenerator.load(path / GENERATOR_FOLDER) if (path / GENERATOR_FOLDER).exists() else None,
+            generator=FaceGenerator.load(generator) if with_generator and generator.exists() else None,
             skipped=meta.skipped,
         )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import run
 
-from difffake.errors import DataError
+from difffake.errors import DataError, OutputError
 from difffake.pseudofake import FaceGenerator
+from difffake.training import generator
 from difffake.training.generator import FacePairs, GeneratorSettings, train_generator
 from difffake.training.generator_net import Redrawer, Swapper, drawing_loss
 from difffake.training.split import bank_of
@@ -33,6 +37,41 @@ def test_a_store_keeps_its_generator_and_banks_carry_it(store: CropStore, tmp_pa
     assert again.generator.manifest == made
     bank = bank_of(again, np.arange(len(again)))
     assert isinstance(bank.generator, FaceGenerator)
+
+
+def test_a_generator_that_was_torn_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from faces_on_disk import drawn_store
+
+    folder = tmp_path / "store"
+    drawn_store(folder, people=30, photos=2, clips=0)
+    (folder / GENERATOR_FOLDER).mkdir()
+    (folder / GENERATOR_FOLDER / "swapper.onnx").write_bytes(b"half")
+    make = ["train-generator", folder, "--minutes", "0.03", "--threads", "1", "--clip-shares", "0.4", "0.1", "0.5"]
+    assert run(*make) == 0
+    made = CropStore.load(folder).generator
+    assert made is not None
+    assert (made.manifest.seed, made.manifest.clip_shares) == (0, (0.4, 0.1, 0.5))
+    # Who is held out by the run must be held out from its generator.
+    assert run("train", folder, "--out", tmp_path / "run", "--images", "8", "--no-pretrained") == DataError.exit_code
+    assert "seed 0 and --clip-shares 0.4 0.1 0.5: it has seen people whom this run holds out" in capsys.readouterr().err
+    # One that fails while it is written leaves the one that was there.
+    monkeypatch.setattr(generator.torch.onnx, "export", _full_disk)
+    assert run(*make) == OutputError.exit_code
+    kept = CropStore.load(folder).generator
+    assert kept is not None
+    assert kept.manifest == made.manifest
+
+
+def _full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("wrong", [{"minutes": 0.0}, {"minutes": float("nan")}, {"seed": -1}, {"threads": 0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(DataError, match="out of its range"):
+        GeneratorSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_one_person_is_too_few(store: CropStore, tmp_path: Path) -> None:
