@@ -12,6 +12,7 @@ from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
 from difffake.errors import DataError, MissingExtraError
+from difffake.files import check_targets
 from stream.console import print_error, print_table, printable, progress_bar, results_console
 
 
@@ -40,6 +41,7 @@ def fit_identity(
             f"fitting needs a package that is not installed: {error.name}", hint="pip install 'difffake[train]'"
         ) from error
     from difffake.bundle import Bundle, check_bundle_target
+    from difffake.evaluation.seen import file_digest
     from difffake.faces import CenterFace
     from difffake.training.fit_identity import KINDS, LEVELS, STATISTICS, IdentitySettings, add_identity
     from difffake.training.fit_identity import fit_identity as fit
@@ -49,10 +51,15 @@ def fit_identity(
 
     if statistic not in STATISTICS:
         raise typer.BadParameter(f"{statistic!r}: one of {', '.join(STATISTICS)}")
-    old = Bundle.load(bundle)
+    if seed < 0:
+        raise typer.BadParameter("--seed must not be below 0")
+    if not identity.is_file():
+        raise DataError(f"there is no identity network {identity}", hint="make it with scripts/make_identity.py")
+    old, digest = Bundle.load(bundle), file_digest(identity)
     check_bundle_target(out, overwrite=overwrite)
+    check_targets(faces)
     if faces is not None and faces.is_file():
-        embedded = IdentityFaces.load(faces)
+        embedded = IdentityFaces.load(faces, network=digest)
     else:
         crops, detector, skipped = CropStore.load(store), CenterFace(), Counter[str]()
         photos = several_photos(crops)
@@ -70,7 +77,7 @@ def fit_identity(
             print_error(DataError(f"left out, {count} times: {reason}", hint="the others are used"))
         embedded = IdentityFaces.join(parts)
         if faces is not None:
-            embedded.save(faces)
+            embedded.save(faces, network=digest)
     fitted = fit(embedded, IdentitySettings(statistic=statistic, seed=seed))
     made = add_identity(old, identity, fitted, out, training={"data": data, "network": network})
     table = Table("anchor from", "people", *(f"{statistic} at p = {level:g}" for level in LEVELS), "TPR at 1 % FPR")

@@ -77,6 +77,10 @@ class AdaptSettings:
         for times, what in ((self.recipe.towards_logit, "the logit"), (self.towards_length, "the difference's size")):
             if not 0 <= times <= 1000:
                 raise DataError(f"{times} times {what}", hint="choose 0 (not) to 1000")
+        if not 0 <= self.draws <= 100_000 or self.recipe.seed < 0:
+            raise DataError(
+                f"{self.draws} draws, seed {self.recipe.seed}", hint="choose 0 to 100000 draws, a seed from 0"
+            )
         if not 0.01 <= self.fps <= 1000 or not 1 <= self.max_frames <= 1_000_000:
             raise DataError(f"{self.fps} frames a second, {self.max_frames} of a video", hint="choose more, or fewer")
 

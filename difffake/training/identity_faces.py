@@ -7,6 +7,7 @@ always through the same face detector, tracker and quality gate as a scan.
 from __future__ import annotations
 
 import dataclasses
+import io
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from difffake.errors import DataError, DiffFakeError
 from difffake.evaluation.recompress import Codec, Recompression, recompress
 from difffake.faces import FaceDetector
 from difffake.faces.finder import EveryFrame
+from difffake.files import write_whole
 from difffake.identity import align_identity
 from difffake.observe import Observations, observe
 from difffake.pseudofake import degrade
@@ -85,24 +87,43 @@ class IdentityFaces:
         """``(N,)``: whether the face was taken from a clip."""
         return np.isfinite(self.time_s)
 
-    def save(self, path: Path) -> None:
-        """Keep them in an ``.npz`` file, to fit again without embedding again."""
-        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+    def save(self, path: Path, *, network: str = "") -> None:
+        """Keep them in an ``.npz`` file, to fit again without embedding again.
 
-    @staticmethod
-    def load(path: Path) -> IdentityFaces:
-        """Read what `save` has written.
+        Args:
+            path: the file.
+            network: the digest of the network that they are from.
 
         Raises:
-            DataError: no such file, or not all of it.
+            OutputError: it cannot be written.
+        """
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        packed = io.BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, network=np.array(network), **arrays)
+        write_whole(path, packed.getvalue())
+
+    @staticmethod
+    def load(path: Path, *, network: str = "") -> IdentityFaces:
+        """Read what `save` has written.
+
+        Args:
+            path: the file.
+            network: the digest of the network that they must be from; empty: of any.
+
+        Raises:
+            DataError: no such file, not all of it, or faces as another network sees them.
         """
         hint = "embed the clips and photos again"
         try:
             with np.load(path, allow_pickle=False) as stored:
                 faces = IdentityFaces(*(stored[f.name] for f in dataclasses.fields(IdentityFaces)))
+                before = str(stored["network"]) if "network" in stored else ""
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path.name} holds no identity embeddings: {error}", hint=hint) from error
+        if network and before and network != before:
+            raise DataError(
+                f"{path.name} holds faces as another network sees them", hint="name a new file, or remove it"
+            )
         rows = {len(getattr(faces, f.name)) for f in dataclasses.fields(faces)}
         if len(rows) != 1 or faces.identity.ndim != 2 or not np.isfinite(faces.identity).all():
             raise DataError(f"the arrays of {path.name} do not fit each other", hint=hint)

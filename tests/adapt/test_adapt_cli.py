@@ -88,6 +88,8 @@ def test_a_bundle_that_is_there_is_not_replaced_unasked(
         (("--data", "side-by-side=."), DataError.exit_code, "no real video"),
         (("--real", ".", "--fake", ".", "--crf", "99"), DataError.exit_code, "CRF of 99"),
         (("--real", ".", "--fake", ".", "--pseudo-share", "1"), DataError.exit_code, "share"),
+        (("--real", ".", "--fake", ".", "--seed", "-1"), DataError.exit_code, "seed -1"),
+        (("--real", ".", "--fake", ".", "--draws", "-1"), DataError.exit_code, "-1 draws"),
     ],
 )
 def test_wrong_usage_is_told(

@@ -217,6 +217,19 @@ def test_the_command_fits_kept_embeddings_again(faces: IdentityFaces, network: P
     assert made.manifest.training["identity"]["data"] == "drawn numbers"
 
 
+def test_the_command_takes_no_embeddings_of_another_network(
+    faces: IdentityFaces, network: Path, tmp_path: Path
+) -> None:
+    faces.save(tmp_path / "faces.npz", network="of another")
+    write_tiny_bundle(tmp_path / "old")
+    words = ["nowhere", "nothing", "--bundle", tmp_path / "old", "--identity", network, "--out", tmp_path / "new"]
+    app = typer.Typer()
+    app.command()(fit_identity_command)
+    with pytest.raises(DataError, match="another network"):
+        CliRunner().invoke(app, [*map(str, words), "--faces", str(tmp_path / "faces.npz")], catch_exceptions=False)
+    assert CliRunner().invoke(app, [*map(str, words), "--seed", "-1"], catch_exceptions=False).exit_code == 2
+
+
 def test_a_network_of_another_size_is_refused(tmp_path: Path) -> None:
     fitted = fit_identity(real_people(), msgspec.structs.replace(SETTINGS, statistic="differential"))
     other = tmp_path / "other.onnx"

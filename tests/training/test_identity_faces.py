@@ -130,6 +130,17 @@ def test_embeddings_are_kept_exactly(observed: tuple[IdentityFaces, Counter[str]
         np.testing.assert_array_equal(getattr(again, name), getattr(faces, name))
 
 
+def test_faces_of_another_network_are_not_taken(observed: tuple[IdentityFaces, Counter[str]], tmp_path: Path) -> None:
+    faces, _ = observed
+    kept = tmp_path / "kept"  # as it was called, without another ending
+    faces.save(kept, network="abc")
+    assert len(IdentityFaces.load(kept, network="abc")) == len(faces)
+    with pytest.raises(DataError, match="another network"):
+        IdentityFaces.load(kept, network="def")
+    faces.save(kept)  # as those of before were
+    assert len(IdentityFaces.load(kept, network="def")) == len(faces)
+
+
 @pytest.mark.parametrize("damage", ["nothing there", "no npz", "an array is missing", "rows differ"])
 def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "faces.npz"
