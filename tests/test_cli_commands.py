@@ -143,7 +143,9 @@ def test_a_folder_that_cannot_be_made_is_no_fault_to_report(
     (tmp_path / "file").touch()
     assert run(*[a.replace("{tmp}", str(tmp_path)) for a in arguments]) == 18
     told = capsys.readouterr().err
-    assert re.search(rf"^error: {tmp_path}/file\S*: (cannot be written \()?not a directory\)?\. Check the folder", told, re.MULTILINE)
+    assert re.search(
+        rf"^error: {tmp_path}/file\S*: (cannot be written \()?not a directory\)?\. Check the folder", told, re.MULTILINE
+    )
     assert "report this" not in told
 
 
