@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import unquote
 
 import av
@@ -88,8 +86,7 @@ def check_readable(path: Path) -> None:
 
 
 class HeldFile:
-    """A file that is held open while it is read, so that it can be said at the end which bytes those were; use as a
-    context manager, or call `close`.
+    """A file that is held open until `close`, so that it can be said at the end which bytes were read.
 
     Raises:
         MediaNotFoundError: it cannot be opened.
@@ -151,14 +148,6 @@ class HeldFile:
     def close(self) -> None:
         """Let go of it."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def bytes_at(url: str, is_wanted: Callable[[bytes], bool], timeout: tuple[float, float]) -> bytes:

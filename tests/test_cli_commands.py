@@ -354,3 +354,16 @@ def test_a_value_may_begin_with_dashes_where_that_is_meant(
     assert run("scan", "--json=--threads", "--quiet", "--", "--clip.mp4") == 10
     assert "--clip.mp4" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["--threads"]
+
+
+def test_the_commands_load_without_torch() -> None:
+    code = """
+import sys, typer.main, stream.cli
+dict(typer.main.get_group(stream.cli.app).commands)
+sys.exit(any(m in sys.modules for m in ("torch", "sklearn", "onnx", "tensorrt")))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    version = subprocess.run(
+        [sys.executable, "-m", "stream.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert version.stdout.startswith("difffake ")
