@@ -15,6 +15,7 @@ from stream.broker.contract import REFUSED, Record, TopicPartition
 from stream.checkpoint import Restored
 from stream.commands_log import Pending
 from stream.decode import DecoderState, DecodeSettings, StreamDecoder
+from stream.decode.timeline import BELIEVED_S
 from stream.gears import Gears, GearSettings, GearState
 from stream.live import LiveModels, LiveSettings, LiveStream
 from stream.messages import AnchorsRecord, StateKey, StateRecord, digest_of
@@ -22,8 +23,6 @@ from stream.messages.codec import UNREADABLE, MessageError
 from stream.metrics.coverage import Coverage
 
 MAX_STREAM_ID_BYTES = 1024
-#: The year 2011, in which Kafka was first released: no record's timestamp before it is believed, s since the epoch.
-BELIEVED_S = 1_293_840_000.0
 #: States deleted in one commit: a transaction must not grow with how long a worker was away.
 MAX_GOING = 1000
 

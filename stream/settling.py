@@ -11,10 +11,11 @@ from time import monotonic
 from stream.broker.contract import Record, TopicPartition
 from stream.checkpoint import Checkpoint
 from stream.decode import Gear
+from stream.decode.timeline import BELIEVED_S
 from stream.intake import Intake, StreamKey
 from stream.metrics.instruments import Metrics
 from stream.outcome import Outcome, Teller
-from stream.partition import BELIEVED_S, Partition, StreamState
+from stream.partition import Partition, StreamState
 from stream.pipeline import Job
 from stream.tracing import NO_TRACE, Trace
 

@@ -7,8 +7,9 @@ from collections.abc import Collection, Container
 
 from stream.broker.contract import Record, TopicPartition
 from stream.decode import Gear
+from stream.decode.timeline import BELIEVED_S
 from stream.intake import Intake, StreamKey
-from stream.partition import BELIEVED_S, Partition, StreamState
+from stream.partition import Partition, StreamState
 from stream.settings import Overload, WorkerSettings
 from stream.settling import Progress, Settling
 

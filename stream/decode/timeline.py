@@ -14,8 +14,8 @@ NOMINAL_NS = 40 * MS
 _SEAM_NS = 1 * S
 #: Beyond this (the year 2096 if counted from 1970) a time is not believed; it leaves room for sums in 64 bits.
 MAX_NS = 4_000_000_000 * S
-#: The year 2011, in which Kafka was first released: no record's timestamp before it says how time passed, ms.
-_BELIEVED_MS = 1_293_840_000_000
+#: The year 2011, in which Kafka was first released: no record's timestamp before it is believed, s since the epoch.
+BELIEVED_S = 1_293_840_000.0
 #: No picture is placed later, whatever its producer's clock does: times and their sums must fit 64 bits.
 _LATEST_NS = 2 * MAX_NS
 
@@ -116,7 +116,7 @@ class Timeline:
 
     def _leaps(self, now: int, timestamp_ms: int) -> bool:
         """Whether a time is far ahead, and the records' timestamps say that no such time has passed."""
-        if self.last_ns is None or min(timestamp_ms, self.timestamp_ms) < _BELIEVED_MS:
+        if self.last_ns is None or min(timestamp_ms, self.timestamp_ms) / 1e3 < BELIEVED_S:
             return False
         return now - self.last_ns > self.leap_ns + self._apart_ns(timestamp_ms)
 
